@@ -1,0 +1,71 @@
+//! The API server's audit log.
+
+use std::{fs, path::Path};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{Error, file};
+
+/// One request, as the API server wrote it down when it had answered.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditEvent {
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete` or `deletecollection`.
+    pub verb: String,
+    /// Path and query.
+    #[serde(rename = "requestURI")]
+    pub request_uri: String,
+    /// Who asked.
+    pub user: AuditUser,
+    /// What about; not there for requests that are not about resources.
+    pub object_ref: Option<AuditObject>,
+    /// The answer.
+    pub response_status: Option<AuditStatus>,
+    /// The body, of deletions alone.
+    pub request_object: Option<Value>,
+    /// When it arrived.
+    pub request_received_timestamp: jiff::Timestamp,
+    /// `ResponseStarted` (of watches), `ResponseComplete` or `Panic`.
+    pub stage: String,
+}
+
+/// Who asked.
+#[derive(Clone, Debug, Deserialize)]
+pub struct AuditUser {
+    /// The name, such as `system:serviceaccount:ns:name`.
+    pub username: String,
+}
+
+/// What a request is about. What the request does not name is empty.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct AuditObject {
+    /// Plural, in lower case.
+    pub resource: String,
+    /// Such as `status`.
+    pub subresource: String,
+    /// Of a namespaced object.
+    pub namespace: String,
+    /// Not of a list, nor of a create with a generated name.
+    pub name: String,
+    /// Empty for the core group.
+    pub api_group: String,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, Deserialize)]
+pub struct AuditStatus {
+    /// The HTTP status.
+    pub code: u16,
+}
+
+pub(crate) fn read(path: &Path) -> Result<Vec<AuditEvent>, Error> {
+    let log = fs::read_to_string(path).map_err(file(format!("read {}", path.display())))?;
+    // The last line may still be being written.
+    let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+    whole
+        .lines()
+        .map(|line| serde_json::from_str(line).map_err(Error::Audit))
+        .collect()
+}

@@ -1,0 +1,162 @@
+//! A control plane starts, bears what tests do to it, and is gone when its user is, however that ends.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use control_plane::{ControlPlane, Part};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api,
+    api::{DeleteParams, ObjectMeta, PostParams},
+};
+use tokio::time::{Instant, sleep, timeout};
+
+/// Set for a child that is this very test binary.
+const CHILD: &str = "CONTROL_PLANE_CHILD";
+
+#[tokio::test]
+async fn it_serves_and_survives_pauses_and_restarts() {
+    let mut control_plane = ControlPlane::start().await.unwrap();
+    let maps: Api<ConfigMap> = Api::namespaced(control_plane.admin().client().unwrap(), "default");
+    let metadata = ObjectMeta {
+        name: Some("kept".to_owned()),
+        ..ObjectMeta::default()
+    };
+    maps.create(
+        &PostParams::default(),
+        &ConfigMap {
+            metadata,
+            ..ConfigMap::default()
+        },
+    )
+    .await
+    .unwrap();
+
+    control_plane.pause(Part::ApiServer).unwrap();
+    assert!(timeout(Duration::from_secs(1), maps.get("kept")).await.is_err());
+    control_plane.resume(Part::ApiServer).unwrap();
+    maps.get("kept").await.unwrap();
+
+    for part in [Part::Etcd, Part::ApiServer, Part::ControllerManager] {
+        control_plane.restart(part).await.unwrap();
+        maps.get("kept").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn users_have_the_rights_that_rbac_gives_them_and_the_audit_log_tells() {
+    let control_plane = ControlPlane::start().await.unwrap();
+    let alice = control_plane.user("alice", Some("developers")).unwrap();
+    let maps: Api<ConfigMap> = Api::namespaced(alice.client().unwrap(), "default");
+    let denied = maps
+        .delete("anything", &DeleteParams::default())
+        .await
+        .unwrap_err();
+    assert!(matches!(denied, kube::Error::Api(status) if status.is_forbidden()));
+
+    let kubectl = control_plane.kubectl().unwrap();
+    let asked = Command::new(kubectl)
+        .args([
+            "auth",
+            "whoami",
+            "-o",
+            "jsonpath={.status.userInfo.username} {.status.userInfo.groups}",
+        ])
+        .env("KUBECONFIG", alice.kubeconfig())
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&asked.stdout),
+        r#"alice ["developers","system:authenticated"]"#
+    );
+
+    let log = control_plane.audit_log().unwrap();
+    let event = log.iter().find(|event| event.verb == "delete").unwrap();
+    assert_eq!(event.user.username, "alice");
+    assert_eq!(event.object_ref.as_ref().unwrap().resource, "configmaps");
+    assert_eq!(event.response_status.as_ref().unwrap().code, 403);
+}
+
+#[tokio::test]
+async fn dropping_it_leaves_nothing() {
+    let control_plane = ControlPlane::start().await.unwrap();
+    let (ids, directory) = (control_plane.process_ids(), control_plane.directory().to_owned());
+    assert!(ids.iter().all(|id| runs(*id)));
+    drop(control_plane);
+    gone(&ids, &directory).await;
+}
+
+#[tokio::test]
+async fn a_killed_user_leaves_nothing() {
+    let (mut child, ids, directory) = child("wait");
+    assert!(ids.iter().all(|id| runs(*id)));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    gone(&ids, &directory).await;
+}
+
+#[tokio::test]
+async fn a_panicking_user_leaves_nothing() {
+    let (mut child, ids, directory) = child("panic");
+    assert!(!child.wait().unwrap().success());
+    gone(&ids, &directory).await;
+}
+
+/// Not a test of its own: what the children of the two tests above run.
+#[tokio::test]
+async fn child_of_another_test() {
+    let Ok(order) = std::env::var(CHILD) else { return };
+    let control_plane = ControlPlane::start().await.unwrap();
+    // A line of its own: libtest has written the name of the test before it.
+    println!(
+        "\nrunning {:?} {}",
+        control_plane.process_ids(),
+        control_plane.directory().display()
+    );
+    if order == "panic" {
+        sleep(Duration::from_millis(200)).await;
+        panic!("as ordered");
+    }
+    std::future::pending::<()>().await;
+}
+
+fn child(order: &str) -> (Child, Vec<u32>, PathBuf) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_of_another_test", "--nocapture"])
+        .env(CHILD, order)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines
+        .map(Result::unwrap)
+        .find(|line| line.starts_with("running ["))
+        .unwrap();
+    let (ids, directory) = line.trim_start_matches("running [").split_once("] ").unwrap();
+    let ids = ids.split(", ").map(|id| id.parse().unwrap()).collect();
+    (child, ids, directory.into())
+}
+
+fn runs(id: u32) -> bool {
+    let id = rustix::process::Pid::from_raw(id.cast_signed()).unwrap();
+    rustix::process::test_kill_process(id).is_ok()
+}
+
+async fn gone(ids: &[u32], directory: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while ids.iter().any(|id| runs(*id)) || directory.exists() {
+        assert!(
+            Instant::now() < deadline,
+            "still there after 10 s: {ids:?}, {}",
+            directory.display()
+        );
+        sleep(Duration::from_millis(50)).await;
+    }
+}

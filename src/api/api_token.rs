@@ -1,0 +1,179 @@
+//! `ApiToken`: one expiring bearer token of a credential.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, Instant, Lifetime, credential::ObjectReference};
+
+/// An ApiToken is one expiring bearer token of a Credential. The operator draws its value once and keeps it in a
+/// Secret, key `token`, until the end; only a keyed digest of it is in the status.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[kube(
+    group = "credential-operator.io",
+    version = "v1alpha1",
+    kind = "ApiToken",
+    plural = "apitokens",
+    doc = "An ApiToken is one expiring bearer token of a Credential. The operator draws its value once and keeps it in a Secret, key token, until the end; only a keyed digest of it is in the status.",
+    namespaced,
+    shortname = "atok",
+    category = "access",
+    status = "ApiTokenStatus",
+    derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.size() <= 247").message("the name must have at most 247 characters, because the token's Secret is named <name>-token; choose a shorter name"),
+    printcolumn(name = "Credential", type_ = "string", json_path = ".spec.credentialRef.name"),
+    printcolumn(name = "Token ID", type_ = "string", json_path = ".status.tokenId"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Scopes", type_ = "string", json_path = ".spec.scopes", priority = 1),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Usable\")].reason", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.expiresIn) != has(self.expiresAt)").message("set exactly one of expiresIn (a span of time, such as 30d) and expiresAt (an instant, such as 2027-01-01T00:00:00Z)"),
+    validation = Rule::new("has(self.expiresIn) == has(oldSelf.expiresIn) && (!has(self.expiresIn) || self.expiresIn == oldSelf.expiresIn)").message("expiresIn is immutable; create another ApiToken for another life").field_path(".expiresIn"),
+    validation = Rule::new("!has(oldSelf.expiresAt) || (has(self.expiresAt) && self.expiresAt <= oldSelf.expiresAt)").message("expiresAt can only be brought forward; for a longer life create another ApiToken").field_path(".expiresAt"),
+    validation = Rule::new("!has(oldSelf.scopes) || (has(self.scopes) && self.scopes.all(s, s in oldSelf.scopes))").message("scopes may only shrink; create another ApiToken for more").field_path(".scopes"),
+    validation = Rule::new("!has(oldSelf.audiences) || (has(self.audiences) && self.audiences.all(a, a in oldSelf.audiences))").message("audiences may only shrink; create another ApiToken for more").field_path(".audiences"),
+    validation = Rule::new("(has(self.secret) && has(self.secret.name) ? self.secret.name : '') == (has(oldSelf.secret) && has(oldSelf.secret.name) ? oldSelf.secret.name : '')").message("secret.name is immutable; create another ApiToken for another Secret").field_path(".secret"),
+    validation = Rule::new("!has(oldSelf.revoked) || (has(self.revoked) && self.revoked)").message("a revoked token stays revoked; create another ApiToken").field_path(".revoked"),
+    validation = Rule::new("!has(self.revoked) || self.revoked").message("revoked is true or absent; remove the field, or set it to true to revoke the token for good").field_path(".revoked")
+)]
+pub struct ApiTokenSpec {
+    /// The credential whose token this is. Immutable.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("credentialRef is immutable; create another ApiToken for another credential"))]
+    pub credential_ref: CredentialReference,
+
+    /// Who uses the token, and where. Example: "laptop of the night shift".
+    #[schemars(length(max = 1024))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+
+    /// How long the token lives from its creation: a whole number and m, h, d (24 h), w or y (365 d), at most 10y.
+    /// Exactly one of expiresIn and expiresAt is set. Immutable. Example: 30d.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in: Option<Lifetime>,
+
+    /// The end of the token, RFC 3339 with an offset, before the year 2200. It can only be brought forward. In a
+    /// Git repository prefer it to expiresIn: a token that is created anew keeps its end.
+    /// Example: 2027-01-01T00:00:00Z.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Instant>,
+
+    /// Narrows the credential's scopes. Absent: all of the credential's; []: none. May only shrink.
+    /// Example: [orders:read].
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256), regex(pattern = r"^[\x21\x23-\x5B\x5D-\x7E]+$")), extend("x-kubernetes-list-type" = "set"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Vec<String>>,
+
+    /// Narrows the credential's audiences. Absent: all of the credential's; []: none. May only shrink.
+    /// Example: [orders.example].
+    #[schemars(length(max = 16), inner(length(min = 1, max = 512)), extend("x-kubernetes-list-type" = "set"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audiences: Option<Vec<String>>,
+
+    /// The Secret that the value is kept in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretOptions>,
+
+    /// True revokes the token for good: it is refused at once and its Secret is deleted. Otherwise absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<bool>,
+}
+
+/// A credential in the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub struct CredentialReference {
+    /// The credential's name. Example: edge-nodes.
+    #[schemars(length(min = 1, max = 52))]
+    pub name: String,
+}
+
+/// How the Secret looks to others.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[schemars(inline)]
+#[x_kube(
+    validation = Rule::new("!has(self.labels) || self.labels.all(k, !k.split('/')[0].matches('(^|[.])(kubernetes[.]io|k8s[.]io|credential-operator[.]io)$') || !k.contains('/'))").message("labels of kubernetes.io, k8s.io and credential-operator.io are not for users to set; choose another prefix").field_path(".labels"),
+    validation = Rule::new("!has(self.annotations) || self.annotations.all(k, !k.split('/')[0].matches('(^|[.])(kubernetes[.]io|k8s[.]io|credential-operator[.]io)$') || !k.contains('/'))").message("annotations of kubernetes.io, k8s.io and credential-operator.io are not for users to set; choose another prefix").field_path(".annotations"),
+    validation = Rule::new("!has(self.labels) || self.labels.all(k, k.size() <= 317 && self.labels[k].matches('^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$') && k.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$'))").message("not a label: keys look like example.com/name, values like v1.2-a, with at most 63 characters").field_path(".labels"),
+    validation = Rule::new("!has(self.annotations) || self.annotations.all(k, k.size() <= 317 && k.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$'))").message("not an annotation: keys look like example.com/name").field_path(".annotations")
+)]
+pub struct SecretOptions {
+    /// The Secret's name; absent: <name>-token. Immutable. A Secret of that name that is not the operator's own is
+    /// never touched.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Labels for the Secret, beside the operator's own. Example: {app: orders}.
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations for the Secret, beside the operator's own.
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What the operator last saw and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiTokenStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Usable and, while they hold, Reconciling and Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Pending, Active, Suspended, Expired, Revoked or Failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<ApiTokenState>,
+    /// The number of the value, from 0; a value that was lost is followed by the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<i64>,
+    /// The public id inside the value: cop_<id>_...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_id: Option<String>,
+    /// `hmac-sha256:<key id>:<hex>` over the ApiToken's UID, the serial, the token id and the secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// When the value was drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_at: Option<Instant>,
+    /// From this instant the value is refused: the earlier of the token's own end and its credential's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Instant>,
+    /// The UID of the credential that the value was issued for; a later one of the same name is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_uid: Option<String>,
+    /// The Secret that holds the value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<ObjectReference>,
+    /// When lost values were replaced, the latest last, as far as it bounds how often that is done.
+    #[schemars(length(max = 3))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced_at: Vec<Instant>,
+}
+
+/// The state of a token, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+#[expect(
+    missing_docs,
+    reason = "told at ApiTokenStatus::state, where kubectl explain shows it"
+)]
+pub enum ApiTokenState {
+    Pending,
+    Active,
+    Suspended,
+    Expired,
+    Revoked,
+    Failed,
+}

@@ -1,0 +1,224 @@
+//! `Credential`: a named service identity, and what it may do.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, Instant};
+
+/// The most characters of a Credential's name: `<name>-credential` must fit a ServiceAccount's 63.
+pub const MAX_NAME_LENGTH: usize = 52;
+
+/// A Credential is a named service identity: who it is, what it may do, and whether it may do it now. Its tokens
+/// are ApiTokens that refer to it.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[kube(
+    group = "credential-operator.io",
+    version = "v1alpha1",
+    kind = "Credential",
+    plural = "credentials",
+    doc = "A Credential is a named service identity: who it is, what it may do, and whether it may do it now. Its tokens are ApiTokens that refer to it.",
+    namespaced,
+    shortname = "cred",
+    category = "access",
+    status = "CredentialStatus",
+    derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.size() <= 52").message("the name must have at most 52 characters, because the credential's ServiceAccount is named <name>-credential; choose a shorter name"),
+    printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(name = "Roles", type_ = "string", json_path = ".status.roles"),
+    printcolumn(name = "Tokens", type_ = "integer", json_path = ".status.tokens.active"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Display Name", type_ = "string", json_path = ".spec.displayName", priority = 1),
+    printcolumn(name = "Description", type_ = "string", json_path = ".spec.description", priority = 1),
+    printcolumn(name = "Next Expiry", type_ = "date", json_path = ".status.nextExpiryAt", priority = 1),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(oldSelf.expiresAt) || (has(self.expiresAt) && self.expiresAt <= oldSelf.expiresAt)").message("expiresAt can only be brought forward; for a longer life create another credential").field_path(".expiresAt"),
+    validation = Rule::new("!has(self.roles) || self.roles.all(a, self.roles.exists_one(b, a == b))").message("a role is granted twice with the same target; remove one of the two").field_path(".roles")
+)]
+pub struct CredentialSpec {
+    /// A name for people, free to change. Example: "Edge nodes".
+    #[schemars(length(max = 128))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+
+    /// How or by whom the credential is used, free to change. Example: "Registers edge nodes".
+    #[schemars(length(max = 1024))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+
+    /// Active or Inactive. Inactive unbinds the roles and fails every token; nothing is lost, and Active brings
+    /// all of it back with the same values.
+    #[serde(default)]
+    pub state: DesiredState,
+
+    /// What kind of material the credential itself holds. Token: none, only ApiTokens. Immutable.
+    #[serde(default, rename = "type")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("type is immutable; create another credential for another type"))]
+    pub credential_type: CredentialType,
+
+    /// What the identity may do in the Kubernetes API: at most 16 grants of a Role or ClusterRole, each with one
+    /// target. Example: {kind: ClusterRole, name: view}.
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<Grant>,
+
+    /// Rights in applications, reported by the verifier: RFC 6749 scope tokens. A token may narrow them.
+    /// Example: [orders:read].
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256), regex(pattern = r"^[\x21\x23-\x5B\x5D-\x7E]+$")), extend("x-kubernetes-list-type" = "set"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Vec<String>>,
+
+    /// The services that its tokens are for. Absent: the one audience `credential-operator`. A token may narrow
+    /// them. Example: [orders.example].
+    #[schemars(length(max = 16), inner(length(min = 1, max = 512)), extend("x-kubernetes-list-type" = "set"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audiences: Option<Vec<String>>,
+
+    /// The end of the whole credential, RFC 3339 with an offset, before the year 2200; absent: no end. It can only
+    /// be brought forward. From that instant its roles are unbound and its tokens refused, for good.
+    /// Example: 2027-06-30T00:00:00Z.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Instant>,
+}
+
+/// Whether a credential may be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum DesiredState {
+    #[default]
+    #[expect(
+        missing_docs,
+        reason = "told at CredentialSpec::state, where kubectl explain shows it"
+    )]
+    Active,
+    #[expect(
+        missing_docs,
+        reason = "told at CredentialSpec::state, where kubectl explain shows it"
+    )]
+    Inactive,
+}
+
+/// What kind of material a credential holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum CredentialType {
+    #[default]
+    #[expect(
+        missing_docs,
+        reason = "told at CredentialSpec::credential_type, where kubectl explain shows it"
+    )]
+    Token,
+}
+
+/// One role granted to the credential's ServiceAccount, with one target.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[schemars(inline)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!(has(self.clusterWide) && self.clusterWide) || self.kind == 'ClusterRole'").message("clusterWide needs kind ClusterRole: a Role holds in its own namespace only").field_path(".clusterWide"),
+    validation = Rule::new("!(has(self.clusterWide) && self.clusterWide) || !has(self.namespace)").message("clusterWide grants in every namespace; remove either clusterWide or namespace").field_path(".clusterWide"),
+    validation = Rule::new("self.name != '.' && self.name != '..' && !self.name.contains('/') && !self.name.contains('%')").message("not the name of a role: it may be neither . nor .. and contain neither / nor %").field_path(".name")
+)]
+pub struct Grant {
+    /// Role (in the target namespace) or ClusterRole.
+    pub kind: RoleKind,
+    /// The role's name. Example: view.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The namespace in which the role is granted; absent: the credential's own.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// True grants a ClusterRole in every namespace and on cluster-scoped objects.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cluster_wide: bool,
+}
+
+/// Kinds of RBAC roles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum RoleKind {
+    #[expect(missing_docs, reason = "the RBAC kind of that name")]
+    Role,
+    #[expect(missing_docs, reason = "the RBAC kind of that name")]
+    ClusterRole,
+}
+
+impl RoleKind {
+    /// The kind as RBAC writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Role => "Role",
+            Self::ClusterRole => "ClusterRole",
+        }
+    }
+}
+
+/// What the operator last saw and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Usable and, while they hold, Reconciling and Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Active, Inactive, Expired, Pending or Failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<CredentialState>,
+    /// The identity that the roles are bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<ObjectReference>,
+    /// The names of the granted roles, for the column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles: Option<String>,
+    /// How many ApiTokens refer to the credential; brought up to date at most every 10 seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokenCount>,
+    /// The earliest end among its active ApiTokens and of its own; brought up to date with `tokens`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_expiry_at: Option<Instant>,
+}
+
+/// The state of a credential, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+#[expect(
+    missing_docs,
+    reason = "told at CredentialStatus::state, where kubectl explain shows it"
+)]
+pub enum CredentialState {
+    Active,
+    Inactive,
+    Expired,
+    Pending,
+    Failed,
+}
+
+/// An object in the same namespace, by name and by UID.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub struct ObjectReference {
+    /// Its name.
+    pub name: String,
+    /// Its UID, which no other object ever has.
+    pub uid: String,
+}
+
+/// How many ApiTokens a credential has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub struct TokenCount {
+    /// Those that a verifier accepts now.
+    pub active: i64,
+    /// All of them, whatever their state.
+    pub total: i64,
+}

@@ -1,0 +1,475 @@
+//! The controller: watches credentials and tokens, decides, and writes.
+//!
+//! Every reconcile is `observe` (only reads), `plan` (pure) and `apply` (only writes). What to reconcile, and when,
+//! is the business of one [`queue`]; what the watches have shown is kept in one [`cache`] a kind. The clock and the
+//! source of randomness are passed in.
+
+pub mod api_token;
+pub mod cache;
+pub mod credential;
+pub mod keyring;
+pub mod queue;
+pub mod sweep;
+pub mod watch;
+pub mod write;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
+};
+
+use k8s_openapi::api::{
+    core::v1::{Secret, ServiceAccount},
+    rbac::v1::{ClusterRoleBinding, RoleBinding},
+};
+use kube::{Client, core::PartialObjectMeta};
+use rand::CryptoRng;
+use thiserror::Error;
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
+use tracing::{Instrument, info, warn};
+
+use self::{
+    cache::{Cache, Place},
+    queue::Queue,
+    write::{RequestError, Trouble},
+};
+use crate::{
+    api::{ApiToken, Credential, Reason},
+    domain::{
+        binding::{Binding, BindingKey, controller},
+        clock::Clock,
+        keyring::{Key as SigningKey, Keyring},
+        token::Prefix,
+    },
+};
+
+/// How many objects are worked on at a time.
+const WORKERS: usize = 32;
+/// How often the token counts of one credential are written at most.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
+/// How long a refused request waits at least before it is tried again.
+const REFUSED_AFTER: Duration = Duration::from_secs(5);
+/// How often something fails silently before its status says so.
+const QUIET_ATTEMPTS: u32 = 3;
+
+/// What differs from one installation to the next.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The operator's own namespace, where the keyring lives.
+    pub namespace: String,
+    /// The name of the keyring's Secret.
+    pub keyring_secret: String,
+    /// What tokens start with.
+    pub token_prefix: Prefix,
+}
+
+/// Why the controller stopped.
+#[derive(Debug, Error)]
+pub enum ControllerError {
+    /// A task ended that never should.
+    #[error("the {0} ended unexpectedly")]
+    TaskEnded(&'static str),
+}
+
+/// What a reconcile is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key {
+    /// A credential.
+    Credential(Place),
+    /// A token.
+    ApiToken(Place),
+    /// The keyring.
+    Keyring,
+    /// Bindings whose credential is gone.
+    Sweep,
+}
+
+impl Key {
+    /// The key of a credential.
+    #[must_use]
+    pub fn credential(credential: &Credential) -> Self {
+        Self::Credential(Place::of(credential))
+    }
+
+    /// The key of a token.
+    #[must_use]
+    pub fn api_token(token: &ApiToken) -> Self {
+        Self::ApiToken(Place::of(token))
+    }
+}
+
+impl queue::Key for Key {
+    fn lane(&self) -> &str {
+        match self {
+            Self::Credential(place) | Self::ApiToken(place) => &place.namespace,
+            Self::Keyring | Self::Sweep => "",
+        }
+    }
+}
+
+/// All that reconciles share.
+pub struct Context {
+    /// Where requests go.
+    pub client: Client,
+    /// What the time is.
+    pub clock: Arc<dyn Clock>,
+    /// What differs from one installation to the next.
+    pub config: Config,
+    /// What to do, and when.
+    pub queue: Queue<Key>,
+    /// All tokens, by credential.
+    pub tokens: Cache<ApiToken>,
+    /// All credentials.
+    pub credentials: Cache<Credential>,
+    /// The metadata of the Secrets that we made. Their values never come here.
+    pub secrets: Cache<PartialObjectMeta<Secret>>,
+    /// The metadata of the `ServiceAccount`s that we made.
+    pub accounts: Cache<PartialObjectMeta<ServiceAccount>>,
+    /// The `RoleBinding`s that we made, by credential.
+    pub role_bindings: Cache<RoleBinding>,
+    /// The `ClusterRoleBinding`s that we made, by credential.
+    pub cluster_role_bindings: Cache<ClusterRoleBinding>,
+    /// The keyring's Secret, and no other.
+    pub keyring_secret: Cache<Secret>,
+    random: Mutex<Box<dyn CryptoRng + Send>>,
+    keyring: RwLock<Arc<Keyring>>,
+    memory: Mutex<Memory>,
+}
+
+/// What is remembered from one reconcile to the next. All of it may be lost at any time.
+#[derive(Default)]
+struct Memory {
+    /// Something of a name that we wanted is there, and no watch shows it.
+    in_the_way: HashSet<Key>,
+    /// When the tokens of a credential were last counted, by UID.
+    counted: HashMap<String, Instant>,
+    /// The annotations of a token whose value was lost too often, by UID.
+    annotations: HashMap<String, u64>,
+}
+
+impl Context {
+    /// A context that has seen nothing yet.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        clock: Arc<dyn Clock>,
+        random: Box<dyn CryptoRng + Send>,
+        config: Config,
+    ) -> Self {
+        Self {
+            client,
+            queue: Queue::new(clock.clone()),
+            clock,
+            config,
+            tokens: Cache::new(|token: &ApiToken| {
+                Some(Place::new(
+                    token.metadata.namespace.clone()?,
+                    token.spec.credential_ref.name.clone(),
+                ))
+            }),
+            credentials: Cache::new(|_| None),
+            secrets: Cache::new(|_| None),
+            accounts: Cache::new(|_| None),
+            role_bindings: Cache::new(|found: &RoleBinding| claimed(&found.clone().into())),
+            cluster_role_bindings: Cache::new(|found: &ClusterRoleBinding| claimed(&found.clone().into())),
+            keyring_secret: Cache::new(|_| None),
+            random: Mutex::new(random),
+            keyring: RwLock::default(),
+            memory: Mutex::default(),
+        }
+    }
+
+    /// Draws something at random.
+    pub fn draw<T>(&self, draw: impl FnOnce(&mut dyn CryptoRng) -> T) -> T {
+        draw(&mut **self.random.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The keys, as last read.
+    pub fn keyring(&self) -> Arc<Keyring> {
+        self.keyring
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The key that signs now. Work begins only once there is one.
+    pub fn signing_key(&self) -> Option<SigningKey> {
+        self.keyring().signing(self.clock.now()).cloned()
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether something that no watch shows was in the way the last time.
+    pub fn must_look(&self, key: &Key) -> bool {
+        self.memory().in_the_way.contains(key)
+    }
+
+    fn look_next_time(&self, key: &Key) {
+        self.memory().in_the_way.insert(key.clone());
+    }
+
+    /// Whether spec or annotations changed since this was first asked of a stalled token. Forgets with the process;
+    /// then the hour has to pass, or another change be made.
+    pub fn touched(&self, token: &ApiToken) -> bool {
+        let Some(status) = &token.status else { return false };
+        let uid = token.metadata.uid.clone().unwrap_or_default();
+        let stalled = status
+            .conditions
+            .iter()
+            .any(|condition| condition.kind == "Stalled" && condition.status == "True");
+        let mut memory = self.memory();
+        if !stalled {
+            memory.annotations.remove(&uid);
+            return false;
+        }
+        let mut hasher = DefaultHasher::new();
+        token.metadata.annotations.hash(&mut hasher);
+        let now = hasher.finish();
+        let before = *memory.annotations.entry(uid).or_insert(now);
+        before != now || status.observed_generation != token.metadata.generation
+    }
+
+    /// Whether the token counts of a credential may be written now; if not, they are when they may.
+    pub fn may_count(&self, credential: &Credential) -> bool {
+        let uid = credential.metadata.uid.clone().unwrap_or_default();
+        let Some(last) = self.memory().counted.get(&uid).copied() else {
+            return true;
+        };
+        let wait = COUNT_EVERY.saturating_sub(last.elapsed());
+        if !wait.is_zero() {
+            self.queue.add_after(&Key::credential(credential), wait);
+        }
+        wait.is_zero()
+    }
+
+    /// The token counts of a credential were written.
+    pub fn counted(&self, credential: &Credential) {
+        self.memory().counted.insert(
+            credential.metadata.uid.clone().unwrap_or_default(),
+            Instant::now(),
+        );
+    }
+
+    /// All bindings that say they are for the credential at `place`.
+    pub fn bindings_for(&self, place: &Place) -> BTreeMap<BindingKey, Binding> {
+        let within = self
+            .role_bindings
+            .owned_by(place)
+            .into_iter()
+            .map(|found| Binding::from((*found).clone()));
+        let everywhere = self.cluster_role_bindings.owned_by(place).into_iter();
+        let everywhere = everywhere.map(|found| Binding::from((*found).clone()));
+        within
+            .chain(everywhere)
+            .map(|binding| (binding.key(), binding))
+            .collect()
+    }
+
+    /// The binding of that name among those that we made.
+    pub fn binding(&self, key: &BindingKey) -> Option<Binding> {
+        let place = Place::new(key.namespace.clone().unwrap_or_default(), key.name.clone());
+        match key.namespace {
+            Some(_) => self
+                .role_bindings
+                .get(&place)
+                .map(|found| (*found).clone().into()),
+            None => self
+                .cluster_role_bindings
+                .get(&place)
+                .map(|found| (*found).clone().into()),
+        }
+    }
+
+    /// Puts another keyring in place, and has every token looked at if a key is gone or new.
+    fn set_keyring(&self, keyring: Keyring) {
+        let mut held = self.keyring.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = !held
+            .keys()
+            .map(SigningKey::id)
+            .eq(keyring.keys().map(SigningKey::id));
+        *held = Arc::new(keyring);
+        drop(held);
+        if changed {
+            for token in self.tokens.all() {
+                self.queue.add(Key::api_token(&token));
+            }
+        }
+    }
+}
+
+/// The credential that a binding says it is for: by its annotation, or by its owner reference where that was edited.
+fn claimed(binding: &Binding) -> Option<Place> {
+    let annotated = binding
+        .claimed_owner()
+        .map(|owner| Place::new(owner.namespace, owner.name));
+    annotated.or_else(|| {
+        let owner = controller(&binding.metadata).filter(|owner| owner.kind == "Credential")?;
+        Some(Place::new(
+            binding.metadata.namespace.clone()?,
+            owner.name.clone(),
+        ))
+    })
+}
+
+/// Runs the controller until `stop` is sent or dropped. Work that is under way is finished first.
+///
+/// # Errors
+/// When a part of it ends that never should.
+pub async fn run(ctx: Arc<Context>, stop: oneshot::Receiver<()>) -> Result<(), ControllerError> {
+    let mut watches = watch::start(&ctx);
+    let working = work(ctx);
+    tokio::select! {
+        never = working => match never {},
+        _ = stop => Ok(()),
+        _ = watches.join_next() => Err(ControllerError::TaskEnded("watches")),
+    }
+}
+
+async fn work(ctx: Arc<Context>) -> std::convert::Infallible {
+    watch::complete(&ctx).await;
+    ctx.queue.add(Key::Keyring);
+    ctx.queue.add(Key::Sweep);
+    let places = Arc::new(Semaphore::new(WORKERS));
+    let mut tasks = JoinSet::new();
+    loop {
+        let key = ctx.queue.next().await;
+        while let Some(ended) = tasks.try_join_next() {
+            if let Err(error) = ended {
+                warn!(%error, "a reconcile panicked");
+            }
+        }
+        let Ok(place) = places.clone().acquire_owned().await else {
+            continue;
+        };
+        let ctx = ctx.clone();
+        let span = tracing::info_span!("reconcile", ?key);
+        tasks.spawn(
+            async move {
+                let outcome = reconcile(&ctx, &key).await;
+                finish(&ctx, &key, outcome);
+                drop(place);
+            }
+            .instrument(span),
+        );
+    }
+}
+
+fn finish(ctx: &Context, key: &Key, outcome: Result<(), RequestError>) {
+    let Err(error) = outcome else {
+        return ctx.queue.done(key);
+    };
+    let source = std::error::Error::source(&error)
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    match error.trouble() {
+        Trouble::Exists => {
+            ctx.look_next_time(key);
+            info!(%error, "the name is taken; looking whose it is");
+            ctx.queue.failed(key, Duration::ZERO);
+        }
+        Trouble::Moved => ctx.queue.failed(key, Duration::ZERO),
+        Trouble::Refused { message, .. } => {
+            warn!(%error, message, "refused");
+            ctx.queue.failed(key, REFUSED_AFTER);
+        }
+        Trouble::Gone | Trouble::Passing => {
+            warn!(%error, source, "to be tried again");
+            ctx.queue.failed(key, Duration::ZERO);
+        }
+    }
+}
+
+async fn reconcile(ctx: &Context, key: &Key) -> Result<(), RequestError> {
+    match key {
+        Key::Keyring => keyring::reconcile(ctx).await,
+        Key::Sweep => sweep::reconcile(ctx).await,
+        Key::Credential(place) => {
+            let Some(credential) = ctx.credentials.get(place) else {
+                return gone(ctx, key);
+            };
+            reconcile_credential(ctx, key, &credential).await
+        }
+        Key::ApiToken(place) => {
+            let Some(token) = ctx.tokens.get(place) else {
+                return gone(ctx, key);
+            };
+            reconcile_api_token(ctx, key, &token).await
+        }
+    }
+}
+
+fn gone(ctx: &Context, key: &Key) -> Result<(), RequestError> {
+    ctx.queue.wake(key, None);
+    ctx.memory().in_the_way.remove(key);
+    Ok(())
+}
+
+async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential) -> Result<(), RequestError> {
+    let observed = credential::observe::observe(ctx, credential).await?;
+    let now = ctx.clock.now();
+    let plan = credential::plan::plan(&observed, now);
+    let wake = plan.wake;
+    let planned = plan.status.clone();
+    let plan_waits = plan.waits_for_others;
+    let outcome = credential::apply::apply(ctx, credential, plan, now).await;
+    ctx.queue.wake(key, wake);
+    let Err(error) = outcome else {
+        if !plan_waits {
+            ctx.memory().in_the_way.remove(key);
+        }
+        return Ok(());
+    };
+    if let (Some((reason, message)), Some(planned)) = (trouble_to_tell(ctx, key, &error), planned)
+        && let Some(latest) = ctx.credentials.get(&Place::of(credential))
+    {
+        let message = credential::apply::what_to_do(reason, &message);
+        let status = credential::plan::refused(&latest, planned, reason, &message, now);
+        credential::apply::write_status(ctx, &latest, status).await?;
+    }
+    Err(error)
+}
+
+async fn reconcile_api_token(ctx: &Context, key: &Key, token: &ApiToken) -> Result<(), RequestError> {
+    let observed = api_token::observe::observe(ctx, token).await?;
+    let now = ctx.clock.now();
+    let plan = api_token::plan::plan(&observed, now);
+    let wake = plan.wake;
+    let outcome = api_token::apply::apply(ctx, token, plan).await;
+    ctx.queue.wake(key, wake);
+    let Err(error) = outcome else {
+        if !matches!(
+            observed.secret,
+            api_token::plan::SecretSeen::Foreign | api_token::plan::SecretSeen::Predecessors
+        ) {
+            ctx.memory().in_the_way.remove(key);
+        }
+        return Ok(());
+    };
+    if let Some((reason, message)) = trouble_to_tell(ctx, key, &error)
+        && let Some(latest) = ctx.tokens.get(&Place::of(token))
+    {
+        let message = credential::apply::what_to_do(reason, &message);
+        let status = api_token::plan::refused(&latest, reason, &message, now);
+        api_token::apply::write_status(ctx, &latest, status).await?;
+    }
+    Err(error)
+}
+
+/// What the status is to say of a failure: refusals at once, mishaps once they last.
+fn trouble_to_tell(ctx: &Context, key: &Key, error: &RequestError) -> Option<(Reason, String)> {
+    match error.trouble() {
+        Trouble::Refused { reason, message } => Some((reason, message)),
+        Trouble::Gone | Trouble::Passing if ctx.queue.attempts(key) >= QUIET_ATTEMPTS => {
+            Some((Reason::Pending, error.to_string()))
+        }
+        Trouble::Exists | Trouble::Moved | Trouble::Gone | Trouble::Passing => None,
+    }
+}

@@ -1,0 +1,190 @@
+//! What there is about an `ApiToken`. Only reads, and in the common case none: the watches have shown it all.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, api::ObjectMeta};
+
+use super::plan::{Content, CredentialSeen, Observed, OwnSecret, SecretSeen, secret_name};
+use crate::{
+    api::{ApiToken, ApiTokenStatus, Credential, credential::ObjectReference},
+    controller::{
+        Context, Key,
+        cache::Place,
+        write::{RequestError, send, unless_gone},
+    },
+    domain::{
+        binding::controller,
+        digest::{self, Attestation, Subject},
+        name,
+        token::Token,
+    },
+};
+
+/// The key of a token's Secret that holds the value.
+pub const TOKEN_KEY: &str = "token";
+
+/// Looks at a token and all that belongs to it.
+///
+/// # Errors
+/// When a read fails.
+pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, RequestError> {
+    let status = token.status.clone().unwrap_or_default();
+    let keyring = ctx.keyring();
+    let key_known = status
+        .digest
+        .as_deref()
+        .and_then(digest::key_id)
+        .is_none_or(|key| keyring.get(key).is_some());
+    Ok(Observed {
+        credential: credential(ctx, token, &status).await?,
+        secret: secret(ctx, token, &status).await?,
+        key_known,
+        touched: ctx.touched(token),
+        token: token.clone(),
+    })
+}
+
+async fn credential(
+    ctx: &Context,
+    token: &ApiToken,
+    status: &ApiTokenStatus,
+) -> Result<CredentialSeen, RequestError> {
+    let namespace = token.metadata.namespace.clone().unwrap_or_default();
+    let place = Place::new(namespace, token.spec.credential_ref.name.clone());
+    let cached = ctx.credentials.get(&place);
+    let Some(issued_for) = &status.credential_uid else {
+        return Ok(cached.map_or(CredentialSeen::Absent, |held| {
+            CredentialSeen::Present(Box::new((*held).clone()))
+        }));
+    };
+    if let Some(held) = cached.filter(|held| held.metadata.uid.as_ref() == Some(issued_for)) {
+        return Ok(CredentialSeen::Present(Box::new((*held).clone())));
+    }
+    // What follows destroys; a watch that lags is not enough to go by.
+    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &place.namespace);
+    let found = send(
+        || format!("get Credential {place}"),
+        api.get_metadata_opt(&place.name),
+    )
+    .await?;
+    match found {
+        Some(found) if found.metadata.uid.as_ref() == Some(issued_for) => {
+            let found = send(|| format!("get Credential {place}"), api.get_opt(&place.name)).await?;
+            Ok(found.map_or(CredentialSeen::Gone, |found| {
+                CredentialSeen::Present(Box::new(found))
+            }))
+        }
+        Some(_) | None => Ok(CredentialSeen::Gone),
+    }
+}
+
+async fn secret(
+    ctx: &Context,
+    token: &ApiToken,
+    status: &ApiTokenStatus,
+) -> Result<SecretSeen, RequestError> {
+    let place = Place::new(
+        token.metadata.namespace.clone().unwrap_or_default(),
+        secret_name(token),
+    );
+    if let Some(held) = ctx.secrets.get(&place)
+        && let Some(seen) = recorded(token, status, &held.metadata)
+    {
+        return Ok(seen);
+    }
+    let expected = status.secret.is_some() || ctx.secrets.get(&place).is_some();
+    let in_the_way = ctx.must_look(&Key::api_token(token));
+    if !expected && !in_the_way {
+        return Ok(SecretSeen::Absent);
+    }
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &place.namespace);
+    let found = send(|| format!("get Secret {place}"), api.get(&place.name)).await;
+    Ok(unless_gone(found)?.map_or(SecretSeen::Absent, |found| judge(ctx, token, status, &found)))
+}
+
+/// What a Secret is by its metadata alone, where that is enough.
+fn recorded(token: &ApiToken, status: &ApiTokenStatus, found: &ObjectMeta) -> Option<SecretSeen> {
+    let attestation = attestation(found)?;
+    let agreed = status.secret.as_ref().map(|secret| &secret.uid) == found.uid.as_ref()
+        && status.serial == Some(attestation.serial)
+        && status.token_id.as_ref() == Some(&attestation.id)
+        && status.digest.as_ref() == Some(&attestation.digest);
+    (agreed && owned(token, found) && found.deletion_timestamp.is_none())
+        .then(|| ours(token, found, Content::Recorded))
+}
+
+/// What a Secret is, with its content.
+fn judge(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus, found: &Secret) -> SecretSeen {
+    let metadata = &found.metadata;
+    if metadata.deletion_timestamp.is_some() {
+        return SecretSeen::Terminating;
+    }
+    let uid = token.metadata.uid.clone().unwrap_or_default();
+    let keyring = ctx.keyring();
+    let value = found
+        .data
+        .as_ref()
+        .and_then(|data| data.get(TOKEN_KEY))
+        .and_then(|value| std::str::from_utf8(&value.0).ok())
+        .and_then(|text| Token::parse(text).ok());
+    let attested = attestation(metadata).zip(value.as_ref());
+    let attested = attested.filter(|(attestation, value)| attestation.verify(&keyring, &uid, value).is_ok());
+    let recorded_uid = status.secret.as_ref().map(|secret| &secret.uid) == metadata.uid.as_ref();
+    let digested = value.as_ref().is_some_and(|value| {
+        let subject = Subject {
+            uid: uid.clone(),
+            serial: status.serial.unwrap_or_default(),
+        };
+        status
+            .digest
+            .as_ref()
+            .is_some_and(|digest| digest::verify(&keyring, digest, &subject, value).is_ok())
+    });
+    // A status can be forged; what it says of a UID counts only together with a keyed proof.
+    let ours_by_proof = recorded_uid && (attested.is_some() || digested);
+    if !owned(token, metadata) && !ours_by_proof {
+        let predecessor = controller(metadata).is_some_and(|owner| {
+            owner.kind == "ApiToken" && Some(&owner.name) == token.metadata.name.as_ref()
+        });
+        return if predecessor {
+            SecretSeen::Predecessors
+        } else {
+            SecretSeen::Foreign
+        };
+    }
+    let next = status.serial.map_or(0, |serial| serial + 1);
+    let content = match (attested, &value) {
+        (Some(_), _) if digested && recorded_uid => Content::Recorded,
+        // The next: we died before the status was written. The same: somebody overwrote the status. A copy of a
+        // value under another UID is neither, however genuine: it was replaced, and replaced values are not trusted.
+        (Some((attestation, _)), _)
+            if attestation.serial == next || (recorded_uid && status.serial == Some(attestation.serial)) =>
+        {
+            Content::Attested(attestation)
+        }
+        (_, Some(value)) if digested && recorded_uid => Content::Unattested(value.clone()),
+        _ => Content::Strange,
+    };
+    ours(token, metadata, content)
+}
+
+fn ours(token: &ApiToken, found: &ObjectMeta, content: Content) -> SecretSeen {
+    SecretSeen::Ours(Box::new(OwnSecret {
+        reference: ObjectReference {
+            name: found.name.clone().unwrap_or_default(),
+            uid: found.uid.clone().unwrap_or_default(),
+        },
+        resource_version: found.resource_version.clone().unwrap_or_default(),
+        labels: found.labels.clone().unwrap_or_default(),
+        annotations: found.annotations.clone().unwrap_or_default(),
+        owned: owned(token, found),
+        content,
+    }))
+}
+
+fn owned(token: &ApiToken, found: &ObjectMeta) -> bool {
+    controller(found).is_some_and(|owner| Some(&owner.uid) == token.metadata.uid.as_ref())
+}
+
+fn attestation(found: &ObjectMeta) -> Option<Attestation> {
+    serde_json::from_str(found.annotations.as_ref()?.get(name::ATTESTATION_ANNOTATION)?).ok()
+}

@@ -1,0 +1,324 @@
+//! What the watches have shown, and what we wrote that they have not shown yet.
+//!
+//! A watch lags behind our own writes. Whoever decides by it alone does everything twice, so the answer to each
+//! write is put in here too, and a later version never gives way to an earlier one. Resource versions of one
+//! resource are compared as the integers that they are (KEP-5504).
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use kube::{Resource, runtime::watcher::Event};
+
+/// An object's place: its namespace (empty for a cluster-scoped one) and its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl Place {
+    /// The place of that name.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// The place of an object.
+    pub fn of(object: &impl Resource) -> Self {
+        let metadata = object.meta();
+        Self::new(
+            metadata.namespace.clone().unwrap_or_default(),
+            metadata.name.clone().unwrap_or_default(),
+        )
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The objects of one watch, each also found by the object that it belongs to.
+pub struct Cache<K> {
+    owner: fn(&K) -> Option<Place>,
+    state: Mutex<State<K>>,
+}
+
+struct State<K> {
+    objects: HashMap<Place, Arc<K>>,
+    by_owner: HashMap<Place, BTreeSet<Place>>,
+    /// The latest version that the watch has shown: what it does not have by then is gone.
+    seen: u64,
+    /// What the list that is being read has named so far.
+    listed: Option<HashSet<Place>>,
+    complete: bool,
+}
+
+/// What an event of the watch changed.
+pub struct Change<K> {
+    /// Where.
+    pub place: Place,
+    /// What was there.
+    pub before: Option<Arc<K>>,
+    /// What is there now.
+    pub after: Option<Arc<K>>,
+}
+
+impl<K: Resource> Cache<K> {
+    /// An empty cache; `owner` names the object that one belongs to.
+    pub fn new(owner: fn(&K) -> Option<Place>) -> Self {
+        let state = State {
+            objects: HashMap::new(),
+            by_owner: HashMap::new(),
+            seen: 0,
+            listed: None,
+            complete: false,
+        };
+        Self {
+            owner,
+            state: Mutex::new(state),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<K>> {
+        // No method panics half-way through a change, so a poisoned state is a whole one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the first list has been read to its end.
+    pub fn is_complete(&self) -> bool {
+        self.state().complete
+    }
+
+    /// The object at that place.
+    pub fn get(&self, place: &Place) -> Option<Arc<K>> {
+        self.state().objects.get(place).cloned()
+    }
+
+    /// The objects that belong to `owner`.
+    pub fn owned_by(&self, owner: &Place) -> Vec<Arc<K>> {
+        let state = self.state();
+        let places = state.by_owner.get(owner).into_iter().flatten();
+        places
+            .filter_map(|place| state.objects.get(place))
+            .cloned()
+            .collect()
+    }
+
+    /// All objects.
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.state().objects.values().cloned().collect()
+    }
+
+    /// Takes in an event of the watch and tells what it changed.
+    pub fn observe(&self, event: Event<K>) -> Vec<Change<K>> {
+        let mut state = self.state();
+        match event {
+            Event::Apply(object) => self.put(&mut state, object).into_iter().collect(),
+            Event::Delete(object) => {
+                state.seen = state.seen.max(version(&object));
+                let gone = Place::of(&object);
+                // Deleted and made anew: what we wrote since is not what was deleted.
+                let same = state
+                    .objects
+                    .get(&gone)
+                    .is_some_and(|held| held.meta().uid == object.meta().uid);
+                if same {
+                    self.remove(&mut state, gone).into_iter().collect()
+                } else {
+                    Vec::new()
+                }
+            }
+            Event::Init => {
+                state.listed = Some(HashSet::new());
+                Vec::new()
+            }
+            Event::InitApply(object) => {
+                if let Some(listed) = &mut state.listed {
+                    listed.insert(Place::of(&object));
+                }
+                self.put(&mut state, object).into_iter().collect()
+            }
+            Event::InitDone => {
+                state.complete = true;
+                let listed = state.listed.take().unwrap_or_default();
+                // What we wrote during the list may go missing here. It is looked up before it is believed lost.
+                let gone: Vec<_> = state
+                    .objects
+                    .keys()
+                    .filter(|place| !listed.contains(place))
+                    .cloned()
+                    .collect();
+                gone.into_iter()
+                    .filter_map(|place| self.remove(&mut state, place))
+                    .collect()
+            }
+        }
+    }
+
+    /// Takes in the object that a write of ours returned.
+    pub fn remember(&self, object: K) {
+        let mut state = self.state();
+        let newer_than_the_watch = version(&object) > state.seen;
+        let seen = state.seen;
+        if newer_than_the_watch || state.objects.contains_key(&Place::of(&object)) {
+            self.put(&mut state, object);
+        }
+        state.seen = seen;
+    }
+
+    /// Forgets an object that a write of ours deleted.
+    pub fn forget(&self, place: &Place, uid: &str) {
+        let mut state = self.state();
+        if state
+            .objects
+            .get(place)
+            .is_some_and(|held| held.meta().uid.as_deref() == Some(uid))
+        {
+            self.remove(&mut state, place.clone());
+        }
+    }
+
+    fn put(&self, state: &mut State<K>, mut object: K) -> Option<Change<K>> {
+        object.meta_mut().managed_fields = None;
+        let place = Place::of(&object);
+        state.seen = state.seen.max(version(&object));
+        let before = state.objects.get(&place).cloned();
+        if before
+            .as_ref()
+            .is_some_and(|before| version(&**before) >= version(&object))
+        {
+            return None;
+        }
+        if let Some(owner) = before.as_deref().and_then(self.owner) {
+            unlink(state, &owner, &place);
+        }
+        if let Some(owner) = (self.owner)(&object) {
+            state.by_owner.entry(owner).or_default().insert(place.clone());
+        }
+        let after = Arc::new(object);
+        state.objects.insert(place.clone(), after.clone());
+        Some(Change {
+            place,
+            before,
+            after: Some(after),
+        })
+    }
+
+    fn remove(&self, state: &mut State<K>, place: Place) -> Option<Change<K>> {
+        let before = state.objects.remove(&place)?;
+        if let Some(owner) = (self.owner)(&before) {
+            unlink(state, &owner, &place);
+        }
+        Some(Change {
+            place,
+            before: Some(before),
+            after: None,
+        })
+    }
+}
+
+fn unlink<K>(state: &mut State<K>, owner: &Place, place: &Place) {
+    if let Some(owned) = state.by_owner.get_mut(owner) {
+        owned.remove(place);
+        if owned.is_empty() {
+            state.by_owner.remove(owner);
+        }
+    }
+}
+
+fn version(object: &impl Resource) -> u64 {
+    object
+        .meta()
+        .resource_version
+        .as_deref()
+        .and_then(|version| version.parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::api::ObjectMeta;
+
+    use super::*;
+
+    fn object(name: &str, uid: &str, version: u64) -> ConfigMap {
+        let metadata = ObjectMeta {
+            namespace: Some("ns".to_owned()),
+            name: Some(name.to_owned()),
+            uid: Some(uid.to_owned()),
+            resource_version: Some(version.to_string()),
+            ..ObjectMeta::default()
+        };
+        ConfigMap {
+            metadata,
+            ..ConfigMap::default()
+        }
+    }
+
+    fn held(cache: &Cache<ConfigMap>, name: &str) -> Option<String> {
+        cache
+            .get(&Place::new("ns", name))
+            .and_then(|held| held.metadata.resource_version.clone())
+    }
+
+    fn cache() -> Cache<ConfigMap> {
+        let cache = Cache::new(|_| Some(Place::new("ns", "owner")));
+        cache.observe(Event::Init);
+        cache.observe(Event::InitApply(object("a", "1", 5)));
+        cache.observe(Event::InitDone);
+        cache
+    }
+
+    #[test]
+    fn our_own_write_is_seen_before_the_watch_shows_it_and_its_echo_is_no_change() {
+        let cache = cache();
+        cache.remember(object("a", "1", 9));
+        assert_eq!(held(&cache, "a").as_deref(), Some("9"));
+        assert!(cache.observe(Event::Apply(object("a", "1", 7))).is_empty());
+        assert!(cache.observe(Event::Apply(object("a", "1", 9))).is_empty());
+        assert_eq!(held(&cache, "a").as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn an_answer_that_arrives_after_the_deletion_brings_nothing_back() {
+        let cache = cache();
+        cache.observe(Event::Apply(object("b", "2", 6)));
+        cache.observe(Event::Delete(object("b", "2", 8)));
+        cache.remember(object("b", "2", 6));
+        assert_eq!(held(&cache, "b"), None);
+    }
+
+    #[test]
+    fn the_deletion_of_a_predecessor_does_not_touch_the_successor() {
+        let cache = cache();
+        cache.remember(object("a", "2", 9));
+        assert!(cache.observe(Event::Delete(object("a", "1", 8))).is_empty());
+        assert_eq!(held(&cache, "a").as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn a_new_list_takes_away_what_it_does_not_name() {
+        let cache = cache();
+        cache.observe(Event::Init);
+        cache.observe(Event::InitApply(object("b", "2", 9)));
+        let gone = cache.observe(Event::InitDone);
+        assert_eq!(gone.len(), 1);
+        assert_eq!(
+            (
+                held(&cache, "a"),
+                cache.owned_by(&Place::new("ns", "owner")).len()
+            ),
+            (None, 1)
+        );
+    }
+}

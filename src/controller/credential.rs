@@ -1,0 +1,5 @@
+//! One `Credential`: its identity, and the roles bound to it.
+
+pub mod apply;
+pub mod observe;
+pub mod plan;

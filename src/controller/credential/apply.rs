@@ -1,0 +1,269 @@
+//! Carries a plan out. Only writes; what to write was decided before.
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        core::v1::ServiceAccount,
+        rbac::v1::{ClusterRoleBinding, RoleBinding},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+    core::{PartialObjectMeta, PartialObjectMetaExt},
+};
+use serde_json::json;
+
+use super::plan::{Plan, Step, owner, refused};
+use crate::{
+    api::{Credential, CredentialStatus, Reason, credential::ObjectReference},
+    controller::{
+        Context,
+        cache::Place,
+        write::{FIELD_MANAGER, RequestError, Trouble, delete_only, send, unless_gone},
+    },
+    domain::{
+        binding::{Binding, BindingKey},
+        name,
+    },
+};
+
+/// Carries out the steps in their order, then writes the status if it differs. A binding that is refused does not
+/// keep the others from being made.
+///
+/// # Errors
+/// The first failure, after all was done that could be.
+pub async fn apply(
+    ctx: &Context,
+    credential: &Credential,
+    plan: Plan,
+    now: Timestamp,
+) -> Result<(), RequestError> {
+    let mut status = plan.status;
+    let mut current = credential.clone();
+    let mut refusal = None;
+    for step in plan.steps {
+        match step {
+            Step::CreateAccount => {
+                let account = create_account(ctx, credential).await?;
+                if let Some(status) = &mut status {
+                    status.service_account = Some(account);
+                }
+            }
+            Step::MendAccount {
+                uid,
+                resource_version,
+            } => mend_account(ctx, credential, &uid, &resource_version).await?,
+            Step::AddFinalizer => current = set_finalizer(ctx, &current, true).await?.unwrap_or(current),
+            Step::RemoveFinalizer => current = set_finalizer(ctx, &current, false).await?.unwrap_or(current),
+            Step::DeleteBinding { key, uid } => delete_binding(ctx, &key, &uid).await?,
+            Step::CreateBinding(binding) => match create_binding(ctx, *binding).await {
+                Err(error) if matches!(error.trouble(), Trouble::Refused { .. }) => {
+                    refusal.get_or_insert(error);
+                }
+                other => other?,
+            },
+        }
+    }
+    if let (Some(planned), Some(Trouble::Refused { reason, message })) = (
+        status.take_if(|_| refusal.is_some()),
+        refusal.as_ref().map(RequestError::trouble),
+    ) {
+        status = Some(refused(
+            credential,
+            planned,
+            reason,
+            &what_to_do(reason, &message),
+            now,
+        ));
+    }
+    if let Some(status) = status {
+        write_status(ctx, &current, status).await?;
+    }
+    refusal.map_or(Ok(()), Err)
+}
+
+/// The server's words, and what a person can do about them.
+#[must_use]
+pub fn what_to_do(reason: Reason, message: &str) -> String {
+    let advice = match reason {
+        Reason::RoleNotBindable => {
+            "give the operator the verb bind on that role, or remove the role from the credential"
+        }
+        Reason::RoleNotFound => "create the role, or remove it from the credential",
+        Reason::QuotaExceeded => "raise the quota or delete what is not needed",
+        _ => "it is tried again at least once a minute",
+    };
+    format!("{message}; {advice}")
+}
+
+/// Writes the status if it differs from what is stored.
+///
+/// # Errors
+/// When the write fails, also because the object changed meanwhile.
+pub async fn write_status(
+    ctx: &Context,
+    credential: &Credential,
+    status: CredentialStatus,
+) -> Result<(), RequestError> {
+    if credential.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    let place = Place::of(credential);
+    let counted = credential
+        .status
+        .as_ref()
+        .is_none_or(|before| before.tokens != status.tokens);
+    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &place.namespace);
+    let changed = Credential {
+        status: Some(status),
+        ..credential.clone()
+    };
+    let written = send(
+        || format!("update the status of Credential {place}"),
+        api.replace_status(&place.name, &PostParams::default(), &changed),
+    )
+    .await;
+    if let Some(written) = unless_gone(written)? {
+        if counted {
+            ctx.counted(&written);
+        }
+        ctx.credentials.remember(written);
+    }
+    Ok(())
+}
+
+async fn create_account(ctx: &Context, credential: &Credential) -> Result<ObjectReference, RequestError> {
+    let owner = owner(credential);
+    let account = ServiceAccount {
+        metadata: ObjectMeta {
+            name: Some(name::service_account(&owner.name)),
+            namespace: Some(owner.namespace.clone()),
+            labels: Some([(name::MANAGED_BY_LABEL.to_owned(), name::MANAGED_BY.to_owned())].into()),
+            owner_references: Some(vec![owner.reference()]),
+            ..ObjectMeta::default()
+        },
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    };
+    let place = Place::of(&account);
+    let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), &owner.namespace);
+    let created = send(
+        || format!("create ServiceAccount {place}"),
+        api.create(&post(), &account),
+    )
+    .await?;
+    let uid = created.metadata.uid.clone().unwrap_or_default();
+    ctx.accounts.remember(created.metadata.into_response_partial());
+    Ok(ObjectReference {
+        name: place.name,
+        uid,
+    })
+}
+
+async fn mend_account(
+    ctx: &Context,
+    credential: &Credential,
+    uid: &str,
+    resource_version: &str,
+) -> Result<(), RequestError> {
+    let owner = owner(credential);
+    let place = Place::new(&owner.namespace, name::service_account(&owner.name));
+    let patch = Patch::Merge(json!({ "metadata": {
+        "uid": uid,
+        "resourceVersion": resource_version,
+        "labels": { name::MANAGED_BY_LABEL: name::MANAGED_BY },
+        "ownerReferences": [owner.reference()],
+    }}));
+    let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), &owner.namespace);
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let mended: PartialObjectMeta<ServiceAccount> = send(
+        || format!("mend ServiceAccount {place}"),
+        api.patch_metadata(&place.name, &params, &patch),
+    )
+    .await?;
+    ctx.accounts.remember(mended);
+    Ok(())
+}
+
+/// `None` where the credential is gone already.
+async fn set_finalizer(
+    ctx: &Context,
+    credential: &Credential,
+    wanted: bool,
+) -> Result<Option<Credential>, RequestError> {
+    let place = Place::of(credential);
+    let mut finalizers = credential.metadata.finalizers.clone().unwrap_or_default();
+    finalizers.retain(|finalizer| finalizer != name::FINALIZER);
+    if wanted {
+        finalizers.push(name::FINALIZER.to_owned());
+    }
+    let patch = Patch::Merge(json!({ "metadata": {
+        "uid": credential.metadata.uid,
+        "resourceVersion": credential.metadata.resource_version,
+        "finalizers": finalizers,
+    }}));
+    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &place.namespace);
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let patched = send(
+        || format!("set the finalizer of Credential {place}"),
+        api.patch(&place.name, &params, &patch),
+    );
+    let patched = unless_gone(patched.await)?;
+    if let Some(patched) = patched
+        .clone()
+        .filter(|patched| patched.metadata.deletion_timestamp.is_none())
+    {
+        ctx.credentials.remember(patched);
+    }
+    Ok(patched)
+}
+
+async fn create_binding(ctx: &Context, binding: Binding) -> Result<(), RequestError> {
+    let key = binding.key();
+    let what = || format!("create {key}");
+    if let Some(namespace) = &key.namespace {
+        let api: Api<RoleBinding> = Api::namespaced(ctx.client.clone(), namespace);
+        ctx.role_bindings
+            .remember(send(what, api.create(&post(), &binding.into())).await?);
+    } else {
+        let api: Api<ClusterRoleBinding> = Api::all(ctx.client.clone());
+        ctx.cluster_role_bindings
+            .remember(send(what, api.create(&post(), &binding.into())).await?);
+    }
+    Ok(())
+}
+
+/// Deletes the binding of this UID; one that is gone already is as good.
+///
+/// # Errors
+/// When the delete fails, also because another binding of that name took its place.
+pub async fn delete_binding(ctx: &Context, key: &BindingKey, uid: &str) -> Result<(), RequestError> {
+    let what = || format!("delete {key}");
+    let params = delete_only(uid, None);
+    let place = Place::new(key.namespace.clone().unwrap_or_default(), key.name.clone());
+    if let Some(namespace) = &key.namespace {
+        let api: Api<RoleBinding> = Api::namespaced(ctx.client.clone(), namespace);
+        unless_gone(send(what, api.delete(&key.name, &params)).await)?;
+        ctx.role_bindings.forget(&place, uid);
+    } else {
+        let api: Api<ClusterRoleBinding> = Api::all(ctx.client.clone());
+        unless_gone(send(what, api.delete(&key.name, &params)).await)?;
+        ctx.cluster_role_bindings.forget(&place, uid);
+    }
+    Ok(())
+}
+
+fn post() -> PostParams {
+    PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    }
+}

@@ -1,0 +1,139 @@
+//! What there is about a `Credential`. Only reads, and in the common case none: the watches have shown it all.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    core::v1::ServiceAccount,
+    rbac::v1::{ClusterRoleBinding, RoleBinding},
+};
+use kube::{Api, api::ObjectMeta};
+
+use super::plan::{AccountSeen, Observed, Tokens, owner};
+use crate::{
+    api::{ApiTokenState, Credential, Instant},
+    controller::{
+        Context, Key,
+        cache::Place,
+        write::{RequestError, send},
+    },
+    domain::{
+        binding::{Binding, BindingKey, controller},
+        name,
+    },
+};
+
+/// Looks at a credential and all that belongs to it.
+///
+/// # Errors
+/// When a read fails.
+pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Observed, RequestError> {
+    Ok(Observed {
+        account: account(ctx, credential).await?,
+        bindings: bindings(ctx, credential).await?,
+        tokens: ctx.may_count(credential).then(|| count(ctx, credential)),
+        credential: credential.clone(),
+    })
+}
+
+async fn account(ctx: &Context, credential: &Credential) -> Result<AccountSeen, RequestError> {
+    let place = Place::of(credential);
+    let place = Place::new(place.namespace, name::service_account(&place.name));
+    if let Some(held) = ctx.accounts.get(&place) {
+        return Ok(judge(credential, &held.metadata));
+    }
+    let recorded = credential
+        .status
+        .as_ref()
+        .is_some_and(|status| status.service_account.is_some());
+    if !recorded && !ctx.must_look(&Key::credential(credential)) {
+        return Ok(AccountSeen::Absent);
+    }
+    let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), &place.namespace);
+    let found = send(
+        || format!("get ServiceAccount {place}"),
+        api.get_metadata_opt(&place.name),
+    )
+    .await?;
+    Ok(found.map_or(AccountSeen::Absent, |found| judge(credential, &found.metadata)))
+}
+
+fn judge(credential: &Credential, found: &ObjectMeta) -> AccountSeen {
+    if found.deletion_timestamp.is_some() {
+        return AccountSeen::Terminating;
+    }
+    let reference = controller(found);
+    let recorded = credential
+        .status
+        .as_ref()
+        .and_then(|status| status.service_account.as_ref());
+    let owned = reference.is_some_and(|owner| Some(&owner.uid) == credential.metadata.uid.as_ref());
+    let recorded = reference.is_none() && recorded.map(|account| &account.uid) == found.uid.as_ref();
+    if owned || recorded {
+        let labelled = found
+            .labels
+            .iter()
+            .flatten()
+            .any(|(key, value)| key == name::MANAGED_BY_LABEL && value == name::MANAGED_BY);
+        return AccountSeen::Ours {
+            uid: found.uid.clone().unwrap_or_default(),
+            resource_version: found.resource_version.clone().unwrap_or_default(),
+            intact: owned && labelled,
+        };
+    }
+    let predecessors = reference.is_some_and(|owner| {
+        owner.kind == "Credential" && Some(&owner.name) == credential.metadata.name.as_ref()
+    });
+    if predecessors {
+        AccountSeen::Predecessors
+    } else {
+        AccountSeen::Foreign
+    }
+}
+
+async fn bindings(ctx: &Context, credential: &Credential) -> Result<Vec<Binding>, RequestError> {
+    let place = Place::of(credential);
+    let wished = owner(credential).bindings(&credential.spec.roles);
+    let mut found: BTreeMap<BindingKey, Binding> = ctx.bindings_for(&place);
+    for key in wished.into_keys() {
+        if found.contains_key(&key) {
+            continue;
+        }
+        // One of the name, though it does not say that it is for this credential.
+        let mut held = ctx.binding(&key);
+        if held.is_none() && ctx.must_look(&Key::credential(credential)) {
+            held = look(ctx, &key).await?;
+        }
+        found.extend(held.map(|held| (key, held)));
+    }
+    Ok(found.into_values().collect())
+}
+
+async fn look(ctx: &Context, key: &BindingKey) -> Result<Option<Binding>, RequestError> {
+    let what = || format!("get {key}");
+    if let Some(namespace) = &key.namespace {
+        let api: Api<RoleBinding> = Api::namespaced(ctx.client.clone(), namespace);
+        Ok(send(what, api.get_opt(&key.name)).await?.map(Into::into))
+    } else {
+        let api: Api<ClusterRoleBinding> = Api::all(ctx.client.clone());
+        Ok(send(what, api.get_opt(&key.name)).await?.map(Into::into))
+    }
+}
+
+fn count(ctx: &Context, credential: &Credential) -> Tokens {
+    let mut tokens = Tokens::default();
+    for token in ctx.tokens.owned_by(&Place::of(credential)) {
+        tokens.count.total += 1;
+        let Some(status) = &token.status else { continue };
+        if status.state == Some(ApiTokenState::Active) {
+            tokens.count.active += 1;
+            let end: Option<Timestamp> = status
+                .expires_at
+                .as_ref()
+                .map(Instant::timestamp)
+                .and_then(Result::ok);
+            tokens.next_end = tokens.next_end.into_iter().chain(end).min();
+        }
+    }
+    tokens
+}

@@ -1,0 +1,444 @@
+//! What is to be done about a `Credential`, from what was observed and the time.
+//!
+//! Pure and infallible: no client, no clock, no randomness. A spec that makes no sense is a plan too.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::{
+    api::{
+        Credential, CredentialState, CredentialStatus, Instant, Reason,
+        condition::{ConditionType, Finding, conditions},
+        credential::{DesiredState, ObjectReference, TokenCount},
+    },
+    controller::api_token::plan::LOOK_AGAIN_AFTER,
+    domain::{
+        binding::{Binding, BindingKey, Owner, Ownership},
+        name,
+    },
+};
+
+/// All that a decision is made from.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The credential as it is stored.
+    pub credential: Credential,
+    /// The `ServiceAccount` of its name.
+    pub account: AccountSeen,
+    /// Every binding of its names, and every one that says it is for it.
+    pub bindings: Vec<Binding>,
+    /// Its tokens, counted, when the status may be brought up to date now.
+    pub tokens: Option<Tokens>,
+}
+
+/// The `ServiceAccount` of a credential's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccountSeen {
+    /// None.
+    Absent,
+    /// Being deleted.
+    Terminating,
+    /// Of an earlier Credential of the same name; garbage collection will take it.
+    Predecessors,
+    /// Somebody else's.
+    Foreign,
+    /// Ours.
+    Ours {
+        /// Its UID.
+        uid: String,
+        /// The version that was looked at.
+        resource_version: String,
+        /// Whether label and owner reference are there.
+        intact: bool,
+    },
+}
+
+/// The tokens of a credential.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// How many.
+    pub count: TokenCount,
+    /// The earliest end among the active ones.
+    pub next_end: Option<Timestamp>,
+}
+
+/// What to do, what to say, and when to look again.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The writes before the status, in their order.
+    pub steps: Vec<Step>,
+    /// The status after them; `None` leaves it alone.
+    pub status: Option<CredentialStatus>,
+    /// When to decide again though nothing happened.
+    pub wake: Option<Timestamp>,
+    /// Whether something of others is in the way, that no watch shows.
+    pub waits_for_others: bool,
+}
+
+/// One write.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Create the `ServiceAccount`; its UID goes into the status.
+    CreateAccount,
+    /// Put label and owner reference of the `ServiceAccount` of this UID and version back.
+    MendAccount {
+        /// Its UID.
+        uid: String,
+        /// Its version.
+        resource_version: String,
+    },
+    /// Hold the credential's deletion until its bindings outside the namespace are gone.
+    AddFinalizer,
+    /// Let the credential go.
+    RemoveFinalizer,
+    /// Create this binding.
+    CreateBinding(Box<Binding>),
+    /// Delete the binding of this UID.
+    DeleteBinding {
+        /// Where it stands.
+        key: BindingKey,
+        /// Its UID.
+        uid: String,
+    },
+}
+
+/// Decides.
+#[must_use]
+pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
+    let credential = &observed.credential;
+    let owner = owner(credential);
+    let terminating = credential.metadata.deletion_timestamp.is_some();
+    let end = match credential.spec.expires_at.as_ref().map(Instant::timestamp) {
+        None => Ok(None),
+        Some(Ok(end)) => Ok(Some(end)),
+        Some(Err(_)) => Err(()),
+    };
+    // Once expired, always expired: a clock that is set back must not bind a role again.
+    let expired_before = end != Ok(None)
+        && credential
+            .status
+            .as_ref()
+            .is_some_and(|status| status.state == Some(CredentialState::Expired));
+    let expired = expired_before || matches!(end, Ok(Some(end)) if now >= end);
+    let usable = !terminating && !expired && end.is_ok() && credential.spec.state == DesiredState::Active;
+    // A role bound to a ServiceAccount that is not ours would be somebody else's right.
+    let bindable = matches!(observed.account, AccountSeen::Ours { .. } | AccountSeen::Absent);
+    let wished = if usable && bindable {
+        owner.bindings(&credential.spec.roles)
+    } else {
+        BTreeMap::new()
+    };
+
+    let mut steps = Vec::new();
+    let mut in_the_way = Vec::new();
+    let kept = keep_or_delete(&owner, observed, &wished, &mut steps, &mut in_the_way);
+    let outside = wished
+        .keys()
+        .any(|key| key.namespace.as_ref() != Some(&owner.namespace));
+    let held = credential
+        .metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|finalizer| finalizer == name::FINALIZER);
+    if terminating {
+        if held {
+            steps.push(Step::RemoveFinalizer);
+        }
+        return Plan {
+            steps,
+            status: None,
+            wake: None,
+            waits_for_others: false,
+        };
+    }
+    match &observed.account {
+        AccountSeen::Absent => steps.push(Step::CreateAccount),
+        AccountSeen::Ours {
+            uid,
+            resource_version,
+            intact: false,
+        } => {
+            steps.push(Step::MendAccount {
+                uid: uid.clone(),
+                resource_version: resource_version.clone(),
+            });
+        }
+        AccountSeen::Ours { .. }
+        | AccountSeen::Terminating
+        | AccountSeen::Predecessors
+        | AccountSeen::Foreign => {}
+    }
+    if outside && !held {
+        steps.push(Step::AddFinalizer);
+    }
+    let missing = wished
+        .into_iter()
+        .filter(|(key, _)| !kept.contains(key) && !in_the_way.contains(key));
+    steps.extend(missing.map(|(_, binding)| Step::CreateBinding(Box::new(binding))));
+    if held && !outside {
+        steps.push(Step::RemoveFinalizer);
+    }
+
+    let verdict = if end.is_err() {
+        Verdict::Invalid
+    } else if expired {
+        Verdict::Expired
+    } else {
+        judge(observed, &in_the_way)
+    };
+    let end = end.ok().flatten();
+    let waits_for_others = verdict.waits_for_others();
+    let look_again = waits_for_others
+        .then(|| now.checked_add(LOOK_AGAIN_AFTER).ok())
+        .flatten();
+    let status = status(observed, verdict, end, now);
+    let wake = end.filter(|_| !expired).into_iter().chain(look_again).min();
+    Plan {
+        steps,
+        status: Some(status),
+        wake,
+        waits_for_others,
+    }
+}
+
+/// Deletes what is ours and not wished as it is; tells what stays, and what others have put in the way.
+fn keep_or_delete(
+    owner: &Owner,
+    observed: &Observed,
+    wished: &BTreeMap<BindingKey, Binding>,
+    steps: &mut Vec<Step>,
+    in_the_way: &mut Vec<BindingKey>,
+) -> Vec<BindingKey> {
+    let mut kept = Vec::new();
+    for found in &observed.bindings {
+        let key = found.key();
+        let delete = || Step::DeleteBinding {
+            key: key.clone(),
+            uid: found.metadata.uid.clone().unwrap_or_default(),
+        };
+        match owner.ownership(found) {
+            _ if found.metadata.deletion_timestamp.is_some() => in_the_way.push(key),
+            Ownership::Ours if wished.get(&key).is_some_and(|wished| wished.is_intact_in(found)) => {
+                kept.push(key);
+            }
+            // The name is ours now, so whoever had it before is gone for good.
+            Ownership::Ours | Ownership::Predecessors => steps.push(delete()),
+            Ownership::Foreign => in_the_way.push(key),
+        }
+    }
+    in_the_way.retain(|key| wished.contains_key(key));
+    kept
+}
+
+enum Verdict {
+    Invalid,
+    Expired,
+    Conflict(String),
+    Waiting(String),
+    Inactive,
+    Active,
+}
+
+impl Verdict {
+    fn waits_for_others(&self) -> bool {
+        matches!(self, Self::Conflict(_) | Self::Waiting(_))
+    }
+}
+
+fn judge(observed: &Observed, in_the_way: &[BindingKey]) -> Verdict {
+    let account = name::service_account(observed.credential.metadata.name.as_deref().unwrap_or_default());
+    match &observed.account {
+        AccountSeen::Foreign => Verdict::Conflict(format!(
+            "ServiceAccount {account} exists and is not this credential's; delete it if it is not needed, or choose \
+             another name for the credential; it was not touched, and no role is bound to it"
+        )),
+        AccountSeen::Predecessors => Verdict::Waiting(format!(
+            "ServiceAccount {account} belongs to an earlier Credential of this name; waiting for its garbage collection"
+        )),
+        AccountSeen::Terminating => Verdict::Waiting(format!(
+            "ServiceAccount {account} is being deleted; waiting for that"
+        )),
+        AccountSeen::Absent | AccountSeen::Ours { .. } => {
+            match (in_the_way.first(), observed.credential.spec.state) {
+                (Some(key), _) => Verdict::Conflict(format!(
+                    "{key} exists and is not this credential's; delete it if it is not needed; it was not touched, and the \
+                 role is not bound"
+                )),
+                (None, DesiredState::Inactive) => Verdict::Inactive,
+                (None, DesiredState::Active) => Verdict::Active,
+            }
+        }
+    }
+}
+
+fn status(observed: &Observed, verdict: Verdict, end: Option<Timestamp>, now: Timestamp) -> CredentialStatus {
+    let credential = &observed.credential;
+    let before = credential.status.clone().unwrap_or_default();
+    let finding = |kind, holds, reason, message: &str| Finding {
+        kind,
+        holds,
+        reason,
+        message: message.to_owned(),
+    };
+    let both = |ready, usable, reason, message: &str| {
+        vec![
+            finding(ConditionType::Ready, ready, reason, message),
+            finding(ConditionType::Usable, usable, reason, message),
+        ]
+    };
+    let active = credential.spec.state == DesiredState::Active;
+    let (state, findings) = match verdict {
+        Verdict::Invalid => {
+            let say = "spec.expiresAt is not an instant; set it to an RFC 3339 one with an offset, such as 2027-06-30T00:00:00Z";
+            let mut findings = both(false, false, Reason::InvalidSpec, say);
+            findings.push(finding(ConditionType::Stalled, true, Reason::InvalidSpec, say));
+            (CredentialState::Failed, findings)
+        }
+        Verdict::Expired => {
+            let end = end.map(|end| end.to_string()).unwrap_or_default();
+            let say = format!(
+                "the credential ended at {end}; its roles are unbound and its tokens refused, for good"
+            );
+            (CredentialState::Expired, both(true, false, Reason::Expired, &say))
+        }
+        Verdict::Conflict(say) => {
+            // The tokens are judged by spec and UID; a name that is taken does not make them worse.
+            let mut findings = vec![finding(ConditionType::Ready, false, Reason::Conflict, &say)];
+            findings.push(usability(active));
+            findings.push(finding(ConditionType::Stalled, true, Reason::Conflict, &say));
+            (CredentialState::Failed, findings)
+        }
+        Verdict::Waiting(say) => {
+            let mut findings = vec![finding(ConditionType::Ready, false, Reason::Pending, &say)];
+            findings.push(usability(active));
+            findings.push(finding(ConditionType::Reconciling, true, Reason::Pending, &say));
+            (CredentialState::Pending, findings)
+        }
+        Verdict::Inactive => {
+            let ready = finding(
+                ConditionType::Ready,
+                true,
+                Reason::CredentialInactive,
+                "no role is bound",
+            );
+            (CredentialState::Inactive, vec![ready, usability(false)])
+        }
+        Verdict::Active => {
+            let ready = finding(
+                ConditionType::Ready,
+                true,
+                Reason::Published,
+                "the roles are bound",
+            );
+            (CredentialState::Active, vec![ready, usability(true)])
+        }
+    };
+    let service_account = match &observed.account {
+        AccountSeen::Ours { uid, .. } => Some(ObjectReference {
+            name: name::service_account(credential.metadata.name.as_deref().unwrap_or_default()),
+            uid: uid.clone(),
+        }),
+        AccountSeen::Absent | AccountSeen::Terminating | AccountSeen::Predecessors | AccountSeen::Foreign => {
+            None
+        }
+    };
+    let roles: Vec<_> = credential
+        .spec
+        .roles
+        .iter()
+        .map(|grant| grant.name.as_str())
+        .collect();
+    let (tokens, next_expiry_at) = match &observed.tokens {
+        Some(tokens) => {
+            let own_end = end.filter(|_| state != CredentialState::Expired);
+            (
+                Some(tokens.count),
+                tokens.next_end.into_iter().chain(own_end).min().map(Into::into),
+            )
+        }
+        None => (before.tokens, before.next_expiry_at),
+    };
+    CredentialStatus {
+        observed_generation: credential.metadata.generation,
+        conditions: conditions(&before.conditions, findings, credential.metadata.generation, now),
+        state: Some(state),
+        service_account,
+        roles: (!roles.is_empty()).then(|| roles.join(", ")),
+        tokens,
+        next_expiry_at,
+    }
+}
+
+fn usability(active: bool) -> Finding {
+    let (reason, message) = if active {
+        (Reason::Published, "its tokens are accepted, each until its end")
+    } else {
+        (
+            Reason::CredentialInactive,
+            "its tokens are refused while state is Inactive; nothing is lost",
+        )
+    };
+    Finding {
+        kind: ConditionType::Usable,
+        holds: active,
+        reason,
+        message: message.to_owned(),
+    }
+}
+
+/// What the status says after a write was refused: nothing that happened, and what to do.
+#[must_use]
+pub fn refused(
+    credential: &Credential,
+    planned: CredentialStatus,
+    reason: Reason,
+    message: &str,
+    now: Timestamp,
+) -> CredentialStatus {
+    let before = credential.status.clone().unwrap_or_default();
+    let blame = |kind, holds| Finding {
+        kind,
+        holds,
+        reason,
+        message: message.to_owned(),
+    };
+    let usable = planned
+        .conditions
+        .iter()
+        .any(|condition| condition.kind == "Usable" && condition.status == "True");
+    let stalled = matches!(
+        reason,
+        Reason::RoleNotBindable | Reason::RoleNotFound | Reason::Conflict
+    );
+    let findings = vec![
+        blame(ConditionType::Ready, false),
+        usability(usable),
+        blame(ConditionType::Reconciling, !stalled),
+        blame(ConditionType::Stalled, stalled),
+    ];
+    let state = if stalled {
+        CredentialState::Failed
+    } else {
+        CredentialState::Pending
+    };
+    let service_account = planned.service_account.clone().or(before.service_account);
+    let conditions = conditions(&before.conditions, findings, credential.metadata.generation, now);
+    CredentialStatus {
+        conditions,
+        state: Some(state),
+        service_account,
+        ..planned
+    }
+}
+
+/// The credential as the owner of bindings.
+#[must_use]
+pub fn owner(credential: &Credential) -> Owner {
+    Owner {
+        namespace: credential.metadata.namespace.clone().unwrap_or_default(),
+        name: credential.metadata.name.clone().unwrap_or_default(),
+        uid: credential.metadata.uid.clone().unwrap_or_default(),
+    }
+}

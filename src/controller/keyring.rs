@@ -1,0 +1,142 @@
+//! The keyring's Secret: made when there is none, given a new key on request, freed of keys that nothing names.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Map, Value, json};
+use tracing::{info, warn};
+
+use super::{
+    Context, Key,
+    cache::Place,
+    write::{FIELD_MANAGER, RequestError, Trouble, send},
+};
+use crate::domain::{
+    digest,
+    keyring::{Key as SigningKey, Keyring},
+    name,
+};
+
+/// How often keys that nothing names are looked for.
+const LOOK_EVERY: Duration = Duration::from_mins(10);
+
+/// Reads the keys out of the Secret that the watch shows.
+pub fn read(ctx: &Context) {
+    let held = ctx.keyring_secret.get(&place(ctx));
+    let entries = held.iter().filter_map(|held| held.data.as_ref()).flatten();
+    ctx.set_keyring(Keyring::read(entries.map(|(id, bytes)| (id, bytes.0.as_slice()))));
+}
+
+/// Sees to it that there is a key, that a rotation which was asked for happened, and that no key is kept in vain.
+///
+/// # Errors
+/// When a write fails.
+pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
+    read(ctx);
+    ctx.queue.add_after(&Key::Keyring, LOOK_EVERY);
+    let Some(held) = ctx.keyring_secret.get(&place(ctx)) else {
+        return create(ctx).await;
+    };
+    let annotation = |key: &str| {
+        held.metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get(key))
+            .cloned()
+    };
+    let keyring = ctx.keyring();
+    let requested = annotation(name::ROTATE_ANNOTATION)
+        .filter(|asked| Some(asked) != annotation(name::ROTATED_ANNOTATION).as_ref());
+    let now = ctx.clock.now();
+    let empty = keyring.keys().next().is_none();
+    let mut data: Map<String, Value> = keyring
+        .droppable(&in_use(ctx), now)
+        .into_iter()
+        .map(|id| (id, Value::Null))
+        .collect();
+    if empty || requested.is_some() {
+        let key = ctx.draw(|random| SigningKey::draw(now, random));
+        data.insert(key.id().to_owned(), json!(ByteString(key.expose().to_vec())));
+    }
+    if data.is_empty() {
+        return Ok(());
+    }
+    for (id, value) in &data {
+        info!(
+            key = id,
+            action = if value.is_null() { "drop" } else { "add" },
+            "the keyring changes"
+        );
+    }
+    let mut metadata = json!({ "uid": held.metadata.uid, "resourceVersion": held.metadata.resource_version });
+    if let Some(requested) = requested {
+        metadata["annotations"] = json!({ name::ROTATED_ANNOTATION: requested });
+    }
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &ctx.config.namespace);
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let patch = Patch::Merge(json!({ "metadata": metadata, "data": data }));
+    let patched = send(
+        || "change the keyring".to_owned(),
+        api.patch(&ctx.config.keyring_secret, &params, &patch),
+    )
+    .await?;
+    ctx.keyring_secret.remember(patched);
+    read(ctx);
+    Ok(())
+}
+
+async fn create(ctx: &Context) -> Result<(), RequestError> {
+    let lost = in_use(ctx);
+    if !lost.is_empty() {
+        warn!(keys = ?lost, "the keyring is gone; tokens under its keys cannot be checked until they are put back");
+    }
+    let key = ctx.draw(|random| SigningKey::draw(ctx.clock.now(), random));
+    let secret = Secret {
+        metadata: ObjectMeta {
+            name: Some(ctx.config.keyring_secret.clone()),
+            namespace: Some(ctx.config.namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        data: Some([(key.id().to_owned(), ByteString(key.expose().to_vec()))].into()),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    };
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &ctx.config.namespace);
+    let params = PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    match send(|| "create the keyring".to_owned(), api.create(&params, &secret)).await {
+        Ok(created) => {
+            info!(key = key.id(), "made the keyring");
+            ctx.keyring_secret.remember(created);
+            read(ctx);
+            Ok(())
+        }
+        // Another leader was first; the watch brings what it made.
+        Err(error) if error.trouble() == Trouble::Exists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn in_use(ctx: &Context) -> BTreeSet<String> {
+    let tokens = ctx.tokens.all();
+    let digests = tokens
+        .iter()
+        .filter_map(|token| token.status.as_ref()?.digest.as_deref());
+    digests
+        .filter_map(digest::key_id)
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+fn place(ctx: &Context) -> Place {
+    Place::new(&ctx.config.namespace, &ctx.config.keyring_secret)
+}

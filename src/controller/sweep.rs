@@ -1,0 +1,69 @@
+//! Bindings outside the namespace of their credential, whose credential is gone: whoever made a `ServiceAccount` of
+//! that name again would have its rights. A finalizer keeps this from happening; somebody may strip it.
+
+use std::time::Duration;
+
+use kube::Api;
+use tracing::info;
+
+use super::{
+    Context, Key,
+    cache::Place,
+    credential::apply::delete_binding,
+    write::{RequestError, send},
+};
+use crate::{
+    api::Credential,
+    domain::binding::{Binding, Ownership},
+};
+
+const SWEEP_EVERY: Duration = Duration::from_mins(10);
+
+/// Deletes every orphaned binding of ours.
+///
+/// # Errors
+/// At the first request that fails; the rest is swept the next time.
+pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
+    ctx.queue.add_after(&Key::Sweep, SWEEP_EVERY);
+    let within = ctx
+        .role_bindings
+        .all()
+        .into_iter()
+        .map(|found| Binding::from((*found).clone()));
+    let everywhere = ctx
+        .cluster_role_bindings
+        .all()
+        .into_iter()
+        .map(|found| Binding::from((*found).clone()));
+    for binding in within.chain(everywhere) {
+        let Some(owner) = binding.claimed_owner() else {
+            continue;
+        };
+        let place = Place::new(&owner.namespace, &owner.name);
+        let alive = ctx
+            .credentials
+            .get(&place)
+            .is_some_and(|held| held.metadata.uid.as_deref() == Some(&owner.uid));
+        // Inside the namespace garbage collection does it.
+        let outside = binding.metadata.namespace.as_ref() != Some(&owner.namespace);
+        if alive || !outside || owner.ownership(&binding) != Ownership::Ours {
+            continue;
+        }
+        let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &owner.namespace);
+        let found = send(
+            || format!("get Credential {place}"),
+            api.get_metadata_opt(&owner.name),
+        )
+        .await?;
+        if found.is_none_or(|found| found.metadata.uid.as_deref() != Some(&owner.uid)) {
+            info!(binding = %binding.key(), "its credential is gone");
+            delete_binding(
+                ctx,
+                &binding.key(),
+                binding.metadata.uid.as_deref().unwrap_or_default(),
+            )
+            .await?;
+        }
+    }
+    Ok(())
+}

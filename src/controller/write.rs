@@ -1,0 +1,135 @@
+//! Writes with a deadline, and what their failure means.
+//!
+//! Decides nothing about objects; it only tells a refusal from a mishap.
+
+use std::{future::Future, time::Duration};
+
+use kube::{api::DeleteParams, core::params::Preconditions};
+use thiserror::Error;
+
+use crate::api::Reason;
+
+/// No request of ours may hold a worker longer.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The field manager of every write of ours.
+pub const FIELD_MANAGER: &str = "credential-operator";
+
+/// A request that did not succeed.
+#[derive(Debug, Error)]
+pub enum RequestError {
+    /// The API server said no, or could not be reached.
+    #[error("could not {what}")]
+    Api {
+        /// What was tried: verb, kind, place.
+        what: String,
+        /// What the client says.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// There was no answer in time; the write may or may not have happened.
+    #[error("no answer within {} s to: {what}", DEADLINE.as_secs())]
+    Late {
+        /// What was tried: verb, kind, place.
+        what: String,
+    },
+}
+
+/// What a failed request asks of us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Something of that name exists already.
+    Exists,
+    /// The object changed under our hands, or is another by now: look again.
+    Moved,
+    /// There is no such object.
+    Gone,
+    /// It was refused; more of the same will not help until somebody changes something.
+    Refused {
+        /// Why, for a condition.
+        reason: Reason,
+        /// The server's own words.
+        message: String,
+    },
+    /// It may work the next time.
+    Passing,
+}
+
+impl RequestError {
+    /// Tells what kind of failure it is.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        let Self::Api { source, .. } = self else {
+            return Trouble::Passing;
+        };
+        let kube::Error::Api(status) = &**source else {
+            return Trouble::Passing;
+        };
+        let refused = |reason| Trouble::Refused {
+            reason,
+            message: status.message.clone(),
+        };
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        let ending = causes
+            .map(|cause| cause.reason.as_str())
+            .any(|reason| reason == "NamespaceTerminating");
+        let kind = status
+            .details
+            .as_ref()
+            .map(|details| details.kind.as_str())
+            .unwrap_or_default();
+        match (status.code, status.reason.as_str()) {
+            (409, "AlreadyExists") => Trouble::Exists,
+            (409, _) => Trouble::Moved,
+            (404, _) if kind == "namespaces" => refused(Reason::Pending),
+            (404, _) if kind == "roles" || kind == "clusterroles" => refused(Reason::RoleNotFound),
+            (404, _) => Trouble::Gone,
+            (403, _) if ending => refused(Reason::Pending),
+            (403, _) if status.message.contains("exceeded quota") => refused(Reason::QuotaExceeded),
+            (403, _) if kind == "rolebindings" || kind == "clusterrolebindings" => {
+                refused(Reason::RoleNotBindable)
+            }
+            (400 | 401 | 403 | 405 | 413 | 422, _) => refused(Reason::Pending),
+            _ => Trouble::Passing,
+        }
+    }
+}
+
+/// Sends a request and waits for its answer until the deadline.
+///
+/// # Errors
+/// When it is refused, fails, or is late; `what` names it.
+pub async fn send<T>(
+    what: impl FnOnce() -> String,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, RequestError> {
+    match tokio::time::timeout(DEADLINE, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(source)) => Err(RequestError::Api {
+            what: what(),
+            source: Box::new(source),
+        }),
+        Err(_) => Err(RequestError::Late { what: what() }),
+    }
+}
+
+/// The answer, or `None` where the object is gone already.
+///
+/// # Errors
+/// Every other failure, unchanged.
+pub fn unless_gone<T>(answer: Result<T, RequestError>) -> Result<Option<T>, RequestError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.trouble() == Trouble::Gone => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Deletes this very object, and only in this very version where one is given.
+#[must_use]
+pub fn delete_only(uid: &str, resource_version: Option<&str>) -> DeleteParams {
+    DeleteParams::background().preconditions(Preconditions {
+        uid: Some(uid.to_owned()),
+        resource_version: resource_version.map(ToOwned::to_owned),
+    })
+}

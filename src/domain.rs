@@ -1,0 +1,12 @@
+//! What a token, a digest, a binding and an end are, and the rules that hold among them.
+//!
+//! Pure: no client, no runtime, no tracing, no environment, no clock and no randomness but what is passed in.
+
+pub mod binding;
+pub mod clock;
+pub mod digest;
+pub mod expiry;
+pub mod keyring;
+pub mod name;
+pub mod redacted;
+pub mod token;

@@ -1,0 +1,261 @@
+//! From grants to RBAC bindings: which there should be, and which of those that there are is ours.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::rbac::v1::{ClusterRoleBinding, RoleBinding, RoleRef, Subject},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+
+use super::name;
+use crate::api::credential::{Grant, RoleKind};
+
+/// The Credential that bindings are for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// A `RoleBinding`, or, without a namespace, a `ClusterRoleBinding`; both have the same parts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binding {
+    /// Its metadata; a `ClusterRoleBinding` has no namespace.
+    pub metadata: ObjectMeta,
+    /// The role.
+    pub role_ref: RoleRef,
+    /// Who has it.
+    pub subjects: Vec<Subject>,
+}
+
+/// Where a binding stands. Orders and names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BindingKey {
+    /// `None` for a `ClusterRoleBinding`.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for BindingKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "RoleBinding {namespace}/{}", self.name),
+            None => write!(f, "ClusterRoleBinding {}", self.name),
+        }
+    }
+}
+
+/// Whose a binding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// Made by us for this Credential.
+    Ours,
+    /// Made by us for an earlier Credential of the same name.
+    Predecessors,
+    /// Somebody else's.
+    Foreign,
+}
+
+impl Owner {
+    /// The bindings that grant `grants`, by where they stand. Two grants of one target are one binding.
+    #[must_use]
+    pub fn bindings(&self, grants: &[Grant]) -> BTreeMap<BindingKey, Binding> {
+        grants
+            .iter()
+            .map(|grant| self.binding(grant))
+            .map(|binding| (binding.key(), binding))
+            .collect()
+    }
+
+    fn binding(&self, grant: &Grant) -> Binding {
+        let namespace =
+            (!grant.cluster_wide).then(|| grant.namespace.clone().unwrap_or_else(|| self.namespace.clone()));
+        let within = namespace.as_deref() == Some(&self.namespace);
+        let annotations = [
+            (
+                name::OWNER_ANNOTATION.to_owned(),
+                format!("{}/{}", self.namespace, self.name),
+            ),
+            (name::OWNER_UID_ANNOTATION.to_owned(), self.uid.clone()),
+        ];
+        Binding {
+            metadata: ObjectMeta {
+                name: Some(name::binding(&self.namespace, &self.name, grant)),
+                namespace,
+                labels: Some([(name::MANAGED_BY_LABEL.to_owned(), name::MANAGED_BY.to_owned())].into()),
+                annotations: Some(annotations.into()),
+                // Outside the namespace a reference would name an object that is not there, and garbage collection
+                // would delete the binding.
+                owner_references: within.then(|| vec![self.reference()]),
+                ..ObjectMeta::default()
+            },
+            role_ref: RoleRef {
+                api_group: "rbac.authorization.k8s.io".to_owned(),
+                kind: grant.kind.as_str().to_owned(),
+                name: grant.name.clone(),
+            },
+            subjects: vec![self.subject()],
+        }
+    }
+
+    /// The controller owner reference of what is made for this Credential in its namespace.
+    #[must_use]
+    pub fn reference(&self) -> OwnerReference {
+        OwnerReference {
+            api_version: "credential-operator.io/v1alpha1".to_owned(),
+            kind: "Credential".to_owned(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: None,
+        }
+    }
+
+    fn subject(&self) -> Subject {
+        Subject {
+            kind: "ServiceAccount".to_owned(),
+            name: name::service_account(&self.name),
+            namespace: Some(self.namespace.clone()),
+            api_group: None,
+        }
+    }
+
+    /// Whose `found` is. Inside the namespace the owner reference tells; outside, the name, the annotation and equal
+    /// role and subjects together do.
+    #[must_use]
+    pub fn ownership(&self, found: &Binding) -> Ownership {
+        let uid = if found.metadata.namespace.as_ref() == Some(&self.namespace) {
+            controller(&found.metadata)
+                .filter(|owner| owner.kind == "Credential" && owner.name == self.name)
+                .map(|owner| &owner.uid)
+        } else if self.would_make(found) {
+            found.annotation(name::OWNER_UID_ANNOTATION)
+        } else {
+            None
+        };
+        match uid {
+            Some(uid) if *uid == self.uid => Ownership::Ours,
+            Some(_) => Ownership::Predecessors,
+            None => Ownership::Foreign,
+        }
+    }
+
+    /// Whether `found` is, but for the UID of its owner, a binding that this Credential's grants could ask for.
+    fn would_make(&self, found: &Binding) -> bool {
+        let kind = match found.role_ref.kind.as_str() {
+            "Role" => RoleKind::Role,
+            "ClusterRole" => RoleKind::ClusterRole,
+            _ => return false,
+        };
+        let made = self.binding(&Grant {
+            kind,
+            name: found.role_ref.name.clone(),
+            namespace: found.metadata.namespace.clone(),
+            cluster_wide: found.metadata.namespace.is_none(),
+        });
+        made.metadata.name == found.metadata.name && made.grants_the_same(found)
+    }
+}
+
+impl Binding {
+    /// Where it stands.
+    #[must_use]
+    pub fn key(&self) -> BindingKey {
+        BindingKey {
+            namespace: self.metadata.namespace.clone(),
+            name: self.metadata.name.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Whether role and subjects are equal.
+    #[must_use]
+    pub fn grants_the_same(&self, other: &Self) -> bool {
+        self.role_ref == other.role_ref && self.subjects == other.subjects
+    }
+
+    /// Whether `found` is this binding with all that we put on it.
+    #[must_use]
+    pub fn is_intact_in(&self, found: &Self) -> bool {
+        let has_all = |wished: &Option<BTreeMap<String, String>>,
+                       found: &Option<BTreeMap<String, String>>| {
+            wished
+                .iter()
+                .flatten()
+                .all(|(key, value)| found.as_ref().is_some_and(|found| found.get(key) == Some(value)))
+        };
+        self.grants_the_same(found)
+            && has_all(&self.metadata.labels, &found.metadata.labels)
+            && has_all(&self.metadata.annotations, &found.metadata.annotations)
+    }
+
+    /// The Credential that it says it is for, when it says so.
+    #[must_use]
+    pub fn claimed_owner(&self) -> Option<Owner> {
+        let (namespace, name) = self.annotation(name::OWNER_ANNOTATION)?.split_once('/')?;
+        let uid = self.annotation(name::OWNER_UID_ANNOTATION)?;
+        Some(Owner {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: uid.clone(),
+        })
+    }
+
+    fn annotation(&self, key: &str) -> Option<&String> {
+        self.metadata.annotations.as_ref()?.get(key)
+    }
+}
+
+/// The controller owner reference of an object.
+#[must_use]
+pub fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
+    metadata
+        .owner_references
+        .as_ref()?
+        .iter()
+        .find(|owner| owner.controller == Some(true))
+}
+
+impl From<RoleBinding> for Binding {
+    fn from(found: RoleBinding) -> Self {
+        Self {
+            metadata: found.metadata,
+            role_ref: found.role_ref,
+            subjects: found.subjects.unwrap_or_default(),
+        }
+    }
+}
+
+impl From<ClusterRoleBinding> for Binding {
+    fn from(found: ClusterRoleBinding) -> Self {
+        Self {
+            metadata: found.metadata,
+            role_ref: found.role_ref,
+            subjects: found.subjects.unwrap_or_default(),
+        }
+    }
+}
+
+impl From<Binding> for RoleBinding {
+    fn from(binding: Binding) -> Self {
+        Self {
+            metadata: binding.metadata,
+            role_ref: binding.role_ref,
+            subjects: Some(binding.subjects),
+        }
+    }
+}
+
+impl From<Binding> for ClusterRoleBinding {
+    fn from(binding: Binding) -> Self {
+        Self {
+            metadata: binding.metadata,
+            role_ref: binding.role_ref,
+            subjects: Some(binding.subjects),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The keys that digests are made with, as they are kept in one Secret.
+//!
+//! Each entry of the Secret is one key: its name is the key's id, which begins with the instant at which it was
+//! made, and its value is 32 random bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hmac::{Hmac, KeyInit};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use rand::{CryptoRng, RngExt, distr::Alphanumeric};
+use sha2::Sha256;
+
+use super::redacted::Redacted;
+
+/// How long a key is only read before it signs: the largest staleness that a verifier may be allowed, so that none
+/// meets a digest whose key it has not seen.
+pub const SETTLE_AFTER: SignedDuration = SignedDuration::from_mins(10);
+
+/// How long a key is kept after a newer one began to sign, though no status names it: longer than any write that
+/// was under way with it can take.
+pub const KEEP_AFTER: SignedDuration = SignedDuration::from_hours(1);
+
+const KEY_LENGTH: usize = 32;
+const STAMP: &str = "%Y%m%dT%H%M%SZ";
+
+/// One key.
+#[derive(Clone, Debug)]
+pub struct Key {
+    id: String,
+    made_at: Timestamp,
+    bytes: Redacted<Vec<u8>>,
+}
+
+impl Key {
+    /// Draws a new key.
+    pub fn draw(now: Timestamp, random: &mut (impl CryptoRng + ?Sized)) -> Self {
+        let suffix: String = random.sample_iter(Alphanumeric).map(char::from).take(4).collect();
+        let mut bytes = vec![0; KEY_LENGTH];
+        random.fill_bytes(&mut bytes);
+        let id = format!("{}-{suffix}", now.to_zoned(TimeZone::UTC).strftime(STAMP));
+        Self {
+            id,
+            made_at: now,
+            bytes: Redacted::new(bytes),
+        }
+    }
+
+    /// Reads an entry of the Secret; `None` when it is no key.
+    #[must_use]
+    pub fn read(id: &str, bytes: &[u8]) -> Option<Self> {
+        let (stamp, suffix) = id.split_once('-')?;
+        let made_at = jiff::civil::DateTime::strptime(STAMP, stamp)
+            .ok()?
+            .to_zoned(TimeZone::UTC)
+            .ok()?
+            .timestamp();
+        let fits = bytes.len() == KEY_LENGTH && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        fits.then(|| Self {
+            id: id.to_owned(),
+            made_at,
+            bytes: Redacted::new(bytes.to_vec()),
+        })
+    }
+
+    /// The key's public id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The key's bytes, for the Secret that keeps them.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        self.bytes.expose()
+    }
+
+    pub(super) fn hmac(&self) -> Hmac<Sha256> {
+        // HMAC takes a key of any length (RFC 2104, section 2), so the fallback is never taken.
+        Hmac::new_from_slice(self.bytes.expose())
+            .unwrap_or_else(|_| Hmac::new(&hmac::digest::Key::<Hmac<Sha256>>::default()))
+    }
+}
+
+/// All keys, by id, which orders them by age.
+#[derive(Clone, Debug, Default)]
+pub struct Keyring(BTreeMap<String, Key>);
+
+impl Keyring {
+    /// Reads the entries of the Secret. Entries that are no keys are passed over.
+    pub fn read<'a>(entries: impl IntoIterator<Item = (&'a String, &'a [u8])>) -> Self {
+        entries
+            .into_iter()
+            .filter_map(|(id, bytes)| Key::read(id, bytes))
+            .collect()
+    }
+
+    /// The key of that id.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<&Key> {
+        self.0.get(id)
+    }
+
+    /// All keys, the oldest first.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.0.values()
+    }
+
+    /// The key that signs now: the newest that has settled, else the oldest; `None` without any key.
+    #[must_use]
+    pub fn signing(&self, now: Timestamp) -> Option<&Key> {
+        let settled = |key: &&Key| now.duration_since(key.made_at) >= SETTLE_AFTER;
+        self.keys().filter(settled).last().or_else(|| self.keys().next())
+    }
+
+    /// The keys that may go: older than the one that signs, which has done so for [`KEEP_AFTER`], and named by no
+    /// digest in use.
+    #[must_use]
+    pub fn droppable(&self, in_use: &BTreeSet<String>, now: Timestamp) -> Vec<String> {
+        let Some(signing) = self.signing(now) else {
+            return Vec::new();
+        };
+        if now.duration_since(signing.made_at) < SETTLE_AFTER + KEEP_AFTER {
+            return Vec::new();
+        }
+        self.keys()
+            .take_while(|key| key.id != signing.id)
+            .filter(|key| !in_use.contains(&key.id))
+            .map(|key| key.id.clone())
+            .collect()
+    }
+}
+
+impl FromIterator<Key> for Keyring {
+    fn from_iter<I: IntoIterator<Item = Key>>(keys: I) -> Self {
+        Self(keys.into_iter().map(|key| (key.id.clone(), key)).collect())
+    }
+}

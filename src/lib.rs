@@ -1,0 +1,16 @@
+//! Credentials and expiring API tokens as Kubernetes objects.
+//!
+//! Dependencies point one way, and the shells never import each other (`tests/tidy.rs` holds both):
+//!
+//! ```text
+//! api  <-  domain  <-  controller  <-  main
+//! ```
+//!
+//! - [`api`]: the kinds, as users write them. No client.
+//! - [`domain`]: what a token, a digest, a binding and an end are. No client, no runtime, no clock of its own.
+//! - [`controller`]: reads the cluster, decides, writes.
+
+pub mod api;
+pub mod controller;
+pub mod domain;
+pub mod telemetry;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use k8s_openapi::ByteString;
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
@@ -26,27 +27,21 @@ impl Identity {
         group: Option<&str>,
     ) -> Result<Self, Error> {
         let pair = authority.user(name, group)?;
-        let stem = name.replace([':', '/'], "-");
-        let (certificate, key) = (
-            directory.join(format!("{stem}.crt")),
-            directory.join(format!("{stem}.key")),
-        );
-        write(&certificate, &pair.public)?;
-        write(&key, &pair.private)?;
-        Self::new(
-            directory,
-            server,
-            &stem,
-            &json!({ "client-certificate": certificate, "client-key": key }),
-        )
+        let user = json!({
+            "client-certificate-data": ByteString(pair.public.into_bytes()),
+            "client-key-data": ByteString(pair.private.into_bytes()),
+        });
+        // The same name in another group is somebody else, but goes by the same name in its kubeconfig.
+        let file = group.map_or_else(|| name.to_owned(), |group| format!("{name}@{group}"));
+        Self::new(directory, server, &file, name, &user)
     }
 
     pub(crate) fn with_token(directory: &Path, server: &str, name: &str, token: &str) -> Result<Self, Error> {
-        Self::new(directory, server, name, &json!({ "token": token }))
+        Self::new(directory, server, name, name, &json!({ "token": token }))
     }
 
-    fn new(directory: &Path, server: &str, name: &str, user: &Value) -> Result<Self, Error> {
-        let path = directory.join(format!("{name}.kubeconfig"));
+    fn new(directory: &Path, server: &str, file: &str, name: &str, user: &Value) -> Result<Self, Error> {
+        let path = directory.join(format!("{}.kubeconfig", file.replace([':', '/'], "-")));
         // JSON is YAML.
         let text = json!({
             "apiVersion": "v1",
@@ -85,11 +80,25 @@ impl Identity {
     /// # Errors
     /// When the TLS configuration is refused.
     pub fn client(&self) -> Result<Client, Error> {
-        Client::try_from(self.config()).map_err(|source| Error::Client {
-            what: "make a client".to_owned(),
-            source: Box::new(source),
-        })
+        client(self.config())
     }
+
+    /// A client of another server of the same authority.
+    pub(crate) fn client_of(&self, server: &str) -> Result<Client, Error> {
+        let mut config = self.config();
+        config.cluster_url = server.parse().map_err(|source| Error::Url {
+            url: server.to_owned(),
+            source,
+        })?;
+        client(config)
+    }
+}
+
+fn client(config: Config) -> Result<Client, Error> {
+    Client::try_from(config).map_err(|source| Error::Client {
+        what: "make a client".to_owned(),
+        source: Box::new(source),
+    })
 }
 
 /// All of it is in the file, so what `Config` does asynchronously (running plugins) never happens here.

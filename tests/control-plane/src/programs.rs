@@ -106,7 +106,7 @@ pub(crate) fn find() -> Result<Programs, Error> {
     Programs::within(&build()?).ok_or(Error::NoPrograms)
 }
 
-/// The folders of setup-envtest's store, the newest version first.
+/// The folders of setup-envtest's store that are for this machine, the newest version first.
 fn envtest_folders() -> Vec<PathBuf> {
     let Some(home) = env::home_dir() else {
         return Vec::new();
@@ -122,6 +122,7 @@ fn envtest_folders() -> Vec<PathBuf> {
         .into_iter()
         .flatten()
         .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().ends_with(&machine()))
         .map(|entry| entry.path())
         .collect();
     let version = |folder: &PathBuf| {
@@ -140,6 +141,21 @@ fn envtest_folders() -> Vec<PathBuf> {
     };
     folders.sort_by_key(|folder| std::cmp::Reverse(version(folder)));
     folders
+}
+
+/// How Go, and so setup-envtest, names this machine: `-linux-amd64`.
+fn machine() -> String {
+    let system = if cfg!(target_os = "macos") {
+        "darwin"
+    } else {
+        env::consts::OS
+    };
+    let processor = match env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("-{system}-{processor}")
 }
 
 fn cache_folder() -> PathBuf {
@@ -188,17 +204,16 @@ fn build() -> Result<PathBuf, Error> {
     {
         return Err(Error::NoPrograms);
     }
-    let unfinished = tempfile::Builder::new()
-        .prefix("build-")
-        .tempdir_in(&cache)
-        .map_err(file("make a build folder"))?;
+    // What a build that was killed left behind is in the way of nobody but this one, which has the lock.
+    let unfinished = cache.join(format!("{id}.unfinished"));
+    let _ = fs::remove_dir_all(&unfinished);
     for (name, module, sums) in MODULES {
-        let folder = unfinished.path().join(name);
-        fs::create_dir(&folder).map_err(file("make a build folder"))?;
+        let folder = unfinished.join(name);
+        fs::create_dir_all(&folder).map_err(file("make a build folder"))?;
         fs::write(folder.join("go.mod"), module).map_err(file("write go.mod"))?;
         fs::write(folder.join("go.sum"), sums).map_err(file("write go.sum"))?;
     }
-    let programs = unfinished.path().join("programs");
+    let programs = unfinished.join("programs");
     fs::create_dir(&programs).map_err(file("make a build folder"))?;
     let version = kubernetes_version();
     let (major, minor) = version
@@ -214,19 +229,20 @@ fn build() -> Result<PathBuf, Error> {
     let kubernetes: Vec<_> = kubernetes.iter().map(String::as_str).collect();
     compile(
         "etcd (1 of 2)",
-        &unfinished.path().join("etcd"),
+        &unfinished.join("etcd"),
         &programs.join(ETCD),
         "-s -w",
         &["go.etcd.io/etcd/server/v3"],
     )?;
     compile(
         "Kubernetes (2 of 2)",
-        &unfinished.path().join("kubernetes"),
+        &unfinished.join("kubernetes"),
         &programs,
         &stamp,
         &kubernetes,
     )?;
     fs::rename(&programs, &built).map_err(file("put the programs into the cache"))?;
+    let _ = fs::remove_dir_all(&unfinished);
     Ok(built)
 }
 
@@ -266,6 +282,10 @@ fn compile(
         .current_dir(folder)
         .env("CGO_ENABLED", "0")
         .env("GOWORK", "off")
+        // What somebody has set for their own builds is not for these.
+        .env_remove("GOFLAGS")
+        .env_remove("GOOS")
+        .env_remove("GOARCH")
         .stdin(Stdio::null())
         .stdout(output()?)
         .stderr(output()?)

@@ -1,6 +1,6 @@
 //! A control plane starts, bears what tests do to it, and is gone when its user is, however that ends.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     io::{BufRead, BufReader},
@@ -44,6 +44,7 @@ async fn it_serves_and_survives_pauses_and_restarts() {
     maps.get("kept").await.unwrap();
 
     for part in [Part::Etcd, Part::ApiServer, Part::ControllerManager] {
+        control_plane.kill(part).unwrap();
         control_plane.restart(part).await.unwrap();
         maps.get("kept").await.unwrap();
     }
@@ -102,17 +103,41 @@ async fn a_killed_user_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_killed_user_leaves_nothing_that_was_paused() {
+    let (mut child, ids, directory) = child("pause");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    gone(&ids, &directory).await;
+}
+
+#[tokio::test]
+async fn a_part_that_cannot_start_is_named_at_once_with_its_log() {
+    let start = ControlPlane::builder().api_server_arg("--no-such-flag").start();
+    let error = timeout(Duration::from_secs(10), start)
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        matches!(&error, control_plane::Error::NotReady { part: Part::ApiServer, log } if log.contains("no-such-flag")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_panicking_user_leaves_nothing() {
     let (mut child, ids, directory) = child("panic");
     assert!(!child.wait().unwrap().success());
     gone(&ids, &directory).await;
 }
 
-/// Not a test of its own: what the children of the two tests above run.
+/// Not a test of its own: what the children of the tests above run.
 #[tokio::test]
 async fn child_of_another_test() {
     let Ok(order) = std::env::var(CHILD) else { return };
     let control_plane = ControlPlane::start().await.unwrap();
+    if order == "pause" {
+        control_plane.pause(Part::ApiServer).unwrap();
+    }
     // A line of its own: libtest has written the name of the test before it.
     println!(
         "\nrunning {:?} {}",

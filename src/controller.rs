@@ -16,10 +16,12 @@ pub mod write;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
+use futures::FutureExt;
 use k8s_openapi::api::{
     core::v1::{Secret, ServiceAccount},
     rbac::v1::{ClusterRoleBinding, RoleBinding},
@@ -149,8 +151,8 @@ struct Memory {
     in_the_way: HashSet<Key>,
     /// When the tokens of a credential were last counted, by UID.
     counted: HashMap<String, Instant>,
-    /// The annotations of a token whose value was lost too often, by UID.
-    annotations: HashMap<String, u64>,
+    /// A hash of the annotations that a token had when it stalled, by UID.
+    stalled: HashMap<String, u64>,
 }
 
 impl Context {
@@ -212,29 +214,46 @@ impl Context {
         self.memory().in_the_way.contains(key)
     }
 
+    /// The object is gone; whatever comes in its place is another.
+    fn forget(&self, key: &Key) {
+        self.queue.wake(key, None);
+        self.memory().in_the_way.remove(key);
+    }
+
     fn look_next_time(&self, key: &Key) {
         self.memory().in_the_way.insert(key.clone());
     }
 
-    /// Whether spec or annotations changed since this was first asked of a stalled token. Forgets with the process;
-    /// then the hour has to pass, or another change be made.
+    /// Whether spec or annotations of a stalled token changed since it stalled. Forgets with the process; then the
+    /// hour has to pass, or another change be made.
     pub fn touched(&self, token: &ApiToken) -> bool {
-        let Some(status) = &token.status else { return false };
-        let uid = token.metadata.uid.clone().unwrap_or_default();
-        let stalled = status
-            .conditions
-            .iter()
-            .any(|condition| condition.kind == "Stalled" && condition.status == "True");
-        let mut memory = self.memory();
-        if !stalled {
-            memory.annotations.remove(&uid);
+        let Some(status) = token
+            .status
+            .as_ref()
+            .filter(|status| api_token::plan::is_stalled(status))
+        else {
             return false;
-        }
-        let mut hasher = DefaultHasher::new();
-        token.metadata.annotations.hash(&mut hasher);
-        let now = hasher.finish();
-        let before = *memory.annotations.entry(uid).or_insert(now);
+        };
+        let now = annotations(token);
+        let before = *self
+            .memory()
+            .stalled
+            .entry(token.metadata.uid.clone().unwrap_or_default())
+            .or_insert(now);
         before != now || status.observed_generation != token.metadata.generation
+    }
+
+    /// Remembers what a token that stalls now looks like, or forgets it.
+    fn note_stall(&self, token: &ApiToken, stalled: bool) {
+        let uid = token.metadata.uid.clone().unwrap_or_default();
+        if stalled {
+            self.memory()
+                .stalled
+                .entry(uid)
+                .or_insert_with(|| annotations(token));
+        } else {
+            self.memory().stalled.remove(&uid);
+        }
     }
 
     /// Whether the token counts of a credential may be written now; if not, they are when they may.
@@ -305,6 +324,12 @@ impl Context {
     }
 }
 
+fn annotations(token: &ApiToken) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    token.metadata.annotations.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// The credential that a binding says it is for: by its annotation, or by its owner reference where that was edited.
 fn claimed(binding: &Binding) -> Option<Place> {
     let annotated = binding
@@ -325,41 +350,45 @@ fn claimed(binding: &Binding) -> Option<Place> {
 /// When a part of it ends that never should.
 pub async fn run(ctx: Arc<Context>, stop: oneshot::Receiver<()>) -> Result<(), ControllerError> {
     let mut watches = watch::start(&ctx);
-    let working = work(ctx);
     tokio::select! {
-        never = working => match never {},
-        _ = stop => Ok(()),
+        () = work(ctx, stop) => Ok(()),
         _ = watches.join_next() => Err(ControllerError::TaskEnded("watches")),
     }
 }
 
-async fn work(ctx: Arc<Context>) -> std::convert::Infallible {
-    watch::complete(&ctx).await;
+async fn work(ctx: Arc<Context>, mut stop: oneshot::Receiver<()>) {
+    tokio::select! {
+        () = watch::complete(&ctx) => {}
+        _ = &mut stop => return,
+    }
     ctx.queue.add(Key::Keyring);
     ctx.queue.add(Key::Sweep);
     let places = Arc::new(Semaphore::new(WORKERS));
     let mut tasks = JoinSet::new();
     loop {
-        let key = ctx.queue.next().await;
-        while let Some(ended) = tasks.try_join_next() {
-            if let Err(error) = ended {
-                warn!(%error, "a reconcile panicked");
-            }
-        }
-        let Ok(place) = places.clone().acquire_owned().await else {
-            continue;
+        // A place first, so that what is taken from the queue is what is most urgent by then.
+        let next = async { (places.clone().acquire_owned().await, ctx.queue.next().await) };
+        let (place, key) = tokio::select! {
+            next = next => next,
+            _ = &mut stop => break,
         };
+        while tasks.try_join_next().is_some() {}
         let ctx = ctx.clone();
         let span = tracing::info_span!("reconcile", ?key);
         tasks.spawn(
             async move {
-                let outcome = reconcile(&ctx, &key).await;
-                finish(&ctx, &key, outcome);
-                drop(place);
+                let _place = place;
+                // A key that nobody gives back would never be worked on again.
+                match AssertUnwindSafe(reconcile(&ctx, &key)).catch_unwind().await {
+                    Ok(outcome) => finish(&ctx, &key, outcome),
+                    Err(_) => ctx.queue.failed(&key, REFUSED_AFTER),
+                }
             }
             .instrument(span),
         );
     }
+    // Every request has a deadline, so this ends.
+    while tasks.join_next().await.is_some() {}
 }
 
 fn finish(ctx: &Context, key: &Key, outcome: Result<(), RequestError>) {
@@ -392,24 +421,20 @@ async fn reconcile(ctx: &Context, key: &Key) -> Result<(), RequestError> {
         Key::Keyring => keyring::reconcile(ctx).await,
         Key::Sweep => sweep::reconcile(ctx).await,
         Key::Credential(place) => {
-            let Some(credential) = ctx.credentials.get(place) else {
-                return gone(ctx, key);
-            };
-            reconcile_credential(ctx, key, &credential).await
+            if let Some(credential) = ctx.credentials.get(place) {
+                return reconcile_credential(ctx, key, &credential).await;
+            }
+            ctx.forget(key);
+            Ok(())
         }
         Key::ApiToken(place) => {
-            let Some(token) = ctx.tokens.get(place) else {
-                return gone(ctx, key);
-            };
-            reconcile_api_token(ctx, key, &token).await
+            if let Some(token) = ctx.tokens.get(place) {
+                return reconcile_api_token(ctx, key, &token).await;
+            }
+            ctx.forget(key);
+            Ok(())
         }
     }
-}
-
-fn gone(ctx: &Context, key: &Key) -> Result<(), RequestError> {
-    ctx.queue.wake(key, None);
-    ctx.memory().in_the_way.remove(key);
-    Ok(())
 }
 
 async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential) -> Result<(), RequestError> {
@@ -442,6 +467,10 @@ async fn reconcile_api_token(ctx: &Context, key: &Key, token: &ApiToken) -> Resu
     let now = ctx.clock.now();
     let plan = api_token::plan::plan(&observed, now);
     let wake = plan.wake;
+    ctx.note_stall(
+        token,
+        plan.status.as_ref().is_some_and(api_token::plan::is_stalled),
+    );
     let outcome = api_token::apply::apply(ctx, token, plan).await;
     ctx.queue.wake(key, wake);
     let Err(error) = outcome else {

@@ -32,7 +32,7 @@ pub const MAX_NAME_LENGTH: usize = 52;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Display Name", type_ = "string", json_path = ".spec.displayName", priority = 1),
     printcolumn(name = "Description", type_ = "string", json_path = ".spec.description", priority = 1),
-    printcolumn(name = "Next Expiry", type_ = "date", json_path = ".status.nextExpiryAt", priority = 1),
+    printcolumn(name = "Next Expiry", type_ = "string", json_path = ".status.nextExpiryAt", priority = 1),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]

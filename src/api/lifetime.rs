@@ -76,7 +76,9 @@ impl JsonSchema for Lifetime {
             "pattern": PATTERN,
             // CEL's own duration() knows neither d, w nor y. Each bound is ten years in that unit.
             "x-kubernetes-validations": [{
-                "rule": "int(self.substring(0, self.size() - 1)) <= (self.endsWith('m') ? 5256000 : \
+                // The pattern is asked again, so that of a value stored before there was one the rule is false rather
+                // than an error: an error would refuse every status of that object.
+                "rule": "self.matches('^[1-9][0-9]{0,6}[mhdwy]$') && int(self.substring(0, self.size() - 1)) <= (self.endsWith('m') ? 5256000 : \
                          self.endsWith('h') ? 87600 : self.endsWith('d') ? 3650 : self.endsWith('w') ? 521 : 10)",
                 "message": "must be at most ten years (10y)",
             }],

@@ -27,6 +27,15 @@ pub enum RequestError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// A binding could not be created, because there is no such role.
+    #[error("could not bind {role}")]
+    NoSuchRole {
+        /// Kind and name of the role.
+        role: String,
+        /// What the client says; the API server names the binding's kind and the role's name there.
+        #[source]
+        source: Box<kube::Error>,
+    },
     /// There was no answer in time; the write may or may not have happened.
     #[error("no answer within {} s to: {what}", DEADLINE.as_secs())]
     Late {
@@ -56,11 +65,27 @@ pub enum Trouble {
 }
 
 impl RequestError {
+    /// Says of a 404 that it was the role which is missing.
+    #[must_use]
+    pub fn into_no_such_role(self, role: String) -> Self {
+        match self {
+            Self::Api { source, .. } => Self::NoSuchRole { role, source },
+            other @ (Self::NoSuchRole { .. } | Self::Late { .. }) => other,
+        }
+    }
+
     /// Tells what kind of failure it is.
     #[must_use]
     pub fn trouble(&self) -> Trouble {
-        let Self::Api { source, .. } = self else {
-            return Trouble::Passing;
+        let source = match self {
+            Self::Api { source, .. } => source,
+            Self::NoSuchRole { role, .. } => {
+                return Trouble::Refused {
+                    reason: Reason::RoleNotFound,
+                    message: format!("there is no {role}"),
+                };
+            }
+            Self::Late { .. } => return Trouble::Passing,
         };
         let kube::Error::Api(status) = &**source else {
             return Trouble::Passing;
@@ -82,7 +107,6 @@ impl RequestError {
             (409, "AlreadyExists") => Trouble::Exists,
             (409, _) => Trouble::Moved,
             (404, _) if kind == "namespaces" => refused(Reason::Pending),
-            (404, _) if kind == "roles" || kind == "clusterroles" => refused(Reason::RoleNotFound),
             (404, _) => Trouble::Gone,
             (403, _) if ending => refused(Reason::Pending),
             (403, _) if status.message.contains("exceeded quota") => refused(Reason::QuotaExceeded),

@@ -153,7 +153,11 @@ fn judge(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus, found: &Secre
     }
     let next = status.serial.map_or(0, |serial| serial + 1);
     let content = match (attested, &value) {
-        (Some(_), _) if digested && recorded_uid => Content::Recorded,
+        (Some((attestation, _)), _)
+            if digested && recorded_uid && status.token_id.as_ref() == Some(&attestation.id) =>
+        {
+            Content::Recorded
+        }
         // The next: we died before the status was written. The same: somebody overwrote the status. A copy of a
         // value under another UID is neither, however genuine: it was replaced, and replaced values are not trusted.
         (Some((attestation, _)), _)

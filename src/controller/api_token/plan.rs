@@ -229,7 +229,9 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
             now,
         );
     }
-    if !observed.key_known {
+    // A Secret that proves itself under a key we have shows that the status, not the keyring, is what is wrong.
+    let proven = matches!(&observed.secret, SecretSeen::Ours(secret) if matches!(secret.content, Content::Attested(_)));
+    if !observed.key_known && !proven {
         return keyring_missing(observed, status, end, now);
     }
     let Some(credential) = credential else {
@@ -276,7 +278,9 @@ impl Live<'_> {
                 Content::Unattested(value) => self.keep(secret, Some(value)),
                 Content::Attested(attestation) => {
                     if self.status.serial != Some(attestation.serial) {
+                        // Only the second write of an issue is missing: say what it would have said.
                         self.note_replacement();
+                        self.status.issued_at = None;
                     }
                     self.status.serial = Some(attestation.serial);
                     self.status.token_id = Some(attestation.id.clone());
@@ -330,6 +334,9 @@ impl Live<'_> {
         {
             self.status.issued_at = Some(seconds(self.now).into());
         }
+        if let Some(value) = unattested {
+            self.status.token_id = Some(value.id().to_owned());
+        }
         let attest = unattested.map(|value| (value.clone(), serial, self.own_end));
         let mend = mend(&self.observed.token, secret, attest);
         self.issued(mend.map(Step::MendSecret).into_iter().collect())
@@ -337,8 +344,9 @@ impl Live<'_> {
 
     /// There is no value: the first, or the next after a loss, unless it is lost too often.
     fn issue(mut self, mut steps: Vec<Step>) -> Plan {
-        let first = self.status.serial.is_none() && steps.is_empty();
-        if !first && let Some((say, until, stalled)) = self.too_often() {
+        if self.status.serial.is_some()
+            && let Some((say, until, stalled)) = self.too_often()
+        {
             let reason = if stalled {
                 Reason::Conflict
             } else {
@@ -349,9 +357,7 @@ impl Live<'_> {
             return plan;
         }
         let serial = self.status.serial.map_or(0, |serial| serial + 1);
-        if !first {
-            self.note_replacement();
-        }
+        self.note_replacement();
         let (labels, annotations) = dress(&self.observed.token);
         steps.push(Step::CreateSecret(Recipe {
             name: self.secret_name(),
@@ -370,38 +376,62 @@ impl Live<'_> {
 
     fn note_replacement(&mut self) {
         if self.status.serial.is_some() {
+            self.forgive();
             self.status.replaced_at.push(seconds(self.now).into());
             let excess = self.status.replaced_at.len().saturating_sub(REPLACE_AT_MOST);
             self.status.replaced_at.drain(..excess);
         }
     }
 
+    fn replaced(&self) -> Vec<Timestamp> {
+        let replaced = self.status.replaced_at.iter();
+        replaced.filter_map(|at| at.timestamp().ok()).collect()
+    }
+
+    /// Since when it waits for a human because of a Secret.
+    fn stalled_since(&self) -> Option<Timestamp> {
+        let conditions = self
+            .observed
+            .token
+            .status
+            .iter()
+            .flat_map(|status| &status.conditions);
+        let stalled = conditions.into_iter().find(|condition| {
+            condition.kind == ConditionType::Stalled.as_str()
+                && condition.status == "True"
+                && condition.reason == Reason::Conflict.as_str()
+        });
+        stalled?.last_transition_time.timestamp().ok()
+    }
+
+    /// Whether this loss is one too many, and an hour has not passed.
+    fn lost_too_often(&self) -> bool {
+        let replaced = self.replaced();
+        let (Some(first), Some(last)) = (replaced.first(), replaced.last()) else {
+            return false;
+        };
+        // Long after, the loss is as old as the wait for a human; and a wait for something else that stood in the
+        // way does not make a loss of today one of many back then.
+        let lost_at = self.stalled_since().unwrap_or(self.now);
+        replaced.len() >= REPLACE_AT_MOST
+            && self.now.duration_since(*last) < REPLACE_AGAIN_AFTER
+            && last.duration_since(*first) < REPLACE_WINDOW
+            && lost_at.duration_since(*first) < REPLACE_WINDOW
+    }
+
+    /// A human acted, so the count begins anew.
+    fn forgive(&mut self) {
+        if self.observed.touched && self.stalled_since().is_some() && self.lost_too_often() {
+            self.status.replaced_at.clear();
+        }
+    }
+
     /// Why and until when a lost value is not replaced yet, and whether a human must act.
     fn too_often(&mut self) -> Option<(String, Option<Timestamp>, bool)> {
-        let times: Vec<_> = self
-            .status
-            .replaced_at
-            .iter()
-            .filter_map(|at| at.timestamp().ok())
-            .collect();
-        let last = *times.last()?;
+        self.forgive();
+        let last = *self.replaced().last()?;
         let now = self.now;
-        let in_window = times
-            .iter()
-            .filter(|at| now.duration_since(**at) < REPLACE_AGAIN_AFTER)
-            .count();
-        let bunched = times
-            .first()
-            .is_some_and(|first| last.duration_since(*first) < REPLACE_WINDOW);
-        let stalled_before = says(&self.observed.token, ConditionType::Stalled, Reason::Conflict);
-        let recent = times
-            .first()
-            .is_some_and(|first| now.duration_since(*first) < REPLACE_WINDOW);
-        if in_window >= REPLACE_AT_MOST && bunched && (recent || stalled_before) {
-            if self.observed.touched && stalled_before {
-                self.status.replaced_at.clear();
-                return None;
-            }
+        if self.lost_too_often() {
             let say = format!(
                 "the token's Secret was deleted or replaced {} times within 10 minutes; find out by whom, then change an \
                  annotation of this ApiToken for a new value at once, or wait an hour",
@@ -508,6 +538,15 @@ pub fn refused(token: &ApiToken, reason: Reason, message: &str, now: Timestamp) 
     }
 }
 
+/// Whether something of others stops the token until a human acts.
+#[must_use]
+pub fn is_stalled(status: &ApiTokenStatus) -> bool {
+    let (kind, reason) = (ConditionType::Stalled.as_str(), Reason::Conflict.as_str());
+    let mut conditions = status.conditions.iter();
+    conditions
+        .any(|condition| condition.kind == kind && condition.status == "True" && condition.reason == reason)
+}
+
 /// The Secret that a token's value is kept in.
 #[must_use]
 pub fn secret_name(token: &ApiToken) -> String {
@@ -529,13 +568,6 @@ fn token_condition(token: &ApiToken, kind: ConditionType) -> bool {
     conditions
         .into_iter()
         .any(|condition| condition.kind == kind.as_str() && condition.status == "True")
-}
-
-fn says(token: &ApiToken, kind: ConditionType, reason: Reason) -> bool {
-    let conditions = token.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().any(|condition| {
-        condition.kind == kind.as_str() && condition.status == "True" && condition.reason == reason.as_str()
-    })
 }
 
 fn state_of(
@@ -749,3 +781,6 @@ fn difference(
         .filter(|(key, value)| found.get(key) != Some(value));
     set.map(|(key, value)| (key, Some(value))).chain(gone).collect()
 }
+
+#[cfg(test)]
+mod tests;

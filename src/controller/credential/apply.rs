@@ -229,16 +229,23 @@ async fn set_finalizer(
 async fn create_binding(ctx: &Context, binding: Binding) -> Result<(), RequestError> {
     let key = binding.key();
     let what = || format!("create {key}");
-    if let Some(namespace) = &key.namespace {
+    let role = format!("{} {}", binding.role_ref.kind, binding.role_ref.name);
+    let created = if let Some(namespace) = &key.namespace {
         let api: Api<RoleBinding> = Api::namespaced(ctx.client.clone(), namespace);
-        ctx.role_bindings
-            .remember(send(what, api.create(&post(), &binding.into())).await?);
+        send(what, api.create(&post(), &binding.into()))
+            .await
+            .map(|created| ctx.role_bindings.remember(created))
     } else {
         let api: Api<ClusterRoleBinding> = Api::all(ctx.client.clone());
-        ctx.cluster_role_bindings
-            .remember(send(what, api.create(&post(), &binding.into())).await?);
-    }
-    Ok(())
+        send(what, api.create(&post(), &binding.into()))
+            .await
+            .map(|created| ctx.cluster_role_bindings.remember(created))
+    };
+    created.map_err(|error| match error {
+        // Nothing else can be missing: a namespace that is not there has a kind of its own.
+        error if error.trouble() == Trouble::Gone => error.into_no_such_role(role),
+        error => error,
+    })
 }
 
 /// Deletes the binding of this UID; one that is gone already is as good.

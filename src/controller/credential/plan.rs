@@ -261,13 +261,23 @@ fn judge(observed: &Observed, in_the_way: &[BindingKey]) -> Verdict {
             "ServiceAccount {account} is being deleted; waiting for that"
         )),
         AccountSeen::Absent | AccountSeen::Ours { .. } => {
-            match (in_the_way.first(), observed.credential.spec.state) {
-                (Some(key), _) => Verdict::Conflict(format!(
+            let leaves = |key: &BindingKey| {
+                observed
+                    .bindings
+                    .iter()
+                    .any(|found| found.metadata.deletion_timestamp.is_some() && found.key() == *key)
+            };
+            let (leaving, staying): (Vec<_>, Vec<_>) = in_the_way.iter().partition(|key| leaves(key));
+            match (staying.first(), leaving.first(), observed.credential.spec.state) {
+                (Some(key), _, _) => Verdict::Conflict(format!(
                     "{key} exists and is not this credential's; delete it if it is not needed; it was not touched, and the \
                  role is not bound"
                 )),
-                (None, DesiredState::Inactive) => Verdict::Inactive,
-                (None, DesiredState::Active) => Verdict::Active,
+                (None, Some(key), _) => Verdict::Waiting(format!(
+                    "{key} is being deleted; waiting for that, then the role is bound"
+                )),
+                (None, None, DesiredState::Inactive) => Verdict::Inactive,
+                (None, None, DesiredState::Active) => Verdict::Active,
             }
         }
     }
@@ -442,3 +452,6 @@ pub fn owner(credential: &Credential) -> Owner {
         uid: credential.metadata.uid.clone().unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests;

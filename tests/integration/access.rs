@@ -1,0 +1,110 @@
+//! What the audit log says of the whole run: the operator used each right that it has, and missed none.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use k8s_openapi::api::rbac::v1::ClusterRole;
+
+use crate::support::{OPERATOR_USER, Space, World};
+
+crate::tests![
+    each_right_was_used,
+    each_denial_was_provoked,
+    each_deletion_named_a_uid
+];
+
+fn granted() -> BTreeSet<(String, String)> {
+    let documents = include_str!("../../deploy/rbac.yaml").split("\n---\n");
+    let roles = documents.filter(|document| document.contains("\nkind: ClusterRole\n"));
+    let roles = roles.map(|document| serde_yaml_ng::from_str::<ClusterRole>(document).unwrap());
+    let granted = roles.flat_map(|role| role.rules.unwrap_or_default());
+    granted
+        .flat_map(|rule| {
+            let resources = rule.resources.unwrap_or_default();
+            let verbs = rule.verbs;
+            resources.into_iter().flat_map(move |resource| {
+                verbs
+                    .clone()
+                    .into_iter()
+                    .map(move |verb| (verb, resource.clone()))
+            })
+        })
+        .collect()
+}
+
+async fn each_right_was_used(world: Arc<World>, _: Space) {
+    let log = world.control_plane.audit_log().unwrap();
+    let mut used: BTreeSet<_> = log
+        .iter()
+        .filter(|event| event.user.username == OPERATOR_USER)
+        .filter(|event| {
+            event
+                .response_status
+                .as_ref()
+                .is_some_and(|status| status.code < 300)
+        })
+        .filter_map(|event| {
+            let object = event.object_ref.clone()?;
+            let subresource = if object.subresource.is_empty() {
+                String::new()
+            } else {
+                format!("/{}", object.subresource)
+            };
+            Some((event.verb.clone(), object.resource + &subresource))
+        })
+        .collect();
+    // Asked for by the API server itself when a binding is created, which the bindings to `view` prove.
+    used.insert(("bind".to_owned(), "clusterroles".to_owned()));
+    let granted = granted();
+    let unused: Vec<_> = granted.difference(&used).collect();
+    assert!(
+        unused.is_empty(),
+        "granted in deploy/rbac.yaml, but no test made the operator use it: {unused:?}"
+    );
+}
+
+async fn each_denial_was_provoked(world: Arc<World>, _: Space) {
+    // By these two tests, and nothing else: a role that the operator may not bind.
+    let provoking = ["a-role-that-the-operator-may-not-bind", "what-cannot-succeed"];
+    let log = world.control_plane.audit_log().unwrap();
+    let unexpected: Vec<_> = log
+        .iter()
+        .filter(|event| event.user.username == OPERATOR_USER)
+        .filter(|event| {
+            event
+                .response_status
+                .as_ref()
+                .is_some_and(|status| status.code == 403)
+        })
+        .filter(|event| {
+            let object = event.object_ref.clone().unwrap_or_default();
+            let provoked = object.resource == "rolebindings"
+                && event.verb == "create"
+                && provoking.iter().any(|test| object.namespace.contains(test));
+            !provoked
+        })
+        .map(|event| format!("{} {}", event.verb, event.request_uri))
+        .collect();
+    assert!(unexpected.is_empty(), "{unexpected:#?}");
+}
+
+async fn each_deletion_named_a_uid(world: Arc<World>, _: Space) {
+    let log = world.control_plane.audit_log().unwrap();
+    let deletions: Vec<_> = log
+        .iter()
+        .filter(|event| event.user.username == OPERATOR_USER && event.verb == "delete")
+        .collect();
+    assert!(deletions.len() > 1_000);
+    for event in deletions {
+        let body = event.request_object.as_ref();
+        let uid = body.and_then(|body| body["preconditions"]["uid"].as_str());
+        assert!(
+            uid.is_some_and(|uid| !uid.is_empty()),
+            "{} without a UID",
+            event.request_uri
+        );
+    }
+    let collections = log
+        .iter()
+        .filter(|event| event.user.username == OPERATOR_USER && event.verb == "deletecollection");
+    assert_eq!(collections.count(), 0);
+}

@@ -1,0 +1,66 @@
+//! The operator on a real control plane.
+//!
+//! One control plane for all: first the tests that share one running operator, in parallel, each in a namespace of its
+//! own; then those that need an operator, a clock or a schema to themselves, one after the other; and last, what the
+//! API server's audit log says of the whole run.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod access;
+mod bad_input;
+mod conflict;
+mod credential;
+mod keyring;
+mod mass;
+mod support;
+mod token;
+
+use std::{process::ExitCode, sync::Arc};
+
+use libtest_mimic::{Arguments, Trial};
+use support::World;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    let runtime = Arc::new(
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap(),
+    );
+    // Listing names starts nothing.
+    let world = (!arguments.list).then(|| Arc::new(runtime.block_on(World::start())));
+    let trials = |tests: Vec<support::Test>| -> Vec<Trial> {
+        tests
+            .into_iter()
+            .map(|test| test.trial(runtime.clone(), world.clone()))
+            .collect()
+    };
+    let shared = [
+        token::tests(),
+        credential::tests(),
+        conflict::tests(),
+        bad_input::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let alone = [keyring::tests(), mass::tests()].into_iter().flatten().collect();
+
+    let mut failed = libtest_mimic::run(&arguments, trials(shared)).has_failed();
+    if let Some(world) = &world {
+        runtime.block_on(world.stop_shared_operator());
+    }
+    arguments.test_threads = Some(1);
+    failed |= libtest_mimic::run(&arguments, trials(alone)).has_failed();
+    // A part of the tests does not use all of the rights.
+    if arguments.filter.is_none() {
+        failed |= libtest_mimic::run(&arguments, trials(access::tests())).has_failed();
+    }
+    drop(world);
+    if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}

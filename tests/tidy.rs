@@ -1,0 +1,149 @@
+//! The house rules that a compiler does not hold: layers, fresh generated files, sizes.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
+/// The code of a layer, less its tests.
+fn layer(name: &str) -> Vec<(PathBuf, String)> {
+    let of_layer = |path: &Path| {
+        let path = path
+            .strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+            .unwrap();
+        path.starts_with(name) || path == Path::new(&format!("{name}.rs"))
+    };
+    let files = sources("src")
+        .into_iter()
+        .filter(|(path, _)| of_layer(path) && !path.ends_with("tests.rs"));
+    files
+        .map(|(path, text)| {
+            (
+                path,
+                text.split("#[cfg(test)]").next().unwrap_or_default().to_owned(),
+            )
+        })
+        .collect()
+}
+
+fn forbid(name: &str, words: &[&str]) {
+    let files = layer(name);
+    assert!(!files.is_empty(), "there is no layer {name}");
+    for (path, text) in files {
+        for (number, line) in text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        {
+            if let Some(word) = words.iter().find(|word| line.contains(*word)) {
+                panic!(
+                    "{}:{}: {name} must not know of {word}: {line}",
+                    path.display(),
+                    number + 1
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_layers_point_one_way() {
+    forbid(
+        "api",
+        &[
+            "crate::domain",
+            "crate::controller",
+            "kube::Client",
+            "kube::Api",
+            "tokio",
+            "tracing",
+        ],
+    );
+    forbid(
+        "domain",
+        &[
+            "crate::controller",
+            "kube::",
+            "tokio",
+            "tracing",
+            "std::env",
+            "::now()",
+            "rng()",
+        ],
+    );
+}
+
+#[test]
+fn plans_have_no_client_clock_or_randomness() {
+    let plans: Vec<_> = layer("controller")
+        .into_iter()
+        .filter(|(path, _)| path.ends_with("plan.rs"))
+        .collect();
+    assert_eq!(plans.len(), 2);
+    for (path, text) in plans {
+        for word in [
+            "kube::", "tokio", "async", "Clock", "rand::", "tracing", "Context", "::now()",
+        ] {
+            assert!(
+                !text.contains(word),
+                "{}: a plan must not know of {word}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn modules_stand_beside_their_folders() {
+    for (path, _) in sources("src") {
+        assert!(
+            !path.ends_with("mod.rs"),
+            "{}: use foo.rs beside foo/",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn modules_say_what_they_are_for() {
+    for (path, text) in sources("src")
+        .into_iter()
+        .filter(|(path, _)| !path.ends_with("tests.rs"))
+    {
+        assert!(text.starts_with("//!"), "{}: begins without //!", path.display());
+    }
+}
+
+#[test]
+fn the_crds_are_fresh() {
+    for crd in credential_operator::api::crds() {
+        let name = &crd.spec.names.plural;
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("crds/{name}.yaml"));
+        let stored = fs::read_to_string(&path).unwrap_or_default();
+        let fresh = serde_yaml_ng::to_string(&crd).unwrap();
+        assert!(
+            stored == fresh,
+            "{} is stale: run `cargo run --example generate`",
+            path.display()
+        );
+    }
+}

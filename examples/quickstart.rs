@@ -64,10 +64,7 @@ struct Arguments {
 struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that reads the system's clock"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }
@@ -172,9 +169,7 @@ async fn install(cluster: &Cluster) -> Result<Operator, Error> {
         let name = crd.metadata.name.unwrap_or_default();
         let established = async {
             let condition = conditions::is_crd_established();
-            await_condition(crds.clone(), &name, condition)
-                .await
-                .or_could_not(format!("watch {name}"))
+            await_condition(crds.clone(), &name, condition).await.or_could_not(format!("watch {name}"))
         };
         within(PATIENCE, format!("{name} to be Established"), established).await?;
     }
@@ -188,9 +183,7 @@ async fn install(cluster: &Cluster) -> Result<Operator, Error> {
                     tokio::time::sleep(ASK_EVERY).await;
                 }
                 listed => {
-                    return listed
-                        .map_err(reason)
-                        .or_could_not("list ApiTokens as the operator");
+                    return listed.map_err(reason).or_could_not("list ApiTokens as the operator");
                 }
             }
         }
@@ -215,10 +208,7 @@ impl Operator {
         };
         let ctx = Context::new(client, Arc::new(SystemClock), Box::new(UnwrapErr(SysRng)), config);
         let (stop, stopped) = oneshot::channel();
-        Self {
-            stop,
-            running: tokio::spawn(controller::run(Arc::new(ctx), stopped)),
-        }
+        Self { stop, running: tokio::spawn(controller::run(Arc::new(ctx), stopped)) }
     }
 
     /// Returns only when the operator ends though nobody stopped it.
@@ -276,16 +266,8 @@ fn tell_what_is_left(cluster: &Cluster) {
         "  these commands deletes every credential and token in the cluster, not only those of this example.\n"
     );
     for objects in [
-        &[
-            "atok/quickstart-one-minute",
-            "atok/night-shift",
-            "atok/nightly-export",
-            "cred/edge-nodes",
-        ][..],
-        &[
-            "crd/apitokens.credential-operator.io",
-            "crd/credentials.credential-operator.io",
-        ],
+        &["atok/quickstart-one-minute", "atok/night-shift", "atok/nightly-export", "cred/edge-nodes"][..],
+        &["crd/apitokens.credential-operator.io", "crd/credentials.credential-operator.io"],
         &[
             "clusterrolebinding/credential-operator",
             "clusterrole/credential-operator",
@@ -310,10 +292,7 @@ struct Interrupt(Signal, Signal);
 
 impl Interrupt {
     fn new() -> std::io::Result<Self> {
-        Ok(Self(
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-        ))
+        Ok(Self(signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
     }
 
     async fn received(&mut self) {

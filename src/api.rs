@@ -30,21 +30,14 @@ pub const DEFAULT_AUDIENCE: &str = "credential-operator";
 /// The `CustomResourceDefinition`s of all kinds, in the order in which they are printed.
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    [Credential::crd(), ApiToken::crd()]
-        .into_iter()
-        .map(polished)
-        .collect()
+    [Credential::crd(), ApiToken::crd()].into_iter().map(polished).collect()
 }
 
 /// The schema as users should meet it: descriptions without the line breaks of our source, and no `nullable`, so
 /// that an explicit null means absent to defaults and rules alike.
 fn polished(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
-        if let Some(schema) = version
-            .schema
-            .as_mut()
-            .and_then(|schema| schema.open_api_v3_schema.as_mut())
-        {
+        if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
             polish(schema);
         }
     }
@@ -54,16 +47,9 @@ fn polished(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
 fn polish(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     if let Some(description) = &mut schema.description {
-        *description = description
-            .replace("\n\n", "\0")
-            .replace('\n', " ")
-            .replace('\0', "\n\n");
+        *description = description.replace("\n\n", "\0").replace('\n', " ").replace('\0', "\n\n");
     }
-    schema
-        .properties
-        .iter_mut()
-        .flatten()
-        .for_each(|(_, property)| polish(property));
+    schema.properties.iter_mut().flatten().for_each(|(_, property)| polish(property));
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
         polish(items);
     }

@@ -54,10 +54,7 @@ struct ControllerArguments {
 struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that reads the system's clock"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
     fn now(&self) -> jiff::Timestamp {
         jiff::Timestamp::now()
     }
@@ -95,10 +92,7 @@ fn print_crds() -> Outcome {
 async fn run_controller(arguments: ControllerArguments) -> Outcome {
     telemetry::start(arguments.log_format, &arguments.log)?;
     // kube's features name the provider too, but another crate that names a second one would make the choice ambiguous.
-    if rustls::crypto::ring::default_provider()
-        .install_default()
-        .is_err()
-    {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider is installed already");
     }
     let mut config = kube::Config::infer().await?;

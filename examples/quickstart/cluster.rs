@@ -35,26 +35,15 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a control plane that is gone when this is dropped.
     pub async fn start() -> Result<Self, Error> {
-        let own = ControlPlane::start()
-            .await
-            .or_could_not("start a control plane")?;
+        let own = ControlPlane::start().await.or_could_not("start a control plane")?;
         let kubectl = tokio::task::block_in_place(|| own.kubectl()).or_could_not("find a kubectl")?;
         let config = own.admin().config();
-        Ok(Self {
-            client: client(config.clone())?,
-            config,
-            kubectl,
-            options: Vec::new(),
-            own: Some(own),
-        })
+        Ok(Self { client: client(config.clone())?, config, kubectl, options: Vec::new(), own: Some(own) })
     }
 
     /// Uses a cluster that is there, by the context of that name in the user's kubeconfig.
     pub async fn existing(context: &str) -> Result<Self, Error> {
-        let options = KubeConfigOptions {
-            context: Some(context.to_owned()),
-            ..KubeConfigOptions::default()
-        };
+        let options = KubeConfigOptions { context: Some(context.to_owned()), ..KubeConfigOptions::default() };
         let config = Config::from_kubeconfig(&options)
             .await
             .or_could_not(format!("use the context {context} of your kubeconfig"))?;
@@ -77,11 +66,7 @@ impl Cluster {
         let version = self.client.apiserver_version().await;
         let version = version.map_err(reason).or_could_not("reach the API server")?;
         let server = self.config.cluster_url.to_string();
-        Ok(format!(
-            "Kubernetes {} at {}",
-            version.git_version,
-            server.trim_end_matches('/')
-        ))
+        Ok(format!("Kubernetes {} at {}", version.git_version, server.trim_end_matches('/')))
     }
 
     /// Applies each document of `yaml` and tells what the API server made of it. Objects that name no namespace, and
@@ -92,10 +77,7 @@ impl Cluster {
             let types = object.types.clone().unwrap_or_default();
             let gvk = GroupVersionKind::try_from(&types).or_could_not("read the kind of an object")?;
             if gvk.group == credential_operator::api::GROUP {
-                object
-                    .metadata
-                    .namespace
-                    .get_or_insert_with(|| NAMESPACE.to_owned());
+                object.metadata.namespace.get_or_insert_with(|| NAMESPACE.to_owned());
             }
             let resource = ApiResource::from_gvk(&gvk);
             let api: Api<DynamicObject> = match &object.metadata.namespace {
@@ -106,13 +88,8 @@ impl Cluster {
             // Never by force: what somebody else set in an existing cluster is theirs.
             let params = PatchParams::apply(FIELD_MANAGER);
             let applied = api.patch(&name, &params, &Patch::Apply(&object)).await;
-            let applied = applied
-                .map_err(reason)
-                .or_could_not(format!("apply {} {name}", gvk.kind))?;
-            let at = applied
-                .metadata
-                .namespace
-                .map(|namespace| format!(" in {namespace}"));
+            let applied = applied.map_err(reason).or_could_not(format!("apply {} {name}", gvk.kind))?;
+            let at = applied.metadata.namespace.map(|namespace| format!(" in {namespace}"));
             println!(
                 "  applied {} {}{}",
                 gvk.kind,
@@ -127,23 +104,16 @@ impl Cluster {
     pub async fn service_account(&self, namespace: &str, name: &str) -> Result<Client, Error> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
         let request = TokenRequest {
-            spec: TokenRequestSpec {
-                expiration_seconds: Some(24 * 60 * 60),
-                ..TokenRequestSpec::default()
-            },
+            spec: TokenRequestSpec { expiration_seconds: Some(24 * 60 * 60), ..TokenRequestSpec::default() },
             ..TokenRequest::default()
         };
-        let minted = accounts
-            .create_token_request(name, &PostParams::default(), &request)
-            .await;
+        let minted = accounts.create_token_request(name, &PostParams::default(), &request).await;
         let minted = minted
             .map_err(reason)
             .or_could_not(format!("mint a token for ServiceAccount {namespace}/{name}"))?;
         let mut config = self.config.clone();
-        config.auth_info = AuthInfo {
-            token: minted.status.map(|status| status.token.into()),
-            ..AuthInfo::default()
-        };
+        config.auth_info =
+            AuthInfo { token: minted.status.map(|status| status.token.into()), ..AuthInfo::default() };
         // The operator has its own ways to try again; a client that repeats a POST by itself would meet its own
         // first attempt.
         config.default_retry = false;
@@ -203,12 +173,8 @@ fn client(config: Config) -> Result<Client, Error> {
 /// Who the API server takes the user of `client` for.
 pub async fn who(client: &Client) -> Result<String, Error> {
     let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
-    let review = reviews
-        .create(&PostParams::default(), &SelfSubjectReview::default())
-        .await;
-    let review = review
-        .map_err(reason)
-        .or_could_not("ask the API server who I am")?;
+    let review = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await;
+    let review = review.map_err(reason).or_could_not("ask the API server who I am")?;
     let user = review.status.and_then(|status| status.user_info);
     Ok(user.and_then(|user| user.username).unwrap_or_default())
 }
@@ -226,9 +192,5 @@ pub const ASK_EVERY: Duration = Duration::from_millis(50);
 
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@".contains(c);
-    if word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
+    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }

@@ -44,10 +44,7 @@ pub trait While<T> {
 
 impl<T, E: Into<Cause>> While<T> for Result<T, E> {
     fn or_could_not(self, what: impl Into<String>) -> Result<T, Error> {
-        self.map_err(|source| Error::Failed {
-            what: what.into(),
-            source: source.into(),
-        })
+        self.map_err(|source| Error::Failed { what: what.into(), source: source.into() })
     }
 }
 
@@ -62,9 +59,6 @@ pub async fn within<T>(
 ) -> Result<T, Error> {
     match tokio::time::timeout(within, future).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(Error::TooLate {
-            what: what.into(),
-            within,
-        }),
+        Err(_) => Err(Error::TooLate { what: what.into(), within }),
     }
 }

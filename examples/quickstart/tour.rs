@@ -69,18 +69,12 @@ pub async fn tour(cluster: &Cluster, started: Instant) -> Result<(), Error> {
     let credentials: Api<Credential> = Api::namespaced(cluster.client.clone(), NAMESPACE);
     let counted = async {
         let counted = |credential: Option<&Credential>| {
-            credential
-                .and_then(|credential| credential.status.as_ref())
-                .is_some_and(|status| {
-                    status.state == Some(CredentialState::Active)
-                        && status
-                            .tokens
-                            .is_some_and(|tokens| tokens.total >= 3 && tokens.active >= 3)
-                })
+            credential.and_then(|credential| credential.status.as_ref()).is_some_and(|status| {
+                status.state == Some(CredentialState::Active)
+                    && status.tokens.is_some_and(|tokens| tokens.total >= 3 && tokens.active >= 3)
+            })
         };
-        await_condition(credentials, "edge-nodes", counted)
-            .await
-            .or_could_not("watch the credential")
+        await_condition(credentials, "edge-nodes", counted).await.or_could_not("watch the credential")
     };
     println!("  the operator writes the count of tokens every 10 s at most; waiting for it\n");
     within(PATIENCE, "Credential edge-nodes to count its tokens", counted).await?;
@@ -105,16 +99,9 @@ async fn forget(tokens: &Api<ApiToken>, name: &str) -> Result<(), Error> {
         return Ok(());
     }
     let deleted = async {
-        delete_and_finalize(tokens.clone(), name, &DeleteParams::default())
-            .await
-            .or_could_not(what())
+        delete_and_finalize(tokens.clone(), name, &DeleteParams::default()).await.or_could_not(what())
     };
-    within(
-        PATIENCE,
-        format!("ApiToken {name} of an earlier run to be gone"),
-        deleted,
-    )
-    .await?;
+    within(PATIENCE, format!("ApiToken {name} of an earlier run to be gone"), deleted).await?;
     println!("  deleted ApiToken {name} of an earlier run");
     Ok(())
 }
@@ -127,13 +114,9 @@ async fn token_in_state(
 ) -> Result<ApiTokenStatus, Error> {
     let reached = async {
         let in_state = |token: Option<&ApiToken>| {
-            token
-                .and_then(|token| token.status.as_ref())
-                .is_some_and(|status| status.state == Some(state))
+            token.and_then(|token| token.status.as_ref()).is_some_and(|status| status.state == Some(state))
         };
-        await_condition(tokens.clone(), name, in_state)
-            .await
-            .or_could_not(format!("watch ApiToken {name}"))
+        await_condition(tokens.clone(), name, in_state).await.or_could_not(format!("watch ApiToken {name}"))
     };
     let what = format!("ApiToken {name} to be {state:?}");
     let token = within(patience, what, reached).await?;
@@ -141,11 +124,7 @@ async fn token_in_state(
 }
 
 async fn show(cluster: &Cluster, arguments: &[&str]) -> Result<(), Error> {
-    if cluster.kubectl(arguments).await? {
-        Ok(())
-    } else {
-        Err(Error::Kubectl(cluster.command(arguments)))
-    }
+    if cluster.kubectl(arguments).await? { Ok(()) } else { Err(Error::Kubectl(cluster.command(arguments))) }
 }
 
 /// Asks the API server for things in the name of the credential's `ServiceAccount`.
@@ -168,17 +147,11 @@ async fn show_rights(cluster: &Cluster) -> Result<(), Error> {
 
     let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
     let config_map = ConfigMap {
-        metadata: ObjectMeta {
-            name: Some("quickstart".to_owned()),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some("quickstart".to_owned()), ..ObjectMeta::default() },
         ..ConfigMap::default()
     };
     // Rights are looked at before a dry run is, and nothing is left behind where they suffice.
-    let create = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
+    let create = PostParams { dry_run: true, ..PostParams::default() };
     let created = config_maps.create(&create, &config_map).await;
     println!("  create a ConfigMap: {}", answer(created.map(drop))?);
 
@@ -193,10 +166,9 @@ async fn show_rights(cluster: &Cluster) -> Result<(), Error> {
 fn answer(outcome: kube::Result<()>) -> Result<String, Error> {
     match outcome {
         Ok(()) => Ok("allowed".to_owned()),
-        Err(kube::Error::Api(status)) => Ok(format!(
-            "{} {}\n    {}",
-            status.code, status.reason, status.message
-        )),
+        Err(kube::Error::Api(status)) => {
+            Ok(format!("{} {}\n    {}", status.code, status.reason, status.message))
+        }
         Err(error) => Err(error).or_could_not("ask the API server"),
     }
 }
@@ -229,10 +201,7 @@ async fn count_down(
     if terminal {
         print!("\r\x1b[K");
     }
-    println!(
-        "  {ONE_MINUTE} is Expired and its Secret gone, {:.1} s after its end",
-        late.as_secs_f64()
-    );
+    println!("  {ONE_MINUTE} is Expired and its Secret gone, {:.1} s after its end", late.as_secs_f64());
     println!();
     Ok(())
 }
@@ -259,11 +228,7 @@ async fn tick(end: Timestamp, terminal: bool) -> std::convert::Infallible {
         }
         // The number changes at the next whole second before the end.
         let rest = Duration::try_from(left).unwrap_or_default().subsec_nanos();
-        let next = if rest == 0 {
-            Duration::from_secs(1)
-        } else {
-            Duration::from_nanos(rest.into())
-        };
+        let next = if rest == 0 { Duration::from_secs(1) } else { Duration::from_nanos(rest.into()) };
         tokio::time::sleep(next).await;
     }
 }

@@ -165,10 +165,7 @@ pub struct ApiTokenStatus {
 /// The state of a token, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
-#[expect(
-    missing_docs,
-    reason = "told at ApiTokenStatus::state, where kubectl explain shows it"
-)]
+#[expect(missing_docs, reason = "told at ApiTokenStatus::state, where kubectl explain shows it")]
 pub enum ApiTokenState {
     Pending,
     Active,

@@ -91,15 +91,9 @@ pub struct CredentialSpec {
 #[schemars(inline)]
 pub enum DesiredState {
     #[default]
-    #[expect(
-        missing_docs,
-        reason = "told at CredentialSpec::state, where kubectl explain shows it"
-    )]
+    #[expect(missing_docs, reason = "told at CredentialSpec::state, where kubectl explain shows it")]
     Active,
-    #[expect(
-        missing_docs,
-        reason = "told at CredentialSpec::state, where kubectl explain shows it"
-    )]
+    #[expect(missing_docs, reason = "told at CredentialSpec::state, where kubectl explain shows it")]
     Inactive,
 }
 
@@ -191,10 +185,7 @@ pub struct CredentialStatus {
 /// The state of a credential, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
-#[expect(
-    missing_docs,
-    reason = "told at CredentialStatus::state, where kubectl explain shows it"
-)]
+#[expect(missing_docs, reason = "told at CredentialStatus::state, where kubectl explain shows it")]
 pub enum CredentialState {
     Active,
     Inactive,

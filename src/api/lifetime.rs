@@ -29,10 +29,7 @@ impl Lifetime {
     /// # Errors
     /// When the text is not one; this happens only to objects that were stored before the schema refused them.
     pub fn duration(&self) -> Result<SignedDuration, LifetimeError> {
-        let (number, unit) = self
-            .0
-            .split_at_checked(self.0.len().wrapping_sub(1))
-            .ok_or(LifetimeError)?;
+        let (number, unit) = self.0.split_at_checked(self.0.len().wrapping_sub(1)).ok_or(LifetimeError)?;
         let plain = self.0.len() <= MAX_LENGTH
             && !number.starts_with('0')
             && number.bytes().all(|byte| byte.is_ascii_digit());
@@ -92,18 +89,10 @@ mod tests {
 
     #[test]
     fn every_unit_has_its_length() {
-        for (text, minutes) in [
-            ("15m", 15),
-            ("2h", 120),
-            ("7d", 10_080),
-            ("2w", 20_160),
-            ("10y", MAX_MINUTES),
-        ] {
-            assert_eq!(
-                Lifetime::from(text).duration(),
-                Ok(SignedDuration::from_mins(minutes)),
-                "{text}"
-            );
+        for (text, minutes) in
+            [("15m", 15), ("2h", 120), ("7d", 10_080), ("2w", 20_160), ("10y", MAX_MINUTES)]
+        {
+            assert_eq!(Lifetime::from(text).duration(), Ok(SignedDuration::from_mins(minutes)), "{text}");
         }
     }
 

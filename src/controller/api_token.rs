@@ -2,4 +2,5 @@
 
 pub mod apply;
 pub mod observe;
+pub mod observed;
 pub mod plan;

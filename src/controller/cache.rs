@@ -24,19 +24,13 @@ pub struct Place {
 impl Place {
     /// The place of that name.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self {
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        Self { namespace: namespace.into(), name: name.into() }
     }
 
     /// The place of an object.
     pub fn of(object: &impl Resource) -> Self {
         let metadata = object.meta();
-        Self::new(
-            metadata.namespace.clone().unwrap_or_default(),
-            metadata.name.clone().unwrap_or_default(),
-        )
+        Self::new(metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
     }
 }
 
@@ -82,10 +76,7 @@ impl<K: Resource> Cache<K> {
             listed: None,
             complete: false,
         };
-        Self {
-            owner,
-            state: Mutex::new(state),
-        }
+        Self { owner, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State<K>> {
@@ -107,10 +98,7 @@ impl<K: Resource> Cache<K> {
     pub fn owned_by(&self, owner: &Place) -> Vec<Arc<K>> {
         let state = self.state();
         let places = state.by_owner.get(owner).into_iter().flatten();
-        places
-            .filter_map(|place| state.objects.get(place))
-            .cloned()
-            .collect()
+        places.filter_map(|place| state.objects.get(place)).cloned().collect()
     }
 
     /// All objects.
@@ -127,15 +115,8 @@ impl<K: Resource> Cache<K> {
                 state.seen = state.seen.max(version(&object));
                 let gone = Place::of(&object);
                 // Deleted and made anew: what we wrote since is not what was deleted.
-                let same = state
-                    .objects
-                    .get(&gone)
-                    .is_some_and(|held| held.meta().uid == object.meta().uid);
-                if same {
-                    self.remove(&mut state, gone).into_iter().collect()
-                } else {
-                    Vec::new()
-                }
+                let same = state.objects.get(&gone).is_some_and(|held| held.meta().uid == object.meta().uid);
+                if same { self.remove(&mut state, gone).into_iter().collect() } else { Vec::new() }
             }
             Event::Init => {
                 state.listed = Some(HashSet::new());
@@ -151,15 +132,9 @@ impl<K: Resource> Cache<K> {
                 state.complete = true;
                 let listed = state.listed.take().unwrap_or_default();
                 // What we wrote during the list may go missing here. It is looked up before it is believed lost.
-                let gone: Vec<_> = state
-                    .objects
-                    .keys()
-                    .filter(|place| !listed.contains(place))
-                    .cloned()
-                    .collect();
-                gone.into_iter()
-                    .filter_map(|place| self.remove(&mut state, place))
-                    .collect()
+                let gone: Vec<_> =
+                    state.objects.keys().filter(|place| !listed.contains(place)).cloned().collect();
+                gone.into_iter().filter_map(|place| self.remove(&mut state, place)).collect()
             }
         }
     }
@@ -178,11 +153,7 @@ impl<K: Resource> Cache<K> {
     /// Forgets an object that a write of ours deleted.
     pub fn forget(&self, place: &Place, uid: &str) {
         let mut state = self.state();
-        if state
-            .objects
-            .get(place)
-            .is_some_and(|held| held.meta().uid.as_deref() == Some(uid))
-        {
+        if state.objects.get(place).is_some_and(|held| held.meta().uid.as_deref() == Some(uid)) {
             self.remove(&mut state, place.clone());
         }
     }
@@ -192,10 +163,7 @@ impl<K: Resource> Cache<K> {
         let place = Place::of(&object);
         state.seen = state.seen.max(version(&object));
         let before = state.objects.get(&place).cloned();
-        if before
-            .as_ref()
-            .is_some_and(|before| version(&**before) >= version(&object))
-        {
+        if before.as_ref().is_some_and(|before| version(&**before) >= version(&object)) {
             return None;
         }
         if let Some(owner) = before.as_deref().and_then(self.owner) {
@@ -206,11 +174,7 @@ impl<K: Resource> Cache<K> {
         }
         let after = Arc::new(object);
         state.objects.insert(place.clone(), after.clone());
-        Some(Change {
-            place,
-            before,
-            after: Some(after),
-        })
+        Some(Change { place, before, after: Some(after) })
     }
 
     fn remove(&self, state: &mut State<K>, place: Place) -> Option<Change<K>> {
@@ -218,11 +182,7 @@ impl<K: Resource> Cache<K> {
         if let Some(owner) = (self.owner)(&before) {
             unlink(state, &owner, &place);
         }
-        Some(Change {
-            place,
-            before: Some(before),
-            after: None,
-        })
+        Some(Change { place, before: Some(before), after: None })
     }
 }
 
@@ -236,12 +196,7 @@ fn unlink<K>(state: &mut State<K>, owner: &Place, place: &Place) {
 }
 
 fn version(object: &impl Resource) -> u64 {
-    object
-        .meta()
-        .resource_version
-        .as_deref()
-        .and_then(|version| version.parse().ok())
-        .unwrap_or(0)
+    object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -259,16 +214,11 @@ mod tests {
             resource_version: Some(version.to_string()),
             ..ObjectMeta::default()
         };
-        ConfigMap {
-            metadata,
-            ..ConfigMap::default()
-        }
+        ConfigMap { metadata, ..ConfigMap::default() }
     }
 
     fn held(cache: &Cache<ConfigMap>, name: &str) -> Option<String> {
-        cache
-            .get(&Place::new("ns", name))
-            .and_then(|held| held.metadata.resource_version.clone())
+        cache.get(&Place::new("ns", name)).and_then(|held| held.metadata.resource_version.clone())
     }
 
     fn cache() -> Cache<ConfigMap> {
@@ -313,12 +263,6 @@ mod tests {
         cache.observe(Event::InitApply(object("b", "2", 9)));
         let gone = cache.observe(Event::InitDone);
         assert_eq!(gone.len(), 1);
-        assert_eq!(
-            (
-                held(&cache, "a"),
-                cache.owned_by(&Place::new("ns", "owner")).len()
-            ),
-            (None, 1)
-        );
+        assert_eq!((held(&cache, "a"), cache.owned_by(&Place::new("ns", "owner")).len()), (None, 1));
     }
 }

@@ -41,23 +41,15 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     let Some(held) = ctx.keyring_secret.get(&place(ctx)) else {
         return create(ctx).await;
     };
-    let annotation = |key: &str| {
-        held.metadata
-            .annotations
-            .as_ref()
-            .and_then(|annotations| annotations.get(key))
-            .cloned()
-    };
+    let annotation =
+        |key: &str| held.metadata.annotations.as_ref().and_then(|annotations| annotations.get(key)).cloned();
     let keyring = ctx.keyring();
     let requested = annotation(name::ROTATE_ANNOTATION)
         .filter(|asked| Some(asked) != annotation(name::ROTATED_ANNOTATION).as_ref());
     let now = ctx.clock.now();
     let empty = keyring.keys().next().is_none();
-    let mut data: Map<String, Value> = keyring
-        .droppable(&in_use(ctx), now)
-        .into_iter()
-        .map(|id| (id, Value::Null))
-        .collect();
+    let mut data: Map<String, Value> =
+        keyring.droppable(&in_use(ctx), now).into_iter().map(|id| (id, Value::Null)).collect();
     if empty || requested.is_some() {
         let key = ctx.draw(|random| SigningKey::draw(now, random));
         data.insert(key.id().to_owned(), json!(ByteString(key.expose().to_vec())));
@@ -66,27 +58,18 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
         return Ok(());
     }
     for (id, value) in &data {
-        info!(
-            key = id,
-            action = if value.is_null() { "drop" } else { "add" },
-            "the keyring changes"
-        );
+        info!(key = id, action = if value.is_null() { "drop" } else { "add" }, "the keyring changes");
     }
     let mut metadata = json!({ "uid": held.metadata.uid, "resourceVersion": held.metadata.resource_version });
     if let Some(requested) = requested {
         metadata["annotations"] = json!({ name::ROTATED_ANNOTATION: requested });
     }
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &ctx.config.namespace);
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let patch = Patch::Merge(json!({ "metadata": metadata, "data": data }));
-    let patched = send(
-        || "change the keyring".to_owned(),
-        api.patch(&ctx.config.keyring_secret, &params, &patch),
-    )
-    .await?;
+    let patched =
+        send(|| "change the keyring".to_owned(), api.patch(&ctx.config.keyring_secret, &params, &patch))
+            .await?;
     ctx.keyring_secret.remember(patched);
     read(ctx);
     Ok(())
@@ -109,10 +92,7 @@ async fn create(ctx: &Context) -> Result<(), RequestError> {
         ..Secret::default()
     };
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &ctx.config.namespace);
-    let params = PostParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PostParams::default()
-    };
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     match send(|| "create the keyring".to_owned(), api.create(&params, &secret)).await {
         Ok(created) => {
             info!(key = key.id(), "made the keyring");
@@ -128,13 +108,8 @@ async fn create(ctx: &Context) -> Result<(), RequestError> {
 
 fn in_use(ctx: &Context) -> BTreeSet<String> {
     let tokens = ctx.tokens.all();
-    let digests = tokens
-        .iter()
-        .filter_map(|token| token.status.as_ref()?.digest.as_deref());
-    digests
-        .filter_map(digest::key_id)
-        .map(ToOwned::to_owned)
-        .collect()
+    let digests = tokens.iter().filter_map(|token| token.status.as_ref()?.digest.as_deref());
+    digests.filter_map(digest::key_id).map(ToOwned::to_owned).collect()
 }
 
 fn place(ctx: &Context) -> Place {

@@ -63,10 +63,7 @@ struct Schedule<T, K> {
 
 impl<T: Copy + Ord, K: Key> Schedule<T, K> {
     fn new() -> Self {
-        Self {
-            order: BTreeSet::new(),
-            by_key: HashMap::new(),
-        }
+        Self { order: BTreeSet::new(), by_key: HashMap::new() }
     }
 
     fn set(&mut self, key: &K, at: Option<T>) {
@@ -150,11 +147,7 @@ impl<K: Key> Queue<K> {
             retries: Schedule::new(),
             attempts: HashMap::new(),
         };
-        Self {
-            clock,
-            state: Mutex::new(state),
-            news: Notify::new(),
-        }
+        Self { clock, state: Mutex::new(state), news: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State<K>> {
@@ -190,14 +183,8 @@ impl<K: Key> Queue<K> {
                 if let Some(key) = state.take() {
                     return key;
                 }
-                let end = state
-                    .ends
-                    .next()
-                    .and_then(|at| Duration::try_from(at.duration_since(now)).ok());
-                let retry = state
-                    .retries
-                    .next()
-                    .map(|at| at.saturating_duration_since(instant));
+                let end = state.ends.next().and_then(|at| Duration::try_from(at.duration_since(now)).ok());
+                let retry = state.retries.next().map(|at| at.saturating_duration_since(instant));
                 [end, retry].into_iter().flatten().min().unwrap_or(TICK).min(TICK)
             };
             // Either somebody has news, or it is time to look again.
@@ -223,9 +210,7 @@ impl<K: Key> Queue<K> {
     pub fn failed(&self, key: &K, at_least: Duration) {
         let mut state = self.state();
         let attempts = state.attempts.entry(key.clone()).or_default();
-        let delay = FIRST_RETRY
-            .saturating_mul(1 << (*attempts).min(16))
-            .clamp(at_least, LAST_RETRY);
+        let delay = FIRST_RETRY.saturating_mul(1 << (*attempts).min(16)).clamp(at_least, LAST_RETRY);
         *attempts += 1;
         state.retries.set(key, Some(Instant::now() + delay));
         Self::release(&mut state, key);
@@ -268,9 +253,7 @@ mod tests {
     }
 
     async fn soon(queue: &Queue<Item>) -> Option<Item> {
-        tokio::time::timeout(Duration::from_secs(2), queue.next())
-            .await
-            .ok()
+        tokio::time::timeout(Duration::from_secs(2), queue.next()).await.ok()
     }
 
     #[tokio::test(start_paused = true)]
@@ -285,10 +268,7 @@ mod tests {
             queue.done(&item);
             served.push(item);
         }
-        assert_eq!(
-            served,
-            [Item("many", 0), Item("one", 0), Item("many", 1), Item("many", 2)]
-        );
+        assert_eq!(served, [Item("many", 0), Item("one", 0), Item("many", 1), Item("many", 2)]);
     }
 
     #[tokio::test(start_paused = true)]

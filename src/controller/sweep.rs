@@ -25,44 +25,25 @@ const SWEEP_EVERY: Duration = Duration::from_mins(10);
 /// At the first request that fails; the rest is swept the next time.
 pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     ctx.queue.add_after(&Key::Sweep, SWEEP_EVERY);
-    let within = ctx
-        .role_bindings
-        .all()
-        .into_iter()
-        .map(|found| Binding::from((*found).clone()));
-    let everywhere = ctx
-        .cluster_role_bindings
-        .all()
-        .into_iter()
-        .map(|found| Binding::from((*found).clone()));
+    let within = ctx.role_bindings.all().into_iter().map(|found| Binding::from((*found).clone()));
+    let everywhere = ctx.cluster_role_bindings.all().into_iter().map(|found| Binding::from((*found).clone()));
     for binding in within.chain(everywhere) {
         let Some(owner) = binding.claimed_owner() else {
             continue;
         };
         let place = Place::new(&owner.namespace, &owner.name);
-        let alive = ctx
-            .credentials
-            .get(&place)
-            .is_some_and(|held| held.metadata.uid.as_deref() == Some(&owner.uid));
+        let alive =
+            ctx.credentials.get(&place).is_some_and(|held| held.metadata.uid.as_deref() == Some(&owner.uid));
         // Inside the namespace garbage collection does it.
         let outside = binding.metadata.namespace.as_ref() != Some(&owner.namespace);
         if alive || !outside || owner.ownership(&binding) != Ownership::Ours {
             continue;
         }
         let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &owner.namespace);
-        let found = send(
-            || format!("get Credential {place}"),
-            api.get_metadata_opt(&owner.name),
-        )
-        .await?;
+        let found = send(|| format!("get Credential {place}"), api.get_metadata_opt(&owner.name)).await?;
         if found.is_none_or(|found| found.metadata.uid.as_deref() != Some(&owner.uid)) {
             info!(binding = %binding.key(), "its credential is gone");
-            delete_binding(
-                ctx,
-                &binding.key(),
-                binding.metadata.uid.as_deref().unwrap_or_default(),
-            )
-            .await?;
+            delete_binding(ctx, &binding.key(), binding.metadata.uid.as_deref().unwrap_or_default()).await?;
         }
     }
     Ok(())

@@ -32,28 +32,11 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let keyring = watcher::Config::default().fields(&format!("metadata.name={}", ctx.config.keyring_secret));
     let client = || ctx.client.clone();
 
-    let tokens = readable(
-        "ApiToken",
-        watcher(Api::<DeserializeGuard<ApiToken>>::all(client()), all.clone()),
-    );
-    tasks.spawn(feed(
-        ctx.clone(),
-        "ApiToken",
-        tokens,
-        |ctx| &ctx.tokens,
-        token_changed,
-    ));
-    let credentials = readable(
-        "Credential",
-        watcher(Api::<DeserializeGuard<Credential>>::all(client()), all),
-    );
-    tasks.spawn(feed(
-        ctx.clone(),
-        "Credential",
-        credentials,
-        |ctx| &ctx.credentials,
-        credential_changed,
-    ));
+    let tokens = readable("ApiToken", watcher(Api::<DeserializeGuard<ApiToken>>::all(client()), all.clone()));
+    tasks.spawn(feed(ctx.clone(), "ApiToken", tokens, |ctx| &ctx.tokens, token_changed));
+    let credentials =
+        readable("Credential", watcher(Api::<DeserializeGuard<Credential>>::all(client()), all));
+    tasks.spawn(feed(ctx.clone(), "Credential", credentials, |ctx| &ctx.credentials, credential_changed));
     let secrets = watcher(Api::all(client()), ours.clone());
     tasks.spawn(feed(
         ctx.clone(),
@@ -184,12 +167,8 @@ async fn feed<K: Resource>(
 
 fn token_changed(ctx: &Context, change: &Change<ApiToken>) {
     ctx.queue.add(Key::ApiToken(change.place.clone()));
-    let state = |token: &ApiToken| {
-        token
-            .status
-            .as_ref()
-            .map(|status| (status.state, status.expires_at.clone()))
-    };
+    let state =
+        |token: &ApiToken| token.status.as_ref().map(|status| (status.state, status.expires_at.clone()));
     let counted = match (&change.before, &change.after) {
         (Some(before), Some(after)) => state(before) != state(after),
         _ => true,
@@ -225,7 +204,7 @@ fn credential_changed(ctx: &Context, change: &Change<Credential>) {
 }
 
 fn bindings_changed(ctx: &Context, found: impl Iterator<Item = crate::domain::binding::Binding>) {
-    for place in found.filter_map(|binding| super::claimed(&binding)) {
+    for place in found.filter_map(|binding| super::context::claimed(&binding)) {
         ctx.queue.add(Key::Credential(place));
     }
 }
@@ -233,12 +212,8 @@ fn bindings_changed(ctx: &Context, found: impl Iterator<Item = crate::domain::bi
 /// The controllers of that kind, before the change and after it.
 fn owners<K: Resource>(change: &Change<K>, kind: &str) -> Vec<Place> {
     let found = [&change.before, &change.after].into_iter().flatten();
-    let owners = found
-        .filter_map(|found| controller(found.meta()))
-        .filter(|owner| owner.kind == kind);
-    let mut places: Vec<_> = owners
-        .map(|owner| Place::new(&change.place.namespace, &owner.name))
-        .collect();
+    let owners = found.filter_map(|found| controller(found.meta())).filter(|owner| owner.kind == kind);
+    let mut places: Vec<_> = owners.map(|owner| Place::new(&change.place.namespace, &owner.name)).collect();
     places.dedup();
     places
 }

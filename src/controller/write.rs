@@ -90,19 +90,10 @@ impl RequestError {
         let kube::Error::Api(status) = &**source else {
             return Trouble::Passing;
         };
-        let refused = |reason| Trouble::Refused {
-            reason,
-            message: status.message.clone(),
-        };
+        let refused = |reason| Trouble::Refused { reason, message: status.message.clone() };
         let causes = status.details.iter().flat_map(|details| &details.causes);
-        let ending = causes
-            .map(|cause| cause.reason.as_str())
-            .any(|reason| reason == "NamespaceTerminating");
-        let kind = status
-            .details
-            .as_ref()
-            .map(|details| details.kind.as_str())
-            .unwrap_or_default();
+        let ending = causes.map(|cause| cause.reason.as_str()).any(|reason| reason == "NamespaceTerminating");
+        let kind = status.details.as_ref().map(|details| details.kind.as_str()).unwrap_or_default();
         match (status.code, status.reason.as_str()) {
             (409, "AlreadyExists") => Trouble::Exists,
             (409, _) => Trouble::Moved,
@@ -129,10 +120,7 @@ pub async fn send<T>(
 ) -> Result<T, RequestError> {
     match tokio::time::timeout(DEADLINE, request).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(source)) => Err(RequestError::Api {
-            what: what(),
-            source: Box::new(source),
-        }),
+        Ok(Err(source)) => Err(RequestError::Api { what: what(), source: Box::new(source) }),
         Err(_) => Err(RequestError::Late { what: what() }),
     }
 }

@@ -65,11 +65,7 @@ impl Owner {
     /// The bindings that grant `grants`, by where they stand. Two grants of one target are one binding.
     #[must_use]
     pub fn bindings(&self, grants: &[Grant]) -> BTreeMap<BindingKey, Binding> {
-        grants
-            .iter()
-            .map(|grant| self.binding(grant))
-            .map(|binding| (binding.key(), binding))
-            .collect()
+        grants.iter().map(|grant| self.binding(grant)).map(|binding| (binding.key(), binding)).collect()
     }
 
     fn binding(&self, grant: &Grant) -> Binding {
@@ -77,10 +73,7 @@ impl Owner {
             (!grant.cluster_wide).then(|| grant.namespace.clone().unwrap_or_else(|| self.namespace.clone()));
         let within = namespace.as_deref() == Some(&self.namespace);
         let annotations = [
-            (
-                name::OWNER_ANNOTATION.to_owned(),
-                format!("{}/{}", self.namespace, self.name),
-            ),
+            (name::OWNER_ANNOTATION.to_owned(), format!("{}/{}", self.namespace, self.name)),
             (name::OWNER_UID_ANNOTATION.to_owned(), self.uid.clone()),
         ];
         Binding {
@@ -198,11 +191,7 @@ impl Binding {
     pub fn claimed_owner(&self) -> Option<Owner> {
         let (namespace, name) = self.annotation(name::OWNER_ANNOTATION)?.split_once('/')?;
         let uid = self.annotation(name::OWNER_UID_ANNOTATION)?;
-        Some(Owner {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            uid: uid.clone(),
-        })
+        Some(Owner { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.clone() })
     }
 
     fn annotation(&self, key: &str) -> Option<&String> {
@@ -213,11 +202,7 @@ impl Binding {
 /// The controller owner reference of an object.
 #[must_use]
 pub fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
-    metadata
-        .owner_references
-        .as_ref()?
-        .iter()
-        .find(|owner| owner.controller == Some(true))
+    metadata.owner_references.as_ref()?.iter().find(|owner| owner.controller == Some(true))
 }
 
 impl From<RoleBinding> for Binding {
@@ -242,20 +227,12 @@ impl From<ClusterRoleBinding> for Binding {
 
 impl From<Binding> for RoleBinding {
     fn from(binding: Binding) -> Self {
-        Self {
-            metadata: binding.metadata,
-            role_ref: binding.role_ref,
-            subjects: Some(binding.subjects),
-        }
+        Self { metadata: binding.metadata, role_ref: binding.role_ref, subjects: Some(binding.subjects) }
     }
 }
 
 impl From<Binding> for ClusterRoleBinding {
     fn from(binding: Binding) -> Self {
-        Self {
-            metadata: binding.metadata,
-            role_ref: binding.role_ref,
-            subjects: Some(binding.subjects),
-        }
+        Self { metadata: binding.metadata, role_ref: binding.role_ref, subjects: Some(binding.subjects) }
     }
 }

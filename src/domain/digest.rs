@@ -43,12 +43,7 @@ pub enum DigestError {
 /// `hmac-sha256:<key id>:<hex>` over the UID, the serial, the token id and the secret.
 #[must_use]
 pub fn digest(key: &Key, subject: &Subject, token: &Token) -> String {
-    encode(
-        key,
-        &mac(key, DIGEST_PURPOSE, &token_fields(subject, token))
-            .finalize()
-            .into_bytes(),
-    )
+    encode(key, &mac(key, DIGEST_PURPOSE, &token_fields(subject, token)).finalize().into_bytes())
 }
 
 /// Checks a value against its digest, in time that does not depend on the value.
@@ -104,16 +99,8 @@ impl Attestation {
     /// # Errors
     /// When the key is gone, or anything at all differs.
     pub fn verify(&self, keyring: &Keyring, uid: &str, token: &Token) -> Result<(), DigestError> {
-        let subject = Subject {
-            uid: uid.to_owned(),
-            serial: self.serial,
-        };
-        check(
-            keyring,
-            &self.proof,
-            ATTESTATION_PURPOSE,
-            &self.fields(uid, token),
-        )?;
+        let subject = Subject { uid: uid.to_owned(), serial: self.serial };
+        check(keyring, &self.proof, ATTESTATION_PURPOSE, &self.fields(uid, token))?;
         verify(keyring, &self.digest, &subject, token)
     }
 
@@ -130,12 +117,7 @@ impl Attestation {
 }
 
 fn token_fields(subject: &Subject, token: &Token) -> [String; 4] {
-    [
-        subject.uid.clone(),
-        subject.serial.to_string(),
-        token.id().to_owned(),
-        token.expose_secret().to_owned(),
-    ]
+    [subject.uid.clone(), subject.serial.to_string(), token.id().to_owned(), token.expose_secret().to_owned()]
 }
 
 fn mac(key: &Key, purpose: &str, fields: &[String]) -> Hmac<Sha256> {
@@ -154,11 +136,7 @@ fn encode(key: &Key, mac: &[u8]) -> String {
 fn decode(text: &str) -> Option<(&str, [u8; 32])> {
     let (id, digits) = text.strip_prefix(ALGORITHM)?.strip_prefix(':')?.split_once(':')?;
     let mut bytes = [0; 32];
-    if digits.len() != 64
-        || !digits
-            .bytes()
-            .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-    {
+    if digits.len() != 64 || !digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
         return None;
     }
     for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
@@ -171,7 +149,5 @@ fn check(keyring: &Keyring, text: &str, purpose: &str, fields: &[String]) -> Res
     let (id, given) = decode(text).ok_or(DigestError::Mismatch)?;
     let key = keyring.get(id).ok_or(DigestError::KeyMissing)?;
     // Constant-time: `verify_slice` compares by `subtle`.
-    mac(key, purpose, fields)
-        .verify_slice(&given)
-        .map_err(|_| DigestError::Mismatch)
+    mac(key, purpose, fields).verify_slice(&given).map_err(|_| DigestError::Mismatch)
 }

@@ -29,9 +29,7 @@ pub enum EndError {
 /// When the spec states no end; only a spec that was stored before the schema refused it does not.
 pub fn token_end(spec: &ApiTokenSpec, created_at: Timestamp) -> Result<Timestamp, EndError> {
     match (&spec.expires_in, &spec.expires_at) {
-        (Some(life), None) => created_at
-            .checked_add(life.duration()?)
-            .map_err(|_| EndError::TooLate),
+        (Some(life), None) => created_at.checked_add(life.duration()?).map_err(|_| EndError::TooLate),
         (None, Some(at)) => at.timestamp().map_err(|_| EndError::ExpiresAt),
         (None, None) | (Some(_), Some(_)) => Err(EndError::NotOne),
     }

@@ -38,28 +38,17 @@ impl Key {
         let mut bytes = vec![0; KEY_LENGTH];
         random.fill_bytes(&mut bytes);
         let id = format!("{}-{suffix}", now.to_zoned(TimeZone::UTC).strftime(STAMP));
-        Self {
-            id,
-            made_at: now,
-            bytes: Redacted::new(bytes),
-        }
+        Self { id, made_at: now, bytes: Redacted::new(bytes) }
     }
 
     /// Reads an entry of the Secret; `None` when it is no key.
     #[must_use]
     pub fn read(id: &str, bytes: &[u8]) -> Option<Self> {
         let (stamp, suffix) = id.split_once('-')?;
-        let made_at = jiff::civil::DateTime::strptime(STAMP, stamp)
-            .ok()?
-            .to_zoned(TimeZone::UTC)
-            .ok()?
-            .timestamp();
+        let made_at =
+            jiff::civil::DateTime::strptime(STAMP, stamp).ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp();
         let fits = bytes.len() == KEY_LENGTH && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        fits.then(|| Self {
-            id: id.to_owned(),
-            made_at,
-            bytes: Redacted::new(bytes.to_vec()),
-        })
+        fits.then(|| Self { id: id.to_owned(), made_at, bytes: Redacted::new(bytes.to_vec()) })
     }
 
     /// The key's public id.
@@ -88,10 +77,7 @@ pub struct Keyring(BTreeMap<String, Key>);
 impl Keyring {
     /// Reads the entries of the Secret. Entries that are no keys are passed over.
     pub fn read<'a>(entries: impl IntoIterator<Item = (&'a String, &'a [u8])>) -> Self {
-        entries
-            .into_iter()
-            .filter_map(|(id, bytes)| Key::read(id, bytes))
-            .collect()
+        entries.into_iter().filter_map(|(id, bytes)| Key::read(id, bytes)).collect()
     }
 
     /// The key of that id.

@@ -51,22 +51,16 @@ pub fn binding(namespace: &str, credential: &str, grant: &Grant) -> String {
     }
     let hash = hex(&hash.finalize()[..8]);
     let account = service_account(credential);
-    if outside {
-        format!("{namespace}.{account}-{hash}")
-    } else {
-        format!("{account}-{hash}")
-    }
+    if outside { format!("{namespace}.{account}-{hash}") } else { format!("{account}-{hash}") }
 }
 
 /// Lower-case hexadecimal.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

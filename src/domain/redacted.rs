@@ -35,9 +35,6 @@ mod tests {
 
     #[test]
     fn debug_prints_nothing_of_the_secret() {
-        assert_eq!(
-            format!("{:?}", Some(Redacted::new("hunter2".to_owned()))),
-            "Some([redacted])"
-        );
+        assert_eq!(format!("{:?}", Some(Redacted::new("hunter2".to_owned()))), "Some([redacted])");
     }
 }

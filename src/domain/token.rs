@@ -33,14 +33,8 @@ impl std::str::FromStr for Prefix {
     fn from_str(text: &str) -> Result<Self, PrefixError> {
         let fits = (2..=16).contains(&text.len())
             && text.starts_with(|first: char| first.is_ascii_lowercase())
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        if fits {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(PrefixError)
-        }
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        if fits { Ok(Self(text.to_owned())) } else { Err(PrefixError) }
     }
 }
 
@@ -73,13 +67,8 @@ impl Token {
     pub fn draw(prefix: &Prefix, random: &mut (impl CryptoRng + ?Sized)) -> Self {
         // One allocation of the final size, so that no copy of the secret is left behind by growth.
         let mut value = String::with_capacity(prefix.0.len() + ID_LENGTH + SECRET_LENGTH + CHECK_LENGTH + 2);
-        let mut base62 = |length| {
-            random
-                .sample_iter(Alphanumeric)
-                .map(char::from)
-                .take(length)
-                .collect::<String>()
-        };
+        let mut base62 =
+            |length| random.sample_iter(Alphanumeric).map(char::from).take(length).collect::<String>();
         let id = base62(ID_LENGTH);
         let secret = Redacted::new(base62(SECRET_LENGTH));
         for part in [&prefix.0, "_", &id, "_", secret.expose()] {
@@ -88,10 +77,7 @@ impl Token {
         for byte in check(value.as_bytes()) {
             value.push(char::from(byte));
         }
-        Self {
-            id,
-            value: Redacted::new(value),
-        }
+        Self { id, value: Redacted::new(value) }
     }
 
     /// Reads a token of any prefix.
@@ -111,10 +97,7 @@ impl Token {
         }
         let (body, given) = text.as_bytes().split_at(text.len() - CHECK_LENGTH);
         if check(body) == given {
-            Ok(Self {
-                id: id.to_owned(),
-                value: Redacted::new(text.to_owned()),
-            })
+            Ok(Self { id: id.to_owned(), value: Redacted::new(text.to_owned()) })
         } else {
             Err(TokenError::Mistyped)
         }
@@ -172,10 +155,7 @@ mod tests {
     #[test]
     fn debug_shows_the_id_and_no_more() {
         let token = draw(1);
-        assert_eq!(
-            format!("{token:?}"),
-            format!("Token {{ id: {:?}, value: [redacted] }}", token.id())
-        );
+        assert_eq!(format!("{token:?}"), format!("Token {{ id: {:?}, value: [redacted] }}", token.id()));
     }
 
     proptest! {

@@ -6,11 +6,7 @@ use k8s_openapi::api::rbac::v1::ClusterRole;
 
 use crate::support::{OPERATOR_USER, Space, World};
 
-crate::tests![
-    each_right_was_used,
-    each_denial_was_provoked,
-    each_deletion_named_a_uid
-];
+crate::tests![each_right_was_used, each_denial_was_provoked, each_deletion_named_a_uid];
 
 fn granted() -> BTreeSet<(String, String)> {
     let documents = include_str!("../../deploy/rbac.yaml").split("\n---\n");
@@ -21,12 +17,9 @@ fn granted() -> BTreeSet<(String, String)> {
         .flat_map(|rule| {
             let resources = rule.resources.unwrap_or_default();
             let verbs = rule.verbs;
-            resources.into_iter().flat_map(move |resource| {
-                verbs
-                    .clone()
-                    .into_iter()
-                    .map(move |verb| (verb, resource.clone()))
-            })
+            resources
+                .into_iter()
+                .flat_map(move |resource| verbs.clone().into_iter().map(move |verb| (verb, resource.clone())))
         })
         .collect()
 }
@@ -36,12 +29,7 @@ async fn each_right_was_used(world: Arc<World>, _: Space) {
     let mut used: BTreeSet<_> = log
         .iter()
         .filter(|event| event.user.username == OPERATOR_USER)
-        .filter(|event| {
-            event
-                .response_status
-                .as_ref()
-                .is_some_and(|status| status.code < 300)
-        })
+        .filter(|event| event.response_status.as_ref().is_some_and(|status| status.code < 300))
         .filter_map(|event| {
             let object = event.object_ref.clone()?;
             let subresource = if object.subresource.is_empty() {
@@ -69,12 +57,7 @@ async fn each_denial_was_provoked(world: Arc<World>, _: Space) {
     let unexpected: Vec<_> = log
         .iter()
         .filter(|event| event.user.username == OPERATOR_USER)
-        .filter(|event| {
-            event
-                .response_status
-                .as_ref()
-                .is_some_and(|status| status.code == 403)
-        })
+        .filter(|event| event.response_status.as_ref().is_some_and(|status| status.code == 403))
         .filter(|event| {
             let object = event.object_ref.clone().unwrap_or_default();
             let provoked = object.resource == "rolebindings"
@@ -89,22 +72,15 @@ async fn each_denial_was_provoked(world: Arc<World>, _: Space) {
 
 async fn each_deletion_named_a_uid(world: Arc<World>, _: Space) {
     let log = world.control_plane.audit_log().unwrap();
-    let deletions: Vec<_> = log
-        .iter()
-        .filter(|event| event.user.username == OPERATOR_USER && event.verb == "delete")
-        .collect();
+    let deletions: Vec<_> =
+        log.iter().filter(|event| event.user.username == OPERATOR_USER && event.verb == "delete").collect();
     assert!(deletions.len() > 1_000);
     for event in deletions {
         let body = event.request_object.as_ref();
         let uid = body.and_then(|body| body["preconditions"]["uid"].as_str());
-        assert!(
-            uid.is_some_and(|uid| !uid.is_empty()),
-            "{} without a UID",
-            event.request_uri
-        );
+        assert!(uid.is_some_and(|uid| !uid.is_empty()), "{} without a UID", event.request_uri);
     }
-    let collections = log
-        .iter()
-        .filter(|event| event.user.username == OPERATOR_USER && event.verb == "deletecollection");
+    let collections =
+        log.iter().filter(|event| event.user.username == OPERATOR_USER && event.verb == "deletecollection");
     assert_eq!(collections.count(), 0);
 }

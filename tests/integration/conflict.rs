@@ -33,38 +33,23 @@ crate::tests![
 ];
 
 async fn a_foreign_secret_is_left_alone_and_waited_for(_: Arc<World>, space: Space) {
-    space
-        .apply("apiVersion: v1\nkind: Secret\nmetadata: {name: t-token}\nstringData: {token: mine}\n")
-        .await;
+    space.apply("apiVersion: v1\nkind: Secret\nmetadata: {name: t-token}\nstringData: {token: mine}\n").await;
     let before: Secret = space.api().get("t-token").await.unwrap();
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
     let failed = space.token("t", ApiTokenState::Failed).await;
-    assert_eq!(
-        condition(&failed, "Stalled"),
-        (true, "Conflict".into(), condition(&failed, "Ready").2)
-    );
+    assert_eq!(condition(&failed, "Stalled"), (true, "Conflict".into(), condition(&failed, "Ready").2));
     assert!(
-        condition(&failed, "Ready")
-            .2
-            .starts_with("Secret t-token exists and is not this token's; delete it")
+        condition(&failed, "Ready").2.starts_with("Secret t-token exists and is not this token's; delete it")
     );
     let after: Secret = space.api().get("t-token").await.unwrap();
     assert_eq!(before, after);
-    space
-        .api::<Secret>()
-        .delete("t-token", &DeleteParams::default())
-        .await
-        .unwrap();
+    space.api::<Secret>().delete("t-token", &DeleteParams::default()).await.unwrap();
     let issued = space.token("t", ApiTokenState::Active).await;
     assert!(!condition(&issued, "Stalled").0);
 }
 
 async fn a_foreign_account_gets_no_rights(_: Arc<World>, space: Space) {
-    space
-        .apply("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: c-credential}\n")
-        .await;
+    space.apply("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: c-credential}\n").await;
     let before: ServiceAccount = space.api().get("c-credential").await.unwrap();
     space
         .apply(
@@ -76,31 +61,10 @@ async fn a_foreign_account_gets_no_rights(_: Arc<World>, space: Space) {
     assert_eq!(condition(&failed, "Ready").1, "Conflict");
     let after: ServiceAccount = space.api().get("c-credential").await.unwrap();
     assert_eq!(before, after);
-    assert!(
-        space
-            .api::<RoleBinding>()
-            .list(&ListParams::default())
-            .await
-            .unwrap()
-            .items
-            .is_empty()
-    );
-    space
-        .api::<ServiceAccount>()
-        .delete("c-credential", &DeleteParams::default())
-        .await
-        .unwrap();
+    assert!(space.api::<RoleBinding>().list(&ListParams::default()).await.unwrap().items.is_empty());
+    space.api::<ServiceAccount>().delete("c-credential", &DeleteParams::default()).await.unwrap();
     space.credential("c", CredentialState::Active).await;
-    assert_eq!(
-        space
-            .api::<RoleBinding>()
-            .list(&ListParams::default())
-            .await
-            .unwrap()
-            .items
-            .len(),
-        1
-    );
+    assert_eq!(space.api::<RoleBinding>().list(&ListParams::default()).await.unwrap().items.len(), 1);
 }
 
 async fn a_foreign_binding_is_left_alone(_: Arc<World>, space: Space) {
@@ -110,10 +74,7 @@ async fn a_foreign_binding_is_left_alone(_: Arc<World>, space: Space) {
     space.credential("c", CredentialState::Active).await;
     let bindings = space.api::<RoleBinding>();
     let name = bindings.list(&ListParams::default()).await.unwrap().items[0].name_any();
-    space
-        .patch::<Credential>("c", json!({"spec": {"state": "Inactive"}}))
-        .await
-        .unwrap();
+    space.patch::<Credential>("c", json!({"spec": {"state": "Inactive"}})).await.unwrap();
     space.credential("c", CredentialState::Inactive).await;
 
     let foreign = format!(
@@ -122,10 +83,7 @@ async fn a_foreign_binding_is_left_alone(_: Arc<World>, space: Space) {
     );
     space.apply(&foreign).await;
     let before = bindings.get(&name).await.unwrap();
-    space
-        .patch::<Credential>("c", json!({"spec": {"state": "Active"}}))
-        .await
-        .unwrap();
+    space.patch::<Credential>("c", json!({"spec": {"state": "Active"}})).await.unwrap();
     let failed = space.credential("c", CredentialState::Failed).await;
     assert_eq!(condition(&failed, "Ready").1, "Conflict");
     assert_eq!(bindings.get(&name).await.unwrap(), before);
@@ -134,12 +92,8 @@ async fn a_foreign_binding_is_left_alone(_: Arc<World>, space: Space) {
 }
 
 async fn a_foreign_binding_for_the_whole_cluster_is_left_alone(_: Arc<World>, space: Space) {
-    let grant = Grant {
-        kind: RoleKind::ClusterRole,
-        name: "view".to_owned(),
-        namespace: None,
-        cluster_wide: true,
-    };
+    let grant =
+        Grant { kind: RoleKind::ClusterRole, name: "view".to_owned(), namespace: None, cluster_wide: true };
     let name = credential_operator::domain::name::binding(&space.namespace, "c", &grant);
     let foreign = format!(
         "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {{name: {name}}}\n\
@@ -156,11 +110,7 @@ async fn a_foreign_binding_for_the_whole_cluster_is_left_alone(_: Arc<World>, sp
         .await;
     let failed = space.credential("c", CredentialState::Failed).await;
     assert_eq!(condition(&failed, "Ready").1, "Conflict");
-    assert!(
-        condition(&failed, "Ready")
-            .2
-            .starts_with(&format!("ClusterRoleBinding {name} exists"))
-    );
+    assert!(condition(&failed, "Ready").2.starts_with(&format!("ClusterRoleBinding {name} exists")));
     assert_eq!(bindings.get(&name).await.unwrap(), before);
     bindings.delete(&name, &DeleteParams::default()).await.unwrap();
     space.credential("c", CredentialState::Active).await;
@@ -200,17 +150,13 @@ async fn a_planted_secret_is_replaced(_: Arc<World>, space: Space) {
 }
 
 async fn a_copy_under_another_uid_is_not_trusted(_: Arc<World>, space: Space) {
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
     space.token("t", ApiTokenState::Active).await;
     let secrets = space.api::<Secret>();
     let mut copy = secrets.get("t-token").await.unwrap();
     copy.metadata.uid = None;
     copy.metadata.resource_version = None;
-    copy.data
-        .get_or_insert_default()
-        .insert("more".to_owned(), ByteString(b"data".to_vec()));
+    copy.data.get_or_insert_default().insert("more".to_owned(), ByteString(b"data".to_vec()));
     let value = space.value("t-token").await;
     secrets.delete("t-token", &DeleteParams::default()).await.unwrap();
     let _ = secrets.create(&PostParams::default(), &copy).await;
@@ -223,31 +169,21 @@ async fn a_copy_under_another_uid_is_not_trusted(_: Arc<World>, space: Space) {
 }
 
 async fn two_tokens_of_one_secret_name(_: Arc<World>, space: Space) {
-    space
-        .apply(&(credential("c") + "---\n" + &token("a", "expiresIn: 1h, secret: {name: same}")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("a", "expiresIn: 1h, secret: {name: same}"))).await;
     space.token("a", ApiTokenState::Active).await;
     let value = space.value("same").await;
-    space
-        .apply(&token("b", "expiresIn: 1h, secret: {name: same}"))
-        .await;
+    space.apply(&token("b", "expiresIn: 1h, secret: {name: same}")).await;
     let failed = space.token("b", ApiTokenState::Failed).await;
     assert_eq!(condition(&failed, "Ready").1, "Conflict");
     assert_eq!(space.value("same").await, value);
     space.token("a", ApiTokenState::Active).await;
-    space
-        .api::<ApiToken>()
-        .delete("a", &DeleteParams::default())
-        .await
-        .unwrap();
+    space.api::<ApiToken>().delete("a", &DeleteParams::default()).await.unwrap();
     space.token("b", ApiTokenState::Active).await;
     assert_ne!(space.value("same").await, value);
 }
 
 async fn a_forged_status_is_put_right(_: Arc<World>, space: Space) {
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
     let issued = space.token("t", ApiTokenState::Active).await.status.unwrap();
     let value = space.value("t-token").await;
     for forged in [
@@ -260,11 +196,7 @@ async fn a_forged_status_is_put_right(_: Arc<World>, space: Space) {
         json!({"conditions": [{"type": "Ready", "status": "True", "reason": "x", "message": "", "lastTransitionTime": "2020-01-01T00:00:00+02:00"}]}),
     ] {
         let patch = Patch::Merge(json!({"status": forged}));
-        space
-            .api::<ApiToken>()
-            .patch_status("t", &PatchParams::default(), &patch)
-            .await
-            .unwrap();
+        space.api::<ApiToken>().patch_status("t", &PatchParams::default(), &patch).await.unwrap();
         let healed = space.until::<ApiToken>("t", |token| {
             let Some(token) = token else { return false };
             let status = token.status.clone().unwrap_or_default();
@@ -278,23 +210,11 @@ async fn a_forged_status_is_put_right(_: Arc<World>, space: Space) {
         assert_eq!(space.value("t-token").await, value, "after {forged}");
     }
     // A UID that is another's: to us the Secret was replaced, and a replaced value is not trusted.
-    let foreign = space
-        .api::<ServiceAccount>()
-        .get("default")
-        .await
-        .unwrap()
-        .metadata
-        .uid;
+    let foreign = space.api::<ServiceAccount>().get("default").await.unwrap().metadata.uid;
     let patch = Patch::Merge(json!({"status": {"secret": {"name": "t-token", "uid": foreign}}}));
-    space
-        .api::<ApiToken>()
-        .patch_status("t", &PatchParams::default(), &patch)
-        .await
-        .unwrap();
+    space.api::<ApiToken>().patch_status("t", &PatchParams::default(), &patch).await.unwrap();
     let again = space.until::<ApiToken>("t", |token| {
-        token
-            .and_then(|token| token.status.as_ref())
-            .is_some_and(|status| status.serial == Some(1))
+        token.and_then(|token| token.status.as_ref()).is_some_and(|status| status.serial == Some(1))
     });
     again.await;
     assert_ne!(space.value("t-token").await, value);

@@ -50,10 +50,7 @@ async fn may(space: &Space, namespace: Option<&str>, verb: &str, resource: &str)
         },
         ..SubjectAccessReview::default()
     };
-    let answer = Api::all(space.client.clone())
-        .create(&PostParams::default(), &review)
-        .await
-        .unwrap();
+    let answer = Api::all(space.client.clone()).create(&PostParams::default(), &review).await.unwrap();
     answer.status.unwrap().allowed
 }
 
@@ -69,27 +66,13 @@ async fn eventually_may(space: &Space, namespace: Option<&str>, verb: &str, reso
 }
 
 async fn bindings(space: &Space) -> Vec<RoleBinding> {
-    space
-        .api::<RoleBinding>()
-        .list(&ListParams::default())
-        .await
-        .unwrap()
-        .items
+    space.api::<RoleBinding>().list(&ListParams::default()).await.unwrap().items
 }
 
 async fn roles_are_bound_while_active_and_no_longer(world: Arc<World>, space: Space) {
-    let role = Role {
-        metadata: ObjectMeta {
-            name: Some("deployer".into()),
-            ..ObjectMeta::default()
-        },
-        rules: None,
-    };
-    space
-        .api::<Role>()
-        .create(&PostParams::default(), &role)
-        .await
-        .unwrap();
+    let role =
+        Role { metadata: ObjectMeta { name: Some("deployer".into()), ..ObjectMeta::default() }, rules: None };
+    space.api::<Role>().create(&PostParams::default(), &role).await.unwrap();
     space
         .apply(&roles(
             "c",
@@ -97,58 +80,35 @@ async fn roles_are_bound_while_active_and_no_longer(world: Arc<World>, space: Sp
         ))
         .await;
     let active = space.credential("c", CredentialState::Active).await;
-    assert_eq!(
-        active.status.as_ref().unwrap().roles.as_deref(),
-        Some("view, deployer")
-    );
+    assert_eq!(active.status.as_ref().unwrap().roles.as_deref(), Some("view, deployer"));
     assert_eq!(bindings(&space).await.len(), 2);
     eventually_may(&space, Some(&space.namespace), "list", "pods", true).await;
 
-    let account = world
-        .control_plane
-        .service_account(&space.namespace, "c-credential")
-        .await
-        .unwrap();
+    let account = world.control_plane.service_account(&space.namespace, "c-credential").await.unwrap();
     let pods: Api<Pod> = Api::namespaced(account.client().unwrap(), &space.namespace);
     pods.list(&ListParams::default()).await.unwrap();
 
-    space
-        .patch::<Credential>("c", json!({"spec": {"state": "Inactive"}}))
-        .await
-        .unwrap();
+    space.patch::<Credential>("c", json!({"spec": {"state": "Inactive"}})).await.unwrap();
     space.credential("c", CredentialState::Inactive).await;
     assert!(bindings(&space).await.is_empty());
     eventually_may(&space, Some(&space.namespace), "list", "pods", false).await;
 
-    space
-        .patch::<Credential>("c", json!({"spec": {"state": "Active"}}))
-        .await
-        .unwrap();
+    space.patch::<Credential>("c", json!({"spec": {"state": "Active"}})).await.unwrap();
     space.credential("c", CredentialState::Active).await;
     assert_eq!(bindings(&space).await.len(), 2);
 }
 
 async fn a_changed_role_is_another_binding(_: Arc<World>, space: Space) {
-    space
-        .apply(&roles("c", &json!([{"kind": "ClusterRole", "name": "view"}])))
-        .await;
+    space.apply(&roles("c", &json!([{"kind": "ClusterRole", "name": "view"}]))).await;
     space.credential("c", CredentialState::Active).await;
-    space
-        .apply(&roles("c", &json!([{"kind": "ClusterRole", "name": "edit"}])))
-        .await;
+    space.apply(&roles("c", &json!([{"kind": "ClusterRole", "name": "edit"}]))).await;
     space.credential("c", CredentialState::Active).await;
-    let bound: Vec<_> = bindings(&space)
-        .await
-        .into_iter()
-        .map(|binding| binding.role_ref.name)
-        .collect();
+    let bound: Vec<_> = bindings(&space).await.into_iter().map(|binding| binding.role_ref.name).collect();
     assert_eq!(bound, ["edit"]);
 }
 
 async fn a_tampered_binding_is_made_anew(_: Arc<World>, space: Space) {
-    space
-        .apply(&roles("c", &json!([{"kind": "ClusterRole", "name": "view"}])))
-        .await;
+    space.apply(&roles("c", &json!([{"kind": "ClusterRole", "name": "view"}]))).await;
     space.credential("c", CredentialState::Active).await;
     let binding = bindings(&space).await.remove(0);
     let name = binding.metadata.name.clone().unwrap();
@@ -156,14 +116,9 @@ async fn a_tampered_binding_is_made_anew(_: Arc<World>, space: Space) {
         json!({"subjects": [{"kind": "User", "name": "mallory", "apiGroup": "rbac.authorization.k8s.io"}]});
     space.patch::<RoleBinding>(&name, subjects).await.unwrap();
     space
-        .until::<RoleBinding>(&name, |found| {
-            found.is_some_and(|found| found.subjects == binding.subjects)
-        })
+        .until::<RoleBinding>(&name, |found| found.is_some_and(|found| found.subjects == binding.subjects))
         .await;
-    space
-        .patch::<RoleBinding>(&name, json!({"metadata": {"labels": null}}))
-        .await
-        .unwrap();
+    space.patch::<RoleBinding>(&name, json!({"metadata": {"labels": null}})).await.unwrap();
     let labelled = |found: Option<&RoleBinding>| {
         found.is_some_and(|found| found.metadata.labels == binding.metadata.labels)
     };
@@ -177,83 +132,55 @@ async fn roles_in_other_namespaces_and_everywhere_go_with_the_credential(_: Arc<
     ]);
     space.apply(&roles("c", &grants)).await;
     let bound = space.credential("c", CredentialState::Active).await;
-    assert_eq!(
-        bound.metadata.finalizers.unwrap(),
-        ["credential-operator.io/bindings"]
-    );
+    assert_eq!(bound.metadata.finalizers.unwrap(), ["credential-operator.io/bindings"]);
     eventually_may(&space, Some("kube-public"), "list", "configmaps", true).await;
     eventually_may(&space, None, "list", "services", true).await;
     assert!(bindings(&space).await.is_empty());
 
     space.apply(&roles("c", &json!([]))).await;
-    let unbound = space.until::<Credential>("c", |found| {
-        found.is_some_and(|found| found.metadata.finalizers.is_none())
-    });
+    let unbound = space
+        .until::<Credential>("c", |found| found.is_some_and(|found| found.metadata.finalizers.is_none()));
     unbound.await;
     eventually_may(&space, None, "list", "services", false).await;
 
     space.apply(&roles("c", &grants)).await;
     space.credential("c", CredentialState::Active).await;
     eventually_may(&space, None, "list", "services", true).await;
-    space
-        .api::<Credential>()
-        .delete("c", &DeleteParams::default())
-        .await
-        .unwrap();
+    space.api::<Credential>().delete("c", &DeleteParams::default()).await.unwrap();
     space.until::<Credential>("c", |found| found.is_none()).await;
     eventually_may(&space, None, "list", "services", false).await;
     eventually_may(&space, Some("kube-public"), "list", "configmaps", false).await;
 }
 
 async fn a_stripped_finalizer_leaves_no_binding(_: Arc<World>, space: Space) {
-    space
-        .apply(&roles(
-            "c",
-            &json!([{"kind": "ClusterRole", "name": "view", "clusterWide": true}]),
-        ))
-        .await;
+    space.apply(&roles("c", &json!([{"kind": "ClusterRole", "name": "view", "clusterWide": true}]))).await;
     space.credential("c", CredentialState::Active).await;
     let everywhere: Api<ClusterRoleBinding> = Api::all(space.client.clone());
     // Both at once, so that the operator has no time to let the credential go properly.
     let patch = json!({"metadata": {"finalizers": null}});
     let (_, _) = tokio::join!(space.patch::<Credential>("c", patch), async {
-        space
-            .api::<Credential>()
-            .delete("c", &DeleteParams::default())
-            .await
-            .unwrap()
+        space.api::<Credential>().delete("c", &DeleteParams::default()).await.unwrap()
     });
     space.until::<Credential>("c", |found| found.is_none()).await;
     let prefix = format!("{}.c-credential-", space.namespace);
     let deadline = tokio::time::Instant::now() + crate::support::DEADLINE;
     loop {
         let left = everywhere.list(&ListParams::default()).await.unwrap().items;
-        if !left.iter().any(|binding| {
-            binding
-                .metadata
-                .name
-                .as_ref()
-                .is_some_and(|name| name.starts_with(&prefix))
-        }) {
+        if !left
+            .iter()
+            .any(|binding| binding.metadata.name.as_ref().is_some_and(|name| name.starts_with(&prefix)))
+        {
             break;
         }
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "an orphaned binding is still there"
-        );
+        assert!(tokio::time::Instant::now() < deadline, "an orphaned binding is still there");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
 }
 
 async fn the_account_is_mended(_: Arc<World>, space: Space) {
     space.apply(&credential("c")).await;
-    let before = space
-        .credential("c", CredentialState::Active)
-        .await
-        .status
-        .unwrap()
-        .service_account
-        .unwrap();
+    let before =
+        space.credential("c", CredentialState::Active).await.status.unwrap().service_account.unwrap();
     let account: ServiceAccount = space.api().get("c-credential").await.unwrap();
     assert_eq!(account.automount_service_account_token, Some(false));
     space
@@ -264,11 +191,7 @@ async fn the_account_is_mended(_: Arc<World>, space: Space) {
         |found: Option<&ServiceAccount>| found.is_some_and(|found| found.metadata.owner_references.is_some());
     space.until::<ServiceAccount>("c-credential", owned).await;
 
-    space
-        .api::<ServiceAccount>()
-        .delete("c-credential", &DeleteParams::default())
-        .await
-        .unwrap();
+    space.api::<ServiceAccount>().delete("c-credential", &DeleteParams::default()).await.unwrap();
     space
         .until::<Credential>("c", |found| {
             let status = found.and_then(|found| found.status.as_ref());
@@ -292,81 +215,43 @@ async fn a_role_that_the_operator_may_not_bind_is_said_and_heals(_: Arc<World>, 
         )
     );
     assert!(condition(&failed, "Stalled").0);
-    assert_eq!(
-        bindings(&space).await.len(),
-        1,
-        "the other role is bound all the same"
-    );
+    assert_eq!(bindings(&space).await.len(), 1, "the other role is bound all the same");
 
-    space
-        .apply(&roles(
-            "c",
-            &json!([{"kind": "ClusterRole", "name": "no-such-role"}]),
-        ))
-        .await;
+    space.apply(&roles("c", &json!([{"kind": "ClusterRole", "name": "no-such-role"}]))).await;
     let missing = space.until::<Credential>("c", |found| {
         found.is_some_and(|found| condition(found, "Ready").1 == "RoleNotFound")
     });
     missing.await;
-    space
-        .apply(&roles("c", &json!([{"kind": "ClusterRole", "name": "view"}])))
-        .await;
+    space.apply(&roles("c", &json!([{"kind": "ClusterRole", "name": "view"}]))).await;
     space.credential("c", CredentialState::Active).await;
 }
 
 async fn a_missing_namespace_is_said_and_heals(_: Arc<World>, space: Space) {
     let later = format!("{}-later", space.namespace);
-    space
-        .apply(&roles(
-            "c",
-            &json!([{"kind": "ClusterRole", "name": "view", "namespace": later}]),
-        ))
-        .await;
+    space.apply(&roles("c", &json!([{"kind": "ClusterRole", "name": "view", "namespace": later}]))).await;
     let pending = space.credential("c", CredentialState::Pending).await;
-    assert!(
-        condition(&pending, "Ready")
-            .2
-            .contains(&format!("namespaces \"{later}\" not found"))
-    );
-    space
-        .apply(&format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {later}}}\n"
-        ))
-        .await;
+    assert!(condition(&pending, "Ready").2.contains(&format!("namespaces \"{later}\" not found")));
+    space.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {later}}}\n")).await;
     space.credential("c", CredentialState::Active).await;
 }
 
 async fn tokens_are_counted(_: Arc<World>, space: Space) {
     space.apply(&credential("c")).await;
     for n in 0..3 {
-        space
-            .apply(&token(&format!("t{n}"), &format!("expiresIn: {}h", n + 1)))
-            .await;
+        space.apply(&token(&format!("t{n}"), &format!("expiresIn: {}h", n + 1))).await;
     }
-    let first = space
-        .token("t0", ApiTokenState::Active)
-        .await
-        .status
-        .unwrap()
-        .expires_at;
+    let first = space.token("t0", ApiTokenState::Active).await.status.unwrap().expires_at;
     let counted = space.until::<Credential>("c", |found| {
         let status = found.and_then(|found| found.status.as_ref());
-        status
-            .and_then(|status| status.tokens)
-            .is_some_and(|tokens| (tokens.active, tokens.total) == (3, 3))
+        status.and_then(|status| status.tokens).is_some_and(|tokens| (tokens.active, tokens.total) == (3, 3))
     });
     assert_eq!(counted.await.unwrap().status.unwrap().next_expiry_at, first);
 }
 
 async fn an_ended_credential_is_unbound_for_good(_: Arc<World>, space: Space) {
-    space
-        .apply(&roles("c", &json!([{"kind": "ClusterRole", "name": "view"}])))
-        .await;
+    space.apply(&roles("c", &json!([{"kind": "ClusterRole", "name": "view"}]))).await;
     space.credential("c", CredentialState::Active).await;
-    space
-        .patch::<Credential>("c", json!({"spec": {"expiresAt": "2021-01-01T00:00:00Z"}}))
-        .await
-        .unwrap();
+    space.patch::<Credential>("c", json!({"spec": {"expiresAt": "2021-01-01T00:00:00Z"}})).await.unwrap();
     let ended = space.credential("c", CredentialState::Expired).await;
     assert_eq!(condition(&ended, "Usable").1, "Expired");
     assert!(bindings(&space).await.is_empty());

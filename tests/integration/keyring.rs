@@ -27,10 +27,7 @@ crate::tests![
 ];
 
 fn operators(space: &Space) -> Space {
-    Space {
-        client: space.client.clone(),
-        namespace: OPERATOR_NAMESPACE.to_owned(),
-    }
+    Space { client: space.client.clone(), namespace: OPERATOR_NAMESPACE.to_owned() }
 }
 
 fn key_of(token: &ApiToken) -> String {
@@ -41,30 +38,16 @@ fn key_of(token: &ApiToken) -> String {
 async fn rotation_keeps_old_tokens_and_drops_the_key_when_nothing_names_it(world: Arc<World>, space: Space) {
     let clock = SystemClock::shared();
     let operator = world.operator(clock.clone()).await;
-    space
-        .apply(&(credential("c") + "---\n" + &token("old", "expiresIn: 1y")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("old", "expiresIn: 1y"))).await;
     let old = key_of(&space.token("old", ApiTokenState::Active).await);
     let keyring = operators(&space);
     let request =
         json!({"metadata": {"annotations": {"credential-operator.io/rotate-requested-at": space.namespace}}});
-    let before = keyring
-        .api::<Secret>()
-        .get(KEYRING)
-        .await
-        .unwrap()
-        .data
-        .unwrap()
-        .len();
+    let before = keyring.api::<Secret>().get(KEYRING).await.unwrap().data.unwrap().len();
     keyring.patch::<Secret>(KEYRING, request).await.unwrap();
-    let keys = |secret: Option<&Secret>| {
-        secret
-            .and_then(|secret| secret.data.as_ref())
-            .map_or(0, BTreeMap::len)
-    };
-    keyring
-        .until::<Secret>(KEYRING, |secret| keys(secret) == before + 1)
-        .await;
+    let keys =
+        |secret: Option<&Secret>| secret.and_then(|secret| secret.data.as_ref()).map_or(0, BTreeMap::len);
+    keyring.until::<Secret>(KEYRING, |secret| keys(secret) == before + 1).await;
 
     space.apply(&token("same", "expiresIn: 1y")).await;
     assert_eq!(
@@ -78,18 +61,12 @@ async fn rotation_keeps_old_tokens_and_drops_the_key_when_nothing_names_it(world
     space.token("old", ApiTokenState::Active).await;
 
     for name in ["old", "same"] {
-        space
-            .patch::<ApiToken>(name, json!({"spec": {"revoked": true}}))
-            .await
-            .unwrap();
+        space.patch::<ApiToken>(name, json!({"spec": {"revoked": true}})).await.unwrap();
         space.token(name, ApiTokenState::Revoked).await;
     }
     clock.step(SignedDuration::from_hours(2));
     // The keyring looks for keys that nothing names at every change of its own.
-    keyring
-        .patch::<Secret>(KEYRING, json!({"metadata": {"annotations": {"touched": "now"}}}))
-        .await
-        .unwrap();
+    keyring.patch::<Secret>(KEYRING, json!({"metadata": {"annotations": {"touched": "now"}}})).await.unwrap();
     let dropped = |secret: Option<&Secret>| {
         secret.is_some_and(|secret| !secret.data.as_ref().unwrap().contains_key(&old))
     };
@@ -100,9 +77,7 @@ async fn rotation_keeps_old_tokens_and_drops_the_key_when_nothing_names_it(world
 
 async fn a_lost_keyring_is_said_and_nothing_is_drawn_anew(world: Arc<World>, space: Space) {
     let operator = world.operator(SystemClock::shared()).await;
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
     let before = space.token("t", ApiTokenState::Active).await.status.unwrap();
     let value = space.value("t-token").await;
     let keyring = operators(&space).api::<Secret>();
@@ -115,16 +90,10 @@ async fn a_lost_keyring_is_said_and_nothing_is_drawn_anew(world: Arc<World>, spa
     space.token("u", ApiTokenState::Active).await;
 
     // Put back from a backup, beside the key that was made since.
-    backup.metadata = kube::api::ObjectMeta {
-        name: Some(KEYRING.to_owned()),
-        ..Default::default()
-    };
+    backup.metadata = kube::api::ObjectMeta { name: Some(KEYRING.to_owned()), ..Default::default() };
     backup.type_ = None;
     let params = PatchParams::apply("backup").force();
-    keyring
-        .patch(KEYRING, &params, &Patch::Apply(backup))
-        .await
-        .unwrap();
+    keyring.patch(KEYRING, &params, &Patch::Apply(backup)).await.unwrap();
     let healed = space.token("t", ApiTokenState::Active).await.status.unwrap();
     assert_eq!((healed.serial, healed.digest), (before.serial, before.digest));
     space.token("u", ApiTokenState::Active).await;
@@ -136,28 +105,17 @@ fn without_rules(mut crd: CustomResourceDefinition) -> CustomResourceDefinition 
     fn loosen(schema: &mut JSONSchemaProps) {
         schema.x_kubernetes_validations = None;
         (schema.pattern, schema.format, schema.enum_, schema.max_length) = (None, None, None, None);
-        schema
-            .properties
-            .iter_mut()
-            .flatten()
-            .for_each(|(_, property)| loosen(property));
+        schema.properties.iter_mut().flatten().for_each(|(_, property)| loosen(property));
     }
     for version in &mut crd.spec.versions {
-        let schema = version
-            .schema
-            .as_mut()
-            .and_then(|schema| schema.open_api_v3_schema.as_mut())
-            .unwrap();
+        let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()).unwrap();
         loosen(schema);
         let open = JSONSchemaProps {
             x_kubernetes_preserve_unknown_fields: Some(true),
             ..JSONSchemaProps::default()
         };
         let spec = schema.properties.as_mut().unwrap().get_mut("spec").unwrap();
-        spec.properties
-            .as_mut()
-            .unwrap()
-            .insert("scopes".to_owned(), open);
+        spec.properties.as_mut().unwrap().insert("scopes".to_owned(), open);
     }
     crd
 }
@@ -178,13 +136,9 @@ async fn objects_stored_before_the_rules_stop_nobody(world: Arc<World>, space: S
         space.apply(&token(name, rest)).await;
     }
     // Of this one the API server cannot work out its own rules, so it refuses every status.
-    space
-        .apply(&token("february", "expiresAt: '2030-02-30T00:00:00Z'"))
-        .await;
+    space.apply(&token("february", "expiresAt: '2030-02-30T00:00:00Z'")).await;
     // This one the types cannot parse at all.
-    space
-        .apply(&token("unreadable", "expiresIn: 1h, scopes: {not: a list}"))
-        .await;
+    space.apply(&token("unreadable", "expiresIn: 1h, scopes: {not: a list}")).await;
     install_crd(&world.admin, &tokens).await;
     install_crd(&world.admin, &credentials).await;
 
@@ -195,16 +149,9 @@ async fn objects_stored_before_the_rules_stop_nobody(world: Arc<World>, space: S
         let failed = space.token(name, ApiTokenState::Failed).await;
         let (stalled, reason, message) = condition(&failed, "Stalled");
         assert!(stalled && reason == "InvalidSpec", "{name}: {reason}");
-        assert!(
-            message.ends_with("create another ApiToken in place of this one"),
-            "{name}: {message}"
-        );
+        assert!(message.ends_with("create another ApiToken in place of this one"), "{name}: {message}");
     }
-    space
-        .api::<ApiToken>()
-        .delete("unreadable", &DeleteParams::default())
-        .await
-        .ok();
+    space.api::<ApiToken>().delete("unreadable", &DeleteParams::default()).await.ok();
     operator.stop().await;
 }
 
@@ -231,10 +178,7 @@ async fn clock_steps_end_nothing_early_and_revive_nothing(world: Arc<World>, spa
     space.token("u", ApiTokenState::Active).await;
     clock.step(SignedDuration::from_hours(-2));
     // Any change makes it look again, and it must still be over.
-    space
-        .patch::<ApiToken>("t", json!({"spec": {"description": "again"}}))
-        .await
-        .unwrap();
+    space.patch::<ApiToken>("t", json!({"spec": {"description": "again"}})).await.unwrap();
     space.token("t", ApiTokenState::Expired).await;
     assert!(space.api::<Secret>().get_opt("t-token").await.unwrap().is_none());
     operator.stop().await;
@@ -243,9 +187,7 @@ async fn clock_steps_end_nothing_early_and_revive_nothing(world: Arc<World>, spa
 async fn a_value_lost_too_often_waits_for_a_human(world: Arc<World>, space: Space) {
     let clock = SystemClock::shared();
     let operator = world.operator(clock.clone()).await;
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1d")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1d"))).await;
     space.token("t", ApiTokenState::Active).await;
     let secrets: Api<Secret> = space.api();
     let serial = |expected: i64| {
@@ -262,16 +204,9 @@ async fn a_value_lost_too_often_waits_for_a_human(world: Arc<World>, space: Spac
     secrets.delete("t-token", &DeleteParams::default()).await.unwrap();
     let stalled = space.token("t", ApiTokenState::Failed).await;
     assert_eq!(condition(&stalled, "Stalled").1, "Conflict");
-    assert!(
-        condition(&stalled, "Ready")
-            .2
-            .contains("deleted or replaced 4 times within 10 minutes")
-    );
+    assert!(condition(&stalled, "Ready").2.contains("deleted or replaced 4 times within 10 minutes"));
     space
-        .patch::<ApiToken>(
-            "t",
-            json!({"metadata": {"annotations": {"example.com/looked-into": "yes"}}}),
-        )
+        .patch::<ApiToken>("t", json!({"metadata": {"annotations": {"example.com/looked-into": "yes"}}}))
         .await
         .unwrap();
     space.until::<ApiToken>("t", serial(4)).await;

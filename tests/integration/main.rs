@@ -22,29 +22,16 @@ use support::World;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    let runtime = Arc::new(
-        tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .unwrap(),
-    );
+    let runtime = Arc::new(tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap());
     // Listing names starts nothing.
     let world = (!arguments.list).then(|| Arc::new(runtime.block_on(World::start())));
     let trials = |tests: Vec<support::Test>| -> Vec<Trial> {
-        tests
-            .into_iter()
-            .map(|test| test.trial(runtime.clone(), world.clone()))
-            .collect()
+        tests.into_iter().map(|test| test.trial(runtime.clone(), world.clone())).collect()
     };
-    let shared = [
-        token::tests(),
-        credential::tests(),
-        conflict::tests(),
-        bad_input::tests(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let shared = [token::tests(), credential::tests(), conflict::tests(), bad_input::tests()]
+        .into_iter()
+        .flatten()
+        .collect();
     let alone = [keyring::tests(), mass::tests()].into_iter().flatten().collect();
 
     let mut failed = libtest_mimic::run(&arguments, trials(shared)).has_failed();
@@ -58,9 +45,5 @@ fn main() -> ExitCode {
         failed |= libtest_mimic::run(&arguments, trials(access::tests())).has_failed();
     }
     drop(world);
-    if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

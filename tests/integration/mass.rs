@@ -42,19 +42,11 @@ async fn create(space: &Space, count: usize, spec: serde_json::Value) {
             tokens.create(&PostParams::default(), &token).await.unwrap();
         }
     };
-    stream::iter(0..count)
-        .map(create)
-        .buffer_unordered(32)
-        .collect::<Vec<()>>()
-        .await;
+    stream::iter(0..count).map(create).buffer_unordered(32).collect::<Vec<()>>().await;
 }
 
 async fn in_state(space: &Space, state: ApiTokenState) -> usize {
-    let tokens = space
-        .api::<ApiToken>()
-        .list(&ListParams::default())
-        .await
-        .unwrap();
+    let tokens = space.api::<ApiToken>().list(&ListParams::default()).await.unwrap();
     tokens
         .items
         .iter()
@@ -86,18 +78,13 @@ fn now() -> Timestamp {
 async fn two_thousand_at_once_cost_two_requests_each(world: Arc<World>, space: Space) {
     let operator = world.operator(SystemClock::shared()).await;
     space.apply(&credential("c")).await;
-    space
-        .credential("c", credential_operator::api::CredentialState::Active)
-        .await;
+    space.credential("c", credential_operator::api::CredentialState::Active).await;
     create(&space, 2_000, spec("2035-01-01T00:00:00Z")).await;
     wait_for(&space, ApiTokenState::Active, 2_000).await;
     let secrets = space.api::<Secret>().list(&ListParams::default()).await.unwrap();
     assert_eq!(secrets.items.len(), 2_000);
-    let values: BTreeSet<_> = secrets
-        .items
-        .iter()
-        .map(|secret| secret.data.as_ref().unwrap()["token"].0.clone())
-        .collect();
+    let values: BTreeSet<_> =
+        secrets.items.iter().map(|secret| secret.data.as_ref().unwrap()["token"].0.clone()).collect();
     assert_eq!(values.len(), 2_000);
     // Beside them the status of the credential, gathered to one write in ten seconds.
     let requests = operator.requests(&space);
@@ -108,10 +95,7 @@ async fn two_thousand_at_once_cost_two_requests_each(world: Arc<World>, space: S
         ("replace_status apitokens", 2_000),
         ("replace_status credentials", counts),
     ];
-    assert_eq!(
-        requests,
-        expected.map(|(call, count)| (call.to_owned(), count)).into()
-    );
+    assert_eq!(requests, expected.map(|(call, count)| (call.to_owned(), count)).into());
     assert!(counts <= 6, "{counts} status writes of the credential");
     let log = world.control_plane.audit_log().unwrap();
     let ours = |resource: &str, subresource: &str, verb: &str| {
@@ -137,10 +121,7 @@ async fn a_thousand_due_at_one_instant_while_running(world: Arc<World>, space: S
     let end = now() + SignedDuration::from_secs(15);
     create(&space, 1_000, spec(&end.to_string())).await;
     wait_for(&space, ApiTokenState::Active, 1_000).await;
-    assert!(
-        now() < end,
-        "the machine is too slow for this test: not all were issued before the end"
-    );
+    assert!(now() < end, "the machine is too slow for this test: not all were issued before the end");
     sleep(Duration::try_from(end.duration_since(now())).unwrap_or_default()).await;
     let late = gone(&space, end).await;
     println!("1,000 due at one instant: the last Secret was gone {late:?} after the end");
@@ -152,11 +133,7 @@ async fn a_thousand_due_at_one_instant_while_running(world: Arc<World>, space: S
         event.verb == "delete" && object.resource == "secrets" && object.namespace == space.namespace
     });
     assert_eq!(deletions.clone().count(), 1_000);
-    assert!(
-        deletions
-            .map(|event| event.request_received_timestamp)
-            .all(|at| at >= end)
-    );
+    assert!(deletions.map(|event| event.request_received_timestamp).all(|at| at >= end));
     operator.stop().await;
 }
 
@@ -181,12 +158,7 @@ async fn gone(space: &Space, since: Timestamp) -> SignedDuration {
     let secrets: Api<Secret> = space.api();
     let deadline = Instant::now() + DEADLINE;
     loop {
-        let left = secrets
-            .list_metadata(&ListParams::default().limit(1))
-            .await
-            .unwrap()
-            .items
-            .len();
+        let left = secrets.list_metadata(&ListParams::default().limit(1)).await.unwrap().items.len();
         if left == 0 {
             return now().duration_since(since);
         }
@@ -203,9 +175,7 @@ async fn a_restart_and_a_quiet_minute_write_nothing(world: Arc<World>, space: Sp
     // The count of the tokens follows within its ten seconds.
     let counted = space.until::<credential_operator::api::Credential>("c", |found| {
         let status = found.and_then(|found| found.status.as_ref());
-        status
-            .and_then(|status| status.tokens)
-            .is_some_and(|tokens| tokens.active == 1_000)
+        status.and_then(|status| status.tokens).is_some_and(|tokens| tokens.active == 1_000)
     });
     counted.await;
     operator.stop().await;
@@ -219,10 +189,7 @@ async fn a_restart_and_a_quiet_minute_write_nothing(world: Arc<World>, space: Sp
         event.user.username == crate::support::OPERATOR_USER
             && event.request_received_timestamp >= since
             && !["get", "list", "watch"].contains(&event.verb.as_str())
-            && event
-                .object_ref
-                .as_ref()
-                .is_some_and(|object| object.namespace == space.namespace)
+            && event.object_ref.as_ref().is_some_and(|object| object.namespace == space.namespace)
     });
     assert_eq!(writes.count(), 0);
     operator.stop().await;
@@ -240,9 +207,7 @@ async fn what_cannot_succeed_is_not_tried_again_and_again(world: Arc<World>, spa
         )
         .await;
     space.apply(&token("taken", "expiresIn: 1h")).await;
-    space
-        .apply(&token("orphan", "expiresIn: 1h").replace("{name: c}", "{name: none}"))
-        .await;
+    space.apply(&token("orphan", "expiresIn: 1h").replace("{name: c}", "{name: none}")).await;
     space.token("taken", ApiTokenState::Failed).await;
     space.token("orphan", ApiTokenState::Pending).await;
     sleep(Duration::from_secs(30)).await;
@@ -259,14 +224,8 @@ async fn what_cannot_succeed_is_not_tried_again_and_again(world: Arc<World>, spa
         ("replace_status credentials", 4),
     ];
     for (call, count) in &requests {
-        let most = at_most
-            .iter()
-            .find(|(known, _)| known == call)
-            .map_or(0, |(_, most)| *most);
-        assert!(
-            *count <= most,
-            "{call}: {count}, more than {most}, in {requests:?}"
-        );
+        let most = at_most.iter().find(|(known, _)| known == call).map_or(0, |(_, most)| *most);
+        assert!(*count <= most, "{call}: {count}, more than {most}, in {requests:?}");
     }
     operator.stop().await;
 }

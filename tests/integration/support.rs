@@ -77,10 +77,7 @@ impl Test {
         name: &str,
         run: impl FnOnce(Arc<World>, Space) -> F + Send + 'static,
     ) -> Self {
-        Self {
-            name: name.to_owned(),
-            run: Box::new(move |world, space| Box::pin(run(world, space))),
-        }
+        Self { name: name.to_owned(), run: Box::new(move |world, space| Box::pin(run(world, space))) }
     }
 
     pub fn trial(self, runtime: Arc<Runtime>, world: Option<Arc<World>>) -> Trial {
@@ -127,20 +124,12 @@ impl World {
         for crd in api::crds() {
             install_crd(&admin, &crd).await;
         }
-        for document in include_str!("../../deploy/rbac.yaml")
-            .split("\n---\n")
-            .chain(MORE_BINDABLE.split("\n---\n"))
+        for document in
+            include_str!("../../deploy/rbac.yaml").split("\n---\n").chain(MORE_BINDABLE.split("\n---\n"))
         {
-            apply(&admin, "", serde_yaml_ng::from_str(document).unwrap())
-                .await
-                .unwrap();
+            apply(&admin, "", serde_yaml_ng::from_str(document).unwrap()).await.unwrap();
         }
-        let world = Self {
-            control_plane,
-            admin,
-            shared: Mutex::default(),
-            spaces: AtomicU32::new(0),
-        };
+        let world = Self { control_plane, admin, shared: Mutex::default(), spaces: AtomicU32::new(0) };
         let operator = world.operator(SystemClock::shared()).await;
         *world.shared.lock().unwrap() = Some(operator);
         world
@@ -155,45 +144,26 @@ impl World {
 
     /// Starts an operator as its own `ServiceAccount`, with the rights of deploy/rbac.yaml.
     pub async fn operator(&self, clock: Arc<dyn Clock>) -> Operator {
-        let identity = self
-            .control_plane
-            .service_account(OPERATOR_NAMESPACE, "credential-operator")
-            .await
-            .unwrap();
+        let identity =
+            self.control_plane.service_account(OPERATOR_NAMESPACE, "credential-operator").await.unwrap();
         Operator::start(&identity, clock)
     }
 
     async fn space(&self, test: &str) -> Space {
         let number = self.spaces.fetch_add(1, Ordering::Relaxed);
         let name = test.rsplit("::").next().unwrap_or_default().replace('_', "-");
-        let namespace = format!("t{number}-{}", &name[..name.len().min(40)])
-            .trim_end_matches('-')
-            .to_owned();
-        let metadata = ObjectMeta {
-            name: Some(namespace.clone()),
-            ..ObjectMeta::default()
-        };
-        let object = Namespace {
-            metadata,
-            ..Namespace::default()
-        };
-        Api::all(self.admin.clone())
-            .create(&PostParams::default(), &object)
-            .await
-            .unwrap();
-        Space {
-            client: self.admin.clone(),
-            namespace,
-        }
+        let namespace = format!("t{number}-{}", &name[..name.len().min(40)]).trim_end_matches('-').to_owned();
+        let metadata = ObjectMeta { name: Some(namespace.clone()), ..ObjectMeta::default() };
+        let object = Namespace { metadata, ..Namespace::default() };
+        Api::all(self.admin.clone()).create(&PostParams::default(), &object).await.unwrap();
+        Space { client: self.admin.clone(), namespace }
     }
 }
 
 pub async fn install_crd(admin: &Client, crd: &CustomResourceDefinition) {
     let crds: Api<CustomResourceDefinition> = Api::all(admin.clone());
     let name = crd.metadata.name.clone().unwrap();
-    crds.patch(&name, &PatchParams::apply("tests").force(), &Patch::Apply(crd))
-        .await
-        .unwrap();
+    crds.patch(&name, &PatchParams::apply("tests").force(), &Patch::Apply(crd)).await.unwrap();
     let established = kube::runtime::conditions::is_crd_established();
     let wait = kube::runtime::wait::await_condition(crds, &name, established);
     timeout(DEADLINE, wait).await.unwrap().unwrap();
@@ -206,9 +176,7 @@ pub struct SystemClock {
 
 impl SystemClock {
     pub fn shared() -> Arc<Self> {
-        Arc::new(Self {
-            offset: Mutex::default(),
-        })
+        Arc::new(Self { offset: Mutex::default() })
     }
 
     pub fn step(&self, by: SignedDuration) {
@@ -217,10 +185,7 @@ impl SystemClock {
 }
 
 impl Clock for SystemClock {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the tests' main is where their clock comes from"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the tests' main is where their clock comes from")]
     fn now(&self) -> Timestamp {
         Timestamp::now() + *self.offset.lock().unwrap()
     }
@@ -241,21 +206,11 @@ impl Operator {
         config.default_retry = false;
         let counted = requests.clone();
         let layer = tower::util::MapRequestLayer::new(move |request: http::Request<_>| {
-            let call = request
-                .extensions()
-                .get::<&'static str>()
-                .copied()
-                .unwrap_or("watch or list");
-            counted
-                .lock()
-                .unwrap()
-                .push((call, request.uri().path().to_owned()));
+            let call = request.extensions().get::<&'static str>().copied().unwrap_or("watch or list");
+            counted.lock().unwrap().push((call, request.uri().path().to_owned()));
             request
         });
-        let client = ClientBuilder::try_from(config)
-            .unwrap()
-            .with_layer(&layer)
-            .build();
+        let client = ClientBuilder::try_from(config).unwrap().with_layer(&layer).build();
         let config = Config {
             namespace: OPERATOR_NAMESPACE.to_owned(),
             keyring_secret: KEYRING.to_owned(),
@@ -304,38 +259,15 @@ impl Space {
     async fn clean_up(&self) {
         let params = ListParams::default();
         let all = DeleteParams::default();
-        self.api::<Credential>()
-            .delete_collection(&all, &params)
-            .await
-            .unwrap();
-        self.api::<ApiToken>()
-            .delete_collection(&all, &params)
-            .await
-            .unwrap();
+        self.api::<Credential>().delete_collection(&all, &params).await.unwrap();
+        self.api::<ApiToken>().delete_collection(&all, &params).await.unwrap();
         let left = async || {
-            let credentials = self
-                .api::<Credential>()
-                .list_metadata(&params)
-                .await
-                .unwrap()
-                .items
-                .len();
-            credentials
-                + self
-                    .api::<ApiToken>()
-                    .list_metadata(&params)
-                    .await
-                    .unwrap()
-                    .items
-                    .len()
+            let credentials = self.api::<Credential>().list_metadata(&params).await.unwrap().items.len();
+            credentials + self.api::<ApiToken>().list_metadata(&params).await.unwrap().items.len()
         };
         let deadline = Instant::now() + DEADLINE;
         while left().await > 0 {
-            assert!(
-                Instant::now() < deadline,
-                "{} cannot be cleaned up",
-                self.namespace
-            );
+            assert!(Instant::now() < deadline, "{} cannot be cleaned up", self.namespace);
             sleep(Duration::from_millis(100)).await;
         }
     }
@@ -362,9 +294,7 @@ impl Space {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
     {
-        self.api::<K>()
-            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
-            .await
+        self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await
     }
 
     /// Waits until an object is as `expected`; `None` stands for its absence.
@@ -379,12 +309,7 @@ impl Space {
     {
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let events = watcher(self.api::<K>(), config).default_backoff();
-        until(
-            &format!("{} {}/{name}", K::kind(&()), self.namespace),
-            events,
-            expected,
-        )
-        .await
+        until(&format!("{} {}/{name}", K::kind(&()), self.namespace), events, expected).await
     }
 
     pub async fn token(&self, name: &str, state: ApiTokenState) -> ApiToken {
@@ -445,10 +370,7 @@ async fn until<K: Resource + Clone + Debug>(
         }
     });
     let in_time = found.await.is_ok();
-    assert!(
-        in_time,
-        "{what} did not become what was expected; it is {last:#?}"
-    );
+    assert!(in_time, "{what} did not become what was expected; it is {last:#?}");
     last
 }
 
@@ -462,43 +384,25 @@ fn documents(yaml: &str) -> Vec<Value> {
 pub async fn apply(client: &Client, namespace: &str, object: Value) -> kube::Result<DynamicObject> {
     let object: DynamicObject = serde_json::from_value(object).unwrap();
     let types = object.types.clone().unwrap();
-    let (group, version) = types
-        .api_version
-        .rsplit_once('/')
-        .unwrap_or(("", &types.api_version));
+    let (group, version) = types.api_version.rsplit_once('/').unwrap_or(("", &types.api_version));
     let kind = kube::core::GroupVersionKind::gvk(group, version, &types.kind);
     let resource = ApiResource::from_gvk(&kind);
     let cluster_scoped = ["Namespace", "ClusterRole", "ClusterRoleBinding"].contains(&types.kind.as_str());
     let api: Api<DynamicObject> = if cluster_scoped {
         Api::all_with(client.clone(), &resource)
     } else {
-        let namespace = object
-            .metadata
-            .namespace
-            .clone()
-            .unwrap_or_else(|| namespace.to_owned());
+        let namespace = object.metadata.namespace.clone().unwrap_or_else(|| namespace.to_owned());
         Api::namespaced_with(client.clone(), &namespace, &resource)
     };
     let name = object.metadata.name.clone().unwrap();
-    api.patch(
-        &name,
-        &PatchParams::apply("tests").force(),
-        &Patch::Apply(&object),
-    )
-    .await
+    api.patch(&name, &PatchParams::apply("tests").force(), &Patch::Apply(&object)).await
 }
 
 /// The reason and message of a condition, and whether it holds.
 pub fn condition(object: &impl serde::Serialize, kind: &str) -> (bool, String, String) {
     let object = json!(object);
-    let conditions = object["status"]["conditions"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
-    let found = conditions
-        .into_iter()
-        .find(|condition| condition["type"] == kind)
-        .unwrap_or_default();
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let found = conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
     let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
     (found["status"] == "True", text("reason"), text("message"))
 }

@@ -32,9 +32,7 @@ crate::tests![
 ];
 
 async fn a_manifest_becomes_a_token_in_a_secret(_: Arc<World>, space: Space) {
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 30d")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 30d"))).await;
     let issued = space.token("t", ApiTokenState::Active).await;
     let status = issued.status.as_ref().unwrap();
     let value = Token::parse(&space.value("t-token").await).unwrap();
@@ -46,45 +44,29 @@ async fn a_manifest_becomes_a_token_in_a_secret(_: Arc<World>, space: Space) {
     assert!(status.digest.as_ref().unwrap().starts_with("hmac-sha256:"));
     let secret: Secret = space.api().get("t-token").await.unwrap();
     assert_eq!(secret.immutable, Some(true));
-    assert_eq!(
-        secret.metadata.owner_references.unwrap()[0].uid,
-        issued.metadata.uid.clone().unwrap()
-    );
-    assert_eq!(
-        condition(&issued, "Ready"),
-        (true, "Issued".into(), "Secret t-token holds the token".into())
-    );
+    assert_eq!(secret.metadata.owner_references.unwrap()[0].uid, issued.metadata.uid.clone().unwrap());
+    assert_eq!(condition(&issued, "Ready"), (true, "Issued".into(), "Secret t-token holds the token".into()));
     assert!(condition(&issued, "Usable").0);
 }
 
 async fn the_end_deletes_the_secret_and_keeps_the_object(_: Arc<World>, space: Space) {
     #[expect(clippy::disallowed_methods, reason = "an end a few seconds from now")]
     let end = Timestamp::now() + SignedDuration::from_secs(6);
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", &format!("expiresAt: '{end}'"))))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", &format!("expiresAt: '{end}'")))).await;
     space.token("t", ApiTokenState::Active).await;
     let secret = space.until::<Secret>("t-token", |secret| secret.is_none());
     assert!(secret.await.is_none());
     #[expect(clippy::disallowed_methods, reason = "never early")]
     let gone = Timestamp::now();
-    assert!(
-        gone >= end,
-        "the Secret was gone at {gone}, before the end at {end}"
-    );
+    assert!(gone >= end, "the Secret was gone at {gone}, before the end at {end}");
     let expired = space.token("t", ApiTokenState::Expired).await;
     assert_eq!(condition(&expired, "Usable").1, "Expired");
-    assert!(
-        condition(&expired, "Ready").0,
-        "a normal expiry must not turn a sync red"
-    );
+    assert!(condition(&expired, "Ready").0, "a normal expiry must not turn a sync red");
     assert_eq!(expired.status.unwrap().digest, None);
 }
 
 async fn an_end_in_the_past_is_born_expired(_: Arc<World>, space: Space) {
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", "expiresAt: 2020-01-01T00:00:00Z")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresAt: 2020-01-01T00:00:00Z"))).await;
     let expired = space.token("t", ApiTokenState::Expired).await;
     assert_eq!(expired.status.as_ref().unwrap().token_id, None);
     assert_eq!(
@@ -95,38 +77,23 @@ async fn an_end_in_the_past_is_born_expired(_: Arc<World>, space: Space) {
 }
 
 async fn bringing_the_end_forward_counts(_: Arc<World>, space: Space) {
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", "expiresAt: 2035-01-01T00:00:00Z")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresAt: 2035-01-01T00:00:00Z"))).await;
     space.token("t", ApiTokenState::Active).await;
-    space
-        .patch::<ApiToken>("t", json!({"spec": {"expiresAt": "2021-01-01T00:00:00Z"}}))
-        .await
-        .unwrap();
+    space.patch::<ApiToken>("t", json!({"spec": {"expiresAt": "2021-01-01T00:00:00Z"}})).await.unwrap();
     space.token("t", ApiTokenState::Expired).await;
     space.until::<Secret>("t-token", |secret| secret.is_none()).await;
 }
 
 async fn revoking_deletes_the_secret_for_good(_: Arc<World>, space: Space) {
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
     space.token("t", ApiTokenState::Active).await;
-    space
-        .patch::<ApiToken>("t", json!({"spec": {"revoked": true}}))
-        .await
-        .unwrap();
+    space.patch::<ApiToken>("t", json!({"spec": {"revoked": true}})).await.unwrap();
     let revoked = space.token("t", ApiTokenState::Revoked).await;
     assert_eq!(condition(&revoked, "Usable").1, "Revoked");
     space.until::<Secret>("t-token", |secret| secret.is_none()).await;
-    let refused = space
-        .patch::<ApiToken>("t", json!({"spec": {"revoked": null}}))
-        .await
-        .unwrap_err();
+    let refused = space.patch::<ApiToken>("t", json!({"spec": {"revoked": null}})).await.unwrap_err();
     assert!(
-        refused
-            .to_string()
-            .contains("a revoked token stays revoked; create another ApiToken"),
+        refused.to_string().contains("a revoked token stays revoked; create another ApiToken"),
         "{refused}"
     );
 }
@@ -145,20 +112,12 @@ async fn a_token_waits_for_its_credential(_: Arc<World>, space: Space) {
 }
 
 async fn an_inactive_credential_suspends_and_gives_back_the_same_value(_: Arc<World>, space: Space) {
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
     space.token("t", ApiTokenState::Active).await;
     let before = space.value("t-token").await;
-    for (state, expected) in [
-        ("Inactive", ApiTokenState::Suspended),
-        ("Active", ApiTokenState::Active),
-    ] {
+    for (state, expected) in [("Inactive", ApiTokenState::Suspended), ("Active", ApiTokenState::Active)] {
         let patch = json!({"spec": {"state": state}});
-        space
-            .patch::<credential_operator::api::Credential>("c", patch)
-            .await
-            .unwrap();
+        space.patch::<credential_operator::api::Credential>("c", patch).await.unwrap();
         let token = space.token("t", expected).await;
         assert_eq!(condition(&token, "Usable").0, state == "Active");
         assert!(condition(&token, "Ready").0);
@@ -167,50 +126,29 @@ async fn an_inactive_credential_suspends_and_gives_back_the_same_value(_: Arc<Wo
 }
 
 async fn a_deleted_secret_is_followed_by_another_value(_: Arc<World>, space: Space) {
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
     let first = space.token("t", ApiTokenState::Active).await.status.unwrap();
     let value = space.value("t-token").await;
-    space
-        .api::<Secret>()
-        .delete("t-token", &DeleteParams::default())
-        .await
-        .unwrap();
+    space.api::<Secret>().delete("t-token", &DeleteParams::default()).await.unwrap();
     let again = space.until::<ApiToken>("t", |token| {
-        token
-            .and_then(|token| token.status.as_ref())
-            .is_some_and(|status| status.serial == Some(1))
+        token.and_then(|token| token.status.as_ref()).is_some_and(|status| status.serial == Some(1))
     });
     let again = again.await.unwrap().status.unwrap();
     assert_ne!(space.value("t-token").await, value);
     assert_ne!((first.token_id, first.digest), (again.token_id, again.digest));
-    assert_eq!(
-        first.expires_at, again.expires_at,
-        "a replaced value ends when the lost one would have"
-    );
+    assert_eq!(first.expires_at, again.expires_at, "a replaced value ends when the lost one would have");
 
-    space
-        .api::<Secret>()
-        .delete("t-token", &DeleteParams::default())
-        .await
-        .unwrap();
+    space.api::<Secret>().delete("t-token", &DeleteParams::default()).await.unwrap();
     let waiting = space.token("t", ApiTokenState::Pending).await;
     assert_eq!(
         condition(&waiting, "Ready").2,
         "the token's Secret was deleted or replaced again; a new value is issued at most once a minute"
     );
-    assert_eq!(
-        waiting.status.unwrap().digest,
-        None,
-        "nothing accepts the lost value"
-    );
+    assert_eq!(waiting.status.unwrap().digest, None, "nothing accepts the lost value");
 }
 
 async fn an_edited_secret_is_mended_and_keeps_its_value(_: Arc<World>, space: Space) {
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
     space.token("t", ApiTokenState::Active).await;
     let value = space.value("t-token").await;
     let whole: Secret = space.api().get("t-token").await.unwrap();
@@ -245,36 +183,20 @@ async fn deleting_a_credential_takes_its_tokens(_: Arc<World>, space: Space) {
     for n in 0..5 {
         space.token(&format!("t{n}"), ApiTokenState::Active).await;
     }
-    space
-        .api::<credential_operator::api::Credential>()
-        .delete("c", &DeleteParams::default())
-        .await
-        .unwrap();
+    space.api::<credential_operator::api::Credential>().delete("c", &DeleteParams::default()).await.unwrap();
     for n in 0..5 {
-        space
-            .until::<ApiToken>(&format!("t{n}"), |token| token.is_none())
-            .await;
-        space
-            .until::<Secret>(&format!("t{n}-token"), |secret| secret.is_none())
-            .await;
+        space.until::<ApiToken>(&format!("t{n}"), |token| token.is_none()).await;
+        space.until::<Secret>(&format!("t{n}-token"), |secret| secret.is_none()).await;
     }
 }
 
 async fn a_token_never_attaches_to_a_new_credential(_: Arc<World>, space: Space) {
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
     let token = space.token("t", ApiTokenState::Active).await;
-    space
-        .api::<credential_operator::api::Credential>()
-        .delete("c", &DeleteParams::default())
-        .await
-        .unwrap();
+    space.api::<credential_operator::api::Credential>().delete("c", &DeleteParams::default()).await.unwrap();
     space.apply(&credential("c")).await;
     space
-        .until::<ApiToken>("t", |found| {
-            found.is_none_or(|found| found.metadata.uid != token.metadata.uid)
-        })
+        .until::<ApiToken>("t", |found| found.is_none_or(|found| found.metadata.uid != token.metadata.uid))
         .await;
 }
 
@@ -285,57 +207,34 @@ async fn deleting_a_token_takes_its_secret(_: Arc<World>, space: Space) {
         let name = format!("t{n}");
         space.apply(&token(&name, "expiresIn: 1h")).await;
         space.token(&name, ApiTokenState::Active).await;
-        let params = DeleteParams {
-            propagation_policy: Some(policy),
-            ..DeleteParams::default()
-        };
+        let params = DeleteParams { propagation_policy: Some(policy), ..DeleteParams::default() };
         space.api::<ApiToken>().delete(&name, &params).await.unwrap();
         space.until::<ApiToken>(&name, |token| token.is_none()).await;
-        space
-            .until::<Secret>(&format!("{name}-token"), |secret| secret.is_none())
-            .await;
+        space.until::<Secret>(&format!("{name}-token"), |secret| secret.is_none()).await;
     }
 }
 
 async fn the_credentials_end_ends_its_tokens(_: Arc<World>, space: Space) {
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h")))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
     space.token("t", ApiTokenState::Active).await;
     #[expect(clippy::disallowed_methods, reason = "an end a few seconds from now")]
     let end = Timestamp::now() + SignedDuration::from_secs(3);
     let patch = json!({"spec": {"expiresAt": end.to_string()}});
-    space
-        .patch::<credential_operator::api::Credential>("c", patch)
-        .await
-        .unwrap();
+    space.patch::<credential_operator::api::Credential>("c", patch).await.unwrap();
     let expired = space.token("t", ApiTokenState::Expired).await;
-    assert_eq!(
-        expired.status.unwrap().expires_at.unwrap().timestamp().unwrap(),
-        end
-    );
+    assert_eq!(expired.status.unwrap().expires_at.unwrap().timestamp().unwrap(), end);
     space.until::<Secret>("t-token", |secret| secret.is_none()).await;
 }
 
 async fn labels_follow_the_spec_and_those_of_others_stay(_: Arc<World>, space: Space) {
     let spec = "expiresIn: 1h, secret: {labels: {app: orders}, annotations: {example.com/team: night}}";
-    space
-        .apply(&(credential("c") + "---\n" + &token("t", spec)))
-        .await;
+    space.apply(&(credential("c") + "---\n" + &token("t", spec))).await;
     space.token("t", ApiTokenState::Active).await;
-    space
-        .patch::<Secret>(
-            "t-token",
-            json!({"metadata": {"labels": {"seen-by": "somebody"}}}),
-        )
-        .await
-        .unwrap();
+    space.patch::<Secret>("t-token", json!({"metadata": {"labels": {"seen-by": "somebody"}}})).await.unwrap();
     let api = space.api::<ApiToken>();
     let json_patch =
         json!({"spec": {"secret": {"labels": {"app": null, "tier": "back"}, "annotations": null}}});
-    api.patch("t", &PatchParams::default(), &Patch::Merge(json_patch))
-        .await
-        .unwrap();
+    api.patch("t", &PatchParams::default(), &Patch::Merge(json_patch)).await.unwrap();
     space
         .until::<Secret>("t-token", |secret| {
             let Some(secret) = secret else { return false };

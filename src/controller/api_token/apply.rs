@@ -52,10 +52,7 @@ pub async fn apply(ctx: &Context, token: &ApiToken, plan: Plan) -> Result<(), Re
                     status.secret = Some(issued.secret);
                 }
             }
-            Step::DeleteSecret {
-                secret,
-                resource_version,
-            } => {
+            Step::DeleteSecret { secret, resource_version } => {
                 delete_secret(ctx, token, &secret, resource_version.as_deref()).await?;
             }
             Step::MendSecret(mend) => mend_secret(ctx, token, mend).await?,
@@ -83,10 +80,7 @@ pub async fn write_status(
     let place = Place::of(token);
     let api: Api<ApiToken> = Api::namespaced(ctx.client.clone(), &place.namespace);
     // The version makes it fail where another leader, or a stale watch, would overwrite what it has not seen.
-    let changed = ApiToken {
-        status: Some(status),
-        ..token.clone()
-    };
+    let changed = ApiToken { status: Some(status), ..token.clone() };
     let written = send(
         || format!("update the status of ApiToken {place}"),
         api.replace_status(&place.name, &PostParams::default(), &changed),
@@ -114,16 +108,10 @@ async fn create_secret(
 ) -> Result<Issued, RequestError> {
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), recipe.name);
     let value = ctx.draw(|random| Token::draw(&ctx.config.token_prefix, random));
-    let subject = Subject {
-        uid: token.metadata.uid.clone().unwrap_or_default(),
-        serial: recipe.serial,
-    };
+    let subject = Subject { uid: token.metadata.uid.clone().unwrap_or_default(), serial: recipe.serial };
     let attestation = Attestation::new(key, &subject, &value, recipe.end);
     let mut annotations = recipe.annotations;
-    annotations.insert(
-        name::ATTESTATION_ANNOTATION.to_owned(),
-        json!(attestation).to_string(),
-    );
+    annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), json!(attestation).to_string());
     let secret = Secret {
         metadata: ObjectMeta {
             name: Some(place.name.clone()),
@@ -135,30 +123,18 @@ async fn create_secret(
         },
         immutable: Some(true),
         type_: Some("Opaque".to_owned()),
-        data: Some(
-            [(
-                TOKEN_KEY.to_owned(),
-                ByteString(value.expose().as_bytes().to_vec()),
-            )]
-            .into(),
-        ),
+        data: Some([(TOKEN_KEY.to_owned(), ByteString(value.expose().as_bytes().to_vec()))].into()),
         ..Secret::default()
     };
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &place.namespace);
-    let params = PostParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PostParams::default()
-    };
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let created = send(|| format!("create Secret {place}"), api.create(&params, &secret)).await?;
     let uid = created.metadata.uid.clone().unwrap_or_default();
     ctx.secrets.remember(created.metadata.into_response_partial());
     Ok(Issued {
         id: attestation.id,
         digest: attestation.digest,
-        secret: ObjectReference {
-            name: place.name,
-            uid,
-        },
+        secret: ObjectReference { name: place.name, uid },
     })
 }
 
@@ -168,44 +144,26 @@ async fn delete_secret(
     secret: &ObjectReference,
     resource_version: Option<&str>,
 ) -> Result<(), RequestError> {
-    let place = Place::new(
-        token.metadata.namespace.clone().unwrap_or_default(),
-        secret.name.clone(),
-    );
+    let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret.name.clone());
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &place.namespace);
     let params = delete_only(&secret.uid, resource_version);
-    unless_gone(
-        send(
-            || format!("delete Secret {place}"),
-            api.delete(&secret.name, &params),
-        )
-        .await,
-    )?;
+    unless_gone(send(|| format!("delete Secret {place}"), api.delete(&secret.name, &params)).await)?;
     ctx.secrets.forget(&place, &secret.uid);
     Ok(())
 }
 
 async fn mend_secret(ctx: &Context, token: &ApiToken, mend: Mend) -> Result<(), RequestError> {
-    let place = Place::new(
-        token.metadata.namespace.clone().unwrap_or_default(),
-        mend.secret.name.clone(),
-    );
+    let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), mend.secret.name.clone());
     let keyring = ctx.keyring();
     let mut annotations = mend.annotations;
     if let Some((value, serial, end)) = &mend.attest {
-        let subject = Subject {
-            uid: token.metadata.uid.clone().unwrap_or_default(),
-            serial: *serial,
-        };
+        let subject = Subject { uid: token.metadata.uid.clone().unwrap_or_default(), serial: *serial };
         // Under the key of the digest in the status, so that both say the same again.
         let digest = token.status.as_ref().and_then(|status| status.digest.as_deref());
         let key = digest.and_then(digest::key_id).and_then(|id| keyring.get(id));
         if let Some(key) = key {
             let attestation = Attestation::new(key, &subject, value, *end);
-            annotations.insert(
-                name::ATTESTATION_ANNOTATION.to_owned(),
-                Some(json!(attestation).to_string()),
-            );
+            annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
         }
     }
     let mut metadata = json!({
@@ -218,16 +176,11 @@ async fn mend_secret(ctx: &Context, token: &ApiToken, mend: Mend) -> Result<(), 
         metadata["ownerReferences"] = json!([reference(token)]);
     }
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &place.namespace);
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let patch = Patch::Merge(json!({ "metadata": metadata }));
-    let mended: PartialObjectMeta<Secret> = send(
-        || format!("mend Secret {place}"),
-        api.patch_metadata(&mend.secret.name, &params, &patch),
-    )
-    .await?;
+    let mended: PartialObjectMeta<Secret> =
+        send(|| format!("mend Secret {place}"), api.patch_metadata(&mend.secret.name, &params, &patch))
+            .await?;
     ctx.secrets.remember(mended);
     Ok(())
 }
@@ -236,11 +189,8 @@ async fn delete_token(ctx: &Context, token: &ApiToken) -> Result<(), RequestErro
     let place = Place::of(token);
     let uid = token.metadata.uid.clone().unwrap_or_default();
     let api: Api<ApiToken> = Api::namespaced(ctx.client.clone(), &place.namespace);
-    let deleted = send(
-        || format!("delete ApiToken {place}"),
-        api.delete(&place.name, &delete_only(&uid, None)),
-    )
-    .await;
+    let deleted =
+        send(|| format!("delete ApiToken {place}"), api.delete(&place.name, &delete_only(&uid, None))).await;
     unless_gone(deleted)?;
     Ok(())
 }

@@ -3,7 +3,10 @@
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, api::ObjectMeta};
 
-use super::plan::{Content, CredentialSeen, Observed, OwnSecret, SecretSeen, secret_name};
+use super::{
+    observed::{Content, CredentialSeen, Observed, OwnSecret, SecretSeen},
+    plan::secret_name,
+};
 use crate::{
     api::{ApiToken, ApiTokenStatus, Credential, credential::ObjectReference},
     controller::{
@@ -29,11 +32,8 @@ pub const TOKEN_KEY: &str = "token";
 pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, RequestError> {
     let status = token.status.clone().unwrap_or_default();
     let keyring = ctx.keyring();
-    let key_known = status
-        .digest
-        .as_deref()
-        .and_then(digest::key_id)
-        .is_none_or(|key| keyring.get(key).is_some());
+    let key_known =
+        status.digest.as_deref().and_then(digest::key_id).is_none_or(|key| keyring.get(key).is_some());
     Ok(Observed {
         credential: credential(ctx, token, &status).await?,
         secret: secret(ctx, token, &status).await?,
@@ -52,26 +52,20 @@ async fn credential(
     let place = Place::new(namespace, token.spec.credential_ref.name.clone());
     let cached = ctx.credentials.get(&place);
     let Some(issued_for) = &status.credential_uid else {
-        return Ok(cached.map_or(CredentialSeen::Absent, |held| {
-            CredentialSeen::Present(Box::new((*held).clone()))
-        }));
+        return Ok(
+            cached.map_or(CredentialSeen::Absent, |held| CredentialSeen::Present(Box::new((*held).clone())))
+        );
     };
     if let Some(held) = cached.filter(|held| held.metadata.uid.as_ref() == Some(issued_for)) {
         return Ok(CredentialSeen::Present(Box::new((*held).clone())));
     }
     // What follows destroys; a watch that lags is not enough to go by.
     let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &place.namespace);
-    let found = send(
-        || format!("get Credential {place}"),
-        api.get_metadata_opt(&place.name),
-    )
-    .await?;
+    let found = send(|| format!("get Credential {place}"), api.get_metadata_opt(&place.name)).await?;
     match found {
         Some(found) if found.metadata.uid.as_ref() == Some(issued_for) => {
             let found = send(|| format!("get Credential {place}"), api.get_opt(&place.name)).await?;
-            Ok(found.map_or(CredentialSeen::Gone, |found| {
-                CredentialSeen::Present(Box::new(found))
-            }))
+            Ok(found.map_or(CredentialSeen::Gone, |found| CredentialSeen::Present(Box::new(found))))
         }
         Some(_) | None => Ok(CredentialSeen::Gone),
     }
@@ -82,10 +76,7 @@ async fn secret(
     token: &ApiToken,
     status: &ApiTokenStatus,
 ) -> Result<SecretSeen, RequestError> {
-    let place = Place::new(
-        token.metadata.namespace.clone().unwrap_or_default(),
-        secret_name(token),
-    );
+    let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret_name(token));
     if let Some(held) = ctx.secrets.get(&place)
         && let Some(seen) = recorded(token, status, &held.metadata)
     {
@@ -130,14 +121,8 @@ fn judge(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus, found: &Secre
     let attested = attested.filter(|(attestation, value)| attestation.verify(&keyring, &uid, value).is_ok());
     let recorded_uid = status.secret.as_ref().map(|secret| &secret.uid) == metadata.uid.as_ref();
     let digested = value.as_ref().is_some_and(|value| {
-        let subject = Subject {
-            uid: uid.clone(),
-            serial: status.serial.unwrap_or_default(),
-        };
-        status
-            .digest
-            .as_ref()
-            .is_some_and(|digest| digest::verify(&keyring, digest, &subject, value).is_ok())
+        let subject = Subject { uid: uid.clone(), serial: status.serial.unwrap_or_default() };
+        status.digest.as_ref().is_some_and(|digest| digest::verify(&keyring, digest, &subject, value).is_ok())
     });
     // A status can be forged; what it says of a UID counts only together with a keyed proof.
     let ours_by_proof = recorded_uid && (attested.is_some() || digested);
@@ -145,11 +130,7 @@ fn judge(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus, found: &Secre
         let predecessor = controller(metadata).is_some_and(|owner| {
             owner.kind == "ApiToken" && Some(&owner.name) == token.metadata.name.as_ref()
         });
-        return if predecessor {
-            SecretSeen::Predecessors
-        } else {
-            SecretSeen::Foreign
-        };
+        return if predecessor { SecretSeen::Predecessors } else { SecretSeen::Foreign };
     }
     let next = status.serial.map_or(0, |serial| serial + 1);
     let content = match (attested, &value) {

@@ -2,9 +2,15 @@
 //!
 //! Pure and infallible: no client, no clock, no randomness. A spec that makes no sense is a plan too.
 
+mod dress;
+mod loss;
+
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+
+use self::dress::{dress, mend};
+use super::observed::{Content, CredentialSeen, Observed, OwnSecret, SecretSeen};
 
 use crate::{
     api::{
@@ -12,90 +18,11 @@ use crate::{
         condition::{ConditionType, Finding, conditions, seconds},
         credential::{DesiredState, ObjectReference},
     },
-    domain::{digest::Attestation, expiry::token_end, name, token::Token},
+    domain::{expiry::token_end, name, token::Token},
 };
 
-/// A lost value is replaced at most this often.
-pub const REPLACE_EVERY: SignedDuration = SignedDuration::from_mins(1);
-/// How many replacements within [`REPLACE_WINDOW`] are made; the next loss waits for a human.
-pub const REPLACE_AT_MOST: usize = 3;
-/// See [`REPLACE_AT_MOST`].
-pub const REPLACE_WINDOW: SignedDuration = SignedDuration::from_mins(10);
-/// How long a token that lost its value too often waits when no human acts.
-pub const REPLACE_AGAIN_AFTER: SignedDuration = SignedDuration::from_hours(1);
 /// How often an object that stands in the way is looked at, since none of the watches shows it.
 pub const LOOK_AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(10);
-
-/// All that a decision is made from.
-#[derive(Clone, Debug)]
-pub struct Observed {
-    /// The token as it is stored.
-    pub token: ApiToken,
-    /// Its credential.
-    pub credential: CredentialSeen,
-    /// The Secret of its name.
-    pub secret: SecretSeen,
-    /// Whether the keyring has the key that the status' digest names; true without a digest.
-    pub key_known: bool,
-    /// Whether spec or annotations changed since the token lost its value too often.
-    pub touched: bool,
-}
-
-/// The credential of a token.
-#[derive(Clone, Debug)]
-pub enum CredentialSeen {
-    /// The API server has none of that name.
-    Absent,
-    /// The one that the token was issued for, or will be.
-    Present(Box<Credential>),
-    /// The one that the token was issued for is gone, as an uncached read confirmed.
-    Gone,
-}
-
-/// The Secret of a token's name.
-#[derive(Clone, Debug)]
-pub enum SecretSeen {
-    /// None; where the status names one, an uncached read confirmed it.
-    Absent,
-    /// Being deleted.
-    Terminating,
-    /// Of an earlier `ApiToken` of the same name; garbage collection will take it.
-    Predecessors,
-    /// Somebody else's.
-    Foreign,
-    /// Ours.
-    Ours(Box<OwnSecret>),
-}
-
-/// A Secret of this `ApiToken`.
-#[derive(Clone, Debug)]
-pub struct OwnSecret {
-    /// Its name and UID.
-    pub reference: ObjectReference,
-    /// The version that was looked at.
-    pub resource_version: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Its annotations.
-    pub annotations: BTreeMap<String, String>,
-    /// Whether the controller owner reference is there.
-    pub owned: bool,
-    /// What it holds.
-    pub content: Content,
-}
-
-/// What a Secret of ours holds.
-#[derive(Clone, Debug)]
-pub enum Content {
-    /// What the status says.
-    Recorded,
-    /// What the status says, but the attestation does not: it was edited. The value proved itself by the digest.
-    Unattested(Token),
-    /// A value of ours that the status does not say: the status was not written, or was overwritten.
-    Attested(Attestation),
-    /// Nothing that we put there.
-    Strange,
-}
 
 /// What to do, what to say, and when to look again.
 #[derive(Clone, Debug)]
@@ -165,11 +92,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let status = token.status.clone().unwrap_or_default();
     if token.metadata.deletion_timestamp.is_some() {
         // Held by a finalizer or by foreground deletion: the value must not outlive the wish to delete it.
-        return Plan {
-            steps: delete_secret(&observed.secret),
-            status: None,
-            wake: None,
-        };
+        return Plan { steps: delete_secret(&observed.secret), status: None, wake: None };
     }
     if token.spec.revoked == Some(true) {
         return ended(observed, status, ApiTokenState::Revoked, now);
@@ -177,17 +100,9 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     if matches!(observed.credential, CredentialSeen::Gone) {
         let mut steps = delete_secret(&observed.secret);
         steps.push(Step::DeleteToken);
-        return Plan {
-            steps,
-            status: None,
-            wake: None,
-        };
+        return Plan { steps, status: None, wake: None };
     }
-    let own_end = token
-        .metadata
-        .creation_timestamp
-        .as_ref()
-        .map_or(now, |created| created.0);
+    let own_end = token.metadata.creation_timestamp.as_ref().map_or(now, |created| created.0);
     let own_end = match token_end(&token.spec, own_end) {
         Ok(end) => end,
         Err(error) => return invalid(observed, status, &error.to_string(), now),
@@ -196,21 +111,14 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         CredentialSeen::Present(credential) => Some(&**credential),
         CredentialSeen::Absent | CredentialSeen::Gone => None,
     };
-    let credential_end = match credential
-        .and_then(|credential| credential.spec.expires_at.as_ref())
-        .map(Instant::timestamp)
-    {
-        Some(Err(_)) => {
-            return invalid(
-                observed,
-                status,
-                "spec.expiresAt of the credential is not an instant",
-                now,
-            );
-        }
-        Some(Ok(end)) => Some(end),
-        None => None,
-    };
+    let credential_end =
+        match credential.and_then(|credential| credential.spec.expires_at.as_ref()).map(Instant::timestamp) {
+            Some(Err(_)) => {
+                return invalid(observed, status, "spec.expiresAt of the credential is not an instant", now);
+            }
+            Some(Ok(end)) => Some(end),
+            None => None,
+        };
     let end = credential_end.map_or(own_end, |credential_end| credential_end.min(own_end));
     // Once expired, always expired: a clock that is set back must not bring a value back.
     if now >= end || status.state == Some(ApiTokenState::Expired) {
@@ -221,10 +129,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
             .unwrap_or_else(|| end.into());
         return ended(
             observed,
-            ApiTokenStatus {
-                expires_at: Some(end),
-                ..status
-            },
+            ApiTokenStatus { expires_at: Some(end), ..status },
             ApiTokenState::Expired,
             now,
         );
@@ -248,15 +153,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         );
         return waiting(observed, status, Reason::CredentialDeleted, say, Some(end), now);
     }
-    Live {
-        observed,
-        status,
-        credential,
-        end,
-        own_end,
-        now,
-    }
-    .plan()
+    Live { observed, status, credential, end, own_end, now }.plan()
 }
 
 /// A token that should have a value now.
@@ -291,10 +188,7 @@ impl Live<'_> {
             },
             SecretSeen::Absent => self.issue(Vec::new()),
             SecretSeen::Terminating => {
-                let say = format!(
-                    "Secret {} is being deleted; the token waits for that",
-                    self.secret_name()
-                );
+                let say = format!("Secret {} is being deleted; the token waits for that", self.secret_name());
                 self.without_value(Reason::Pending, say, None)
             }
             SecretSeen::Predecessors => {
@@ -323,15 +217,8 @@ impl Live<'_> {
     fn keep(mut self, secret: &OwnSecret, unattested: Option<&Token>) -> Plan {
         let serial = self.status.serial.unwrap_or_default();
         self.status.secret = Some(secret.reference.clone());
-        self.status
-            .credential_uid
-            .clone_from(&self.credential.metadata.uid);
-        if self
-            .status
-            .issued_at
-            .as_ref()
-            .is_none_or(|at| at.timestamp().is_err())
-        {
+        self.status.credential_uid.clone_from(&self.credential.metadata.uid);
+        if self.status.issued_at.as_ref().is_none_or(|at| at.timestamp().is_err()) {
             self.status.issued_at = Some(seconds(self.now).into());
         }
         if let Some(value) = unattested {
@@ -347,11 +234,7 @@ impl Live<'_> {
         if self.status.serial.is_some()
             && let Some((say, until, stalled)) = self.too_often()
         {
-            let reason = if stalled {
-                Reason::Conflict
-            } else {
-                Reason::Pending
-            };
+            let reason = if stalled { Reason::Conflict } else { Reason::Pending };
             let mut plan = self.without_value(reason, say, until);
             plan.steps = steps;
             return plan;
@@ -368,84 +251,8 @@ impl Live<'_> {
         }));
         self.status.serial = Some(serial);
         self.status.issued_at = Some(seconds(self.now).into());
-        self.status
-            .credential_uid
-            .clone_from(&self.credential.metadata.uid);
+        self.status.credential_uid.clone_from(&self.credential.metadata.uid);
         self.issued(steps)
-    }
-
-    fn note_replacement(&mut self) {
-        if self.status.serial.is_some() {
-            self.forgive();
-            self.status.replaced_at.push(seconds(self.now).into());
-            let excess = self.status.replaced_at.len().saturating_sub(REPLACE_AT_MOST);
-            self.status.replaced_at.drain(..excess);
-        }
-    }
-
-    fn replaced(&self) -> Vec<Timestamp> {
-        let replaced = self.status.replaced_at.iter();
-        replaced.filter_map(|at| at.timestamp().ok()).collect()
-    }
-
-    /// Since when it waits for a human because of a Secret.
-    fn stalled_since(&self) -> Option<Timestamp> {
-        let conditions = self
-            .observed
-            .token
-            .status
-            .iter()
-            .flat_map(|status| &status.conditions);
-        let stalled = conditions.into_iter().find(|condition| {
-            condition.kind == ConditionType::Stalled.as_str()
-                && condition.status == "True"
-                && condition.reason == Reason::Conflict.as_str()
-        });
-        stalled?.last_transition_time.timestamp().ok()
-    }
-
-    /// Whether this loss is one too many, and an hour has not passed.
-    fn lost_too_often(&self) -> bool {
-        let replaced = self.replaced();
-        let (Some(first), Some(last)) = (replaced.first(), replaced.last()) else {
-            return false;
-        };
-        // Long after, the loss is as old as the wait for a human; and a wait for something else that stood in the
-        // way does not make a loss of today one of many back then.
-        let lost_at = self.stalled_since().unwrap_or(self.now);
-        replaced.len() >= REPLACE_AT_MOST
-            && self.now.duration_since(*last) < REPLACE_AGAIN_AFTER
-            && last.duration_since(*first) < REPLACE_WINDOW
-            && lost_at.duration_since(*first) < REPLACE_WINDOW
-    }
-
-    /// A human acted, so the count begins anew.
-    fn forgive(&mut self) {
-        if self.observed.touched && self.stalled_since().is_some() && self.lost_too_often() {
-            self.status.replaced_at.clear();
-        }
-    }
-
-    /// Why and until when a lost value is not replaced yet, and whether a human must act.
-    fn too_often(&mut self) -> Option<(String, Option<Timestamp>, bool)> {
-        self.forgive();
-        let last = *self.replaced().last()?;
-        let now = self.now;
-        if self.lost_too_often() {
-            let say = format!(
-                "the token's Secret was deleted or replaced {} times within 10 minutes; find out by whom, then change an \
-                 annotation of this ApiToken for a new value at once, or wait an hour",
-                REPLACE_AT_MOST + 1
-            );
-            return Some((say, last.checked_add(REPLACE_AGAIN_AFTER).ok(), true));
-        }
-        let again = last.checked_add(REPLACE_EVERY).ok()?;
-        // A clock that was set back must not make the wait longer than it was meant to be.
-        let wait = now < again && now >= last;
-        wait.then(|| {
-            let say = "the token's Secret was deleted or replaced again; a new value is issued at most once a minute";
-            (say.to_owned(), Some(again), false)
-        })
     }
 
     fn issued(self, steps: Vec<Step>) -> Plan {
@@ -458,12 +265,9 @@ impl Live<'_> {
             )
         } else {
             match self.credential.spec.state {
-                DesiredState::Active => (
-                    ApiTokenState::Active,
-                    true,
-                    Reason::Issued,
-                    "the token is accepted until its end",
-                ),
+                DesiredState::Active => {
+                    (ApiTokenState::Active, true, Reason::Issued, "the token is accepted until its end")
+                }
                 DesiredState::Inactive => (
                     ApiTokenState::Suspended,
                     false,
@@ -481,10 +285,7 @@ impl Live<'_> {
             ),
             finding(ConditionType::Usable, usable, reason, say.to_owned()),
         ];
-        let status = ApiTokenStatus {
-            expires_at: Some(self.end.into()),
-            ..self.status
-        };
+        let status = ApiTokenStatus { expires_at: Some(self.end.into()), ..self.status };
         Plan {
             steps,
             status: Some(state_of(self.observed, status, state, findings, self.now)),
@@ -494,12 +295,7 @@ impl Live<'_> {
 
     /// What the status says is no longer the value of anything, so that nothing accepts it.
     fn without_value(self, reason: Reason, say: String, again: Option<Timestamp>) -> Plan {
-        let status = ApiTokenStatus {
-            token_id: None,
-            digest: None,
-            secret: None,
-            ..self.status
-        };
+        let status = ApiTokenStatus { token_id: None, digest: None, secret: None, ..self.status };
         let mut plan = waiting(self.observed, status, reason, say, Some(self.end), self.now);
         plan.wake = again.into_iter().chain(plan.wake).min();
         plan
@@ -517,11 +313,7 @@ pub fn refused(token: &ApiToken, reason: Reason, message: &str, now: Timestamp) 
         ConditionType::Usable,
         issued && usable,
         if issued && usable { Reason::Issued } else { reason },
-        if issued && usable {
-            "the token is accepted until its end".to_owned()
-        } else {
-            message.to_owned()
-        },
+        if issued && usable { "the token is accepted until its end".to_owned() } else { message.to_owned() },
     ));
     findings.push(finding(
         ConditionType::Reconciling,
@@ -555,19 +347,12 @@ pub fn secret_name(token: &ApiToken) -> String {
 }
 
 fn finding(kind: ConditionType, holds: bool, reason: Reason, message: String) -> Finding {
-    Finding {
-        kind,
-        holds,
-        reason,
-        message,
-    }
+    Finding { kind, holds, reason, message }
 }
 
 fn token_condition(token: &ApiToken, kind: ConditionType) -> bool {
     let conditions = token.status.iter().flat_map(|status| &status.conditions);
-    conditions
-        .into_iter()
-        .any(|condition| condition.kind == kind.as_str() && condition.status == "True")
+    conditions.into_iter().any(|condition| condition.kind == kind.as_str() && condition.status == "True")
 }
 
 fn state_of(
@@ -589,30 +374,16 @@ fn state_of(
 /// Revoked or expired: the Secret goes, and nothing that a verifier could accept stays in the status.
 fn ended(observed: &Observed, status: ApiTokenStatus, state: ApiTokenState, now: Timestamp) -> Plan {
     let (reason, say) = if state == ApiTokenState::Revoked {
-        (
-            Reason::Revoked,
-            "the token is revoked for good; create another ApiToken".to_owned(),
-        )
+        (Reason::Revoked, "the token is revoked for good; create another ApiToken".to_owned())
     } else {
-        let end = status
-            .expires_at
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        (
-            Reason::Expired,
-            format!("the token ended at {end}; create another ApiToken for a later end"),
-        )
+        let end = status.expires_at.as_ref().map(ToString::to_string).unwrap_or_default();
+        (Reason::Expired, format!("the token ended at {end}; create another ApiToken for a later end"))
     };
     let findings = vec![
         finding(ConditionType::Ready, true, reason, say.clone()),
         finding(ConditionType::Usable, false, reason, say),
     ];
-    let status = ApiTokenStatus {
-        digest: None,
-        secret: None,
-        ..status
-    };
+    let status = ApiTokenStatus { digest: None, secret: None, ..status };
     Plan {
         steps: delete_secret(&observed.secret),
         status: Some(state_of(observed, status, state, findings, now)),
@@ -628,11 +399,7 @@ fn invalid(observed: &Observed, status: ApiTokenStatus, why: &str, now: Timestam
         finding(ConditionType::Stalled, true, Reason::InvalidSpec, say),
     ];
     let status = state_of(observed, status, ApiTokenState::Failed, findings, now);
-    Plan {
-        steps: Vec::new(),
-        status: Some(status),
-        wake: None,
-    }
+    Plan { steps: Vec::new(), status: Some(status), wake: None }
 }
 
 /// The value may be good, but nobody can tell. It is not drawn anew by itself: whoever took the key away may put it
@@ -646,16 +413,9 @@ fn keyring_missing(observed: &Observed, status: ApiTokenStatus, end: Timestamp, 
         finding(ConditionType::Usable, false, Reason::KeyringMissing, say.clone()),
         finding(ConditionType::Stalled, true, Reason::KeyringMissing, say),
     ];
-    let status = ApiTokenStatus {
-        expires_at: Some(end.into()),
-        ..status
-    };
+    let status = ApiTokenStatus { expires_at: Some(end.into()), ..status };
     let status = state_of(observed, status, ApiTokenState::Failed, findings, now);
-    Plan {
-        steps: Vec::new(),
-        status: Some(status),
-        wake: Some(end),
-    }
+    Plan { steps: Vec::new(), status: Some(status), wake: Some(end) }
 }
 
 fn waiting(
@@ -667,35 +427,21 @@ fn waiting(
     now: Timestamp,
 ) -> Plan {
     let stalled = reason == Reason::Conflict;
-    let state = if stalled {
-        ApiTokenState::Failed
-    } else {
-        ApiTokenState::Pending
-    };
+    let state = if stalled { ApiTokenState::Failed } else { ApiTokenState::Pending };
     let findings = vec![
         finding(ConditionType::Ready, false, reason, say.clone()),
         finding(ConditionType::Usable, false, reason, say.clone()),
         finding(ConditionType::Reconciling, !stalled, reason, say.clone()),
         finding(ConditionType::Stalled, stalled, reason, say),
     ];
-    let status = ApiTokenStatus {
-        expires_at: end.map(Into::into),
-        ..status
-    };
-    Plan {
-        steps: Vec::new(),
-        status: Some(state_of(observed, status, state, findings, now)),
-        wake: end,
-    }
+    let status = ApiTokenStatus { expires_at: end.map(Into::into), ..status };
+    Plan { steps: Vec::new(), status: Some(state_of(observed, status, state, findings, now)), wake: end }
 }
 
 fn delete_secret(secret: &SecretSeen) -> Vec<Step> {
     match secret {
         SecretSeen::Ours(secret) => {
-            vec![Step::DeleteSecret {
-                secret: secret.reference.clone(),
-                resource_version: None,
-            }]
+            vec![Step::DeleteSecret { secret: secret.reference.clone(), resource_version: None }]
         }
         SecretSeen::Absent | SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => {
             Vec::new()
@@ -705,81 +451,7 @@ fn delete_secret(secret: &SecretSeen) -> Vec<Step> {
 
 fn delete_secret_in_version(secret: &OwnSecret) -> Vec<Step> {
     let resource_version = Some(secret.resource_version.clone());
-    vec![Step::DeleteSecret {
-        secret: secret.reference.clone(),
-        resource_version,
-    }]
-}
-
-/// The labels of a token's Secret, and its annotations less the attestation.
-fn dress(token: &ApiToken) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
-    let wished = token.spec.secret.clone().unwrap_or_default();
-    let mut annotations = BTreeMap::new();
-    if !wished.labels.is_empty() || !wished.annotations.is_empty() {
-        let published = serde_json::json!({
-            "labels": wished.labels.keys().collect::<Vec<_>>(),
-            "annotations": wished.annotations.keys().collect::<Vec<_>>(),
-        });
-        annotations.insert(name::PUBLISHED_ANNOTATION.to_owned(), published.to_string());
-    }
-    annotations.extend(wished.annotations);
-    let mut labels = wished.labels;
-    labels.insert(name::MANAGED_BY_LABEL.to_owned(), name::MANAGED_BY.to_owned());
-    (labels, annotations)
-}
-
-#[derive(Default, serde::Deserialize)]
-struct Published {
-    labels: Vec<String>,
-    annotations: Vec<String>,
-}
-
-fn mend(token: &ApiToken, secret: &OwnSecret, attest: Option<(Token, i64, Timestamp)>) -> Option<Mend> {
-    let (labels, annotations) = dress(token);
-    let published: Published = secret
-        .annotations
-        .get(name::PUBLISHED_ANNOTATION)
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default();
-    let marker = [name::PUBLISHED_ANNOTATION.to_owned()];
-    let labels = difference(&secret.labels, labels, &published.labels);
-    let annotations = difference(
-        &secret.annotations,
-        annotations,
-        &[&published.annotations[..], &marker[..]].concat(),
-    );
-    if secret.owned && labels.is_empty() && annotations.is_empty() && attest.is_none() {
-        return None;
-    }
-    Some(Mend {
-        secret: secret.reference.clone(),
-        resource_version: secret.resource_version.clone(),
-        labels,
-        annotations,
-        own: !secret.owned,
-        attest,
-    })
-}
-
-/// What to set in `found`, and what of `published` to take away, so that it has all of `wished`.
-fn difference(
-    found: &BTreeMap<String, String>,
-    wished: BTreeMap<String, String>,
-    published: &[String],
-) -> BTreeMap<String, Option<String>> {
-    let gone = published
-        .iter()
-        // The annotation that lists them is the user's to edit; it must not make us take away what is ours.
-        .filter(|key| !key.starts_with("credential-operator.io/") || **key == name::PUBLISHED_ANNOTATION)
-        .filter(|key| {
-            *key != name::MANAGED_BY_LABEL && !wished.contains_key(*key) && found.contains_key(*key)
-        })
-        .map(|key| (key.clone(), None));
-    let gone: BTreeMap<_, _> = gone.collect();
-    let set = wished
-        .into_iter()
-        .filter(|(key, value)| found.get(key) != Some(value));
-    set.map(|(key, value)| (key, Some(value))).chain(gone).collect()
+    vec![Step::DeleteSecret { secret: secret.reference.clone(), resource_version }]
 }
 
 #[cfg(test)]

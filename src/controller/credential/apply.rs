@@ -51,10 +51,9 @@ pub async fn apply(
                     status.service_account = Some(account);
                 }
             }
-            Step::MendAccount {
-                uid,
-                resource_version,
-            } => mend_account(ctx, credential, &uid, &resource_version).await?,
+            Step::MendAccount { uid, resource_version } => {
+                mend_account(ctx, credential, &uid, &resource_version).await?;
+            }
             Step::AddFinalizer => current = set_finalizer(ctx, &current, true).await?.unwrap_or(current),
             Step::RemoveFinalizer => current = set_finalizer(ctx, &current, false).await?.unwrap_or(current),
             Step::DeleteBinding { key, uid } => delete_binding(ctx, &key, &uid).await?,
@@ -66,17 +65,10 @@ pub async fn apply(
             },
         }
     }
-    if let (Some(planned), Some(Trouble::Refused { reason, message })) = (
-        status.take_if(|_| refusal.is_some()),
-        refusal.as_ref().map(RequestError::trouble),
-    ) {
-        status = Some(refused(
-            credential,
-            planned,
-            reason,
-            &what_to_do(reason, &message),
-            now,
-        ));
+    if let (Some(planned), Some(Trouble::Refused { reason, message })) =
+        (status.take_if(|_| refusal.is_some()), refusal.as_ref().map(RequestError::trouble))
+    {
+        status = Some(refused(credential, planned, reason, &what_to_do(reason, &message), now));
     }
     if let Some(status) = status {
         write_status(ctx, &current, status).await?;
@@ -111,15 +103,9 @@ pub async fn write_status(
         return Ok(());
     }
     let place = Place::of(credential);
-    let counted = credential
-        .status
-        .as_ref()
-        .is_none_or(|before| before.tokens != status.tokens);
+    let counted = credential.status.as_ref().is_none_or(|before| before.tokens != status.tokens);
     let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &place.namespace);
-    let changed = Credential {
-        status: Some(status),
-        ..credential.clone()
-    };
+    let changed = Credential { status: Some(status), ..credential.clone() };
     let written = send(
         || format!("update the status of Credential {place}"),
         api.replace_status(&place.name, &PostParams::default(), &changed),
@@ -149,17 +135,10 @@ async fn create_account(ctx: &Context, credential: &Credential) -> Result<Object
     };
     let place = Place::of(&account);
     let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), &owner.namespace);
-    let created = send(
-        || format!("create ServiceAccount {place}"),
-        api.create(&post(), &account),
-    )
-    .await?;
+    let created = send(|| format!("create ServiceAccount {place}"), api.create(&post(), &account)).await?;
     let uid = created.metadata.uid.clone().unwrap_or_default();
     ctx.accounts.remember(created.metadata.into_response_partial());
-    Ok(ObjectReference {
-        name: place.name,
-        uid,
-    })
+    Ok(ObjectReference { name: place.name, uid })
 }
 
 async fn mend_account(
@@ -177,15 +156,10 @@ async fn mend_account(
         "ownerReferences": [owner.reference()],
     }}));
     let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), &owner.namespace);
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
-    let mended: PartialObjectMeta<ServiceAccount> = send(
-        || format!("mend ServiceAccount {place}"),
-        api.patch_metadata(&place.name, &params, &patch),
-    )
-    .await?;
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let mended: PartialObjectMeta<ServiceAccount> =
+        send(|| format!("mend ServiceAccount {place}"), api.patch_metadata(&place.name, &params, &patch))
+            .await?;
     ctx.accounts.remember(mended);
     Ok(())
 }
@@ -208,19 +182,11 @@ async fn set_finalizer(
         "finalizers": finalizers,
     }}));
     let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &place.namespace);
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
-    let patched = send(
-        || format!("set the finalizer of Credential {place}"),
-        api.patch(&place.name, &params, &patch),
-    );
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let patched =
+        send(|| format!("set the finalizer of Credential {place}"), api.patch(&place.name, &params, &patch));
     let patched = unless_gone(patched.await)?;
-    if let Some(patched) = patched
-        .clone()
-        .filter(|patched| patched.metadata.deletion_timestamp.is_none())
-    {
+    if let Some(patched) = patched.clone().filter(|patched| patched.metadata.deletion_timestamp.is_none()) {
         ctx.credentials.remember(patched);
     }
     Ok(patched)
@@ -269,8 +235,5 @@ pub async fn delete_binding(ctx: &Context, key: &BindingKey, uid: &str) -> Resul
 }
 
 fn post() -> PostParams {
-    PostParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PostParams::default()
-    }
+    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
 }

@@ -42,19 +42,12 @@ async fn account(ctx: &Context, credential: &Credential) -> Result<AccountSeen, 
     if let Some(held) = ctx.accounts.get(&place) {
         return Ok(judge(credential, &held.metadata));
     }
-    let recorded = credential
-        .status
-        .as_ref()
-        .is_some_and(|status| status.service_account.is_some());
+    let recorded = credential.status.as_ref().is_some_and(|status| status.service_account.is_some());
     if !recorded && !ctx.must_look(&Key::credential(credential)) {
         return Ok(AccountSeen::Absent);
     }
     let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), &place.namespace);
-    let found = send(
-        || format!("get ServiceAccount {place}"),
-        api.get_metadata_opt(&place.name),
-    )
-    .await?;
+    let found = send(|| format!("get ServiceAccount {place}"), api.get_metadata_opt(&place.name)).await?;
     Ok(found.map_or(AccountSeen::Absent, |found| judge(credential, &found.metadata)))
 }
 
@@ -63,10 +56,7 @@ fn judge(credential: &Credential, found: &ObjectMeta) -> AccountSeen {
         return AccountSeen::Terminating;
     }
     let reference = controller(found);
-    let recorded = credential
-        .status
-        .as_ref()
-        .and_then(|status| status.service_account.as_ref());
+    let recorded = credential.status.as_ref().and_then(|status| status.service_account.as_ref());
     let owned = reference.is_some_and(|owner| Some(&owner.uid) == credential.metadata.uid.as_ref());
     let recorded = reference.is_none() && recorded.map(|account| &account.uid) == found.uid.as_ref();
     if owned || recorded {
@@ -84,11 +74,7 @@ fn judge(credential: &Credential, found: &ObjectMeta) -> AccountSeen {
     let predecessors = reference.is_some_and(|owner| {
         owner.kind == "Credential" && Some(&owner.name) == credential.metadata.name.as_ref()
     });
-    if predecessors {
-        AccountSeen::Predecessors
-    } else {
-        AccountSeen::Foreign
-    }
+    if predecessors { AccountSeen::Predecessors } else { AccountSeen::Foreign }
 }
 
 async fn bindings(ctx: &Context, credential: &Credential) -> Result<Vec<Binding>, RequestError> {
@@ -127,11 +113,8 @@ fn count(ctx: &Context, credential: &Credential) -> Tokens {
         let Some(status) = &token.status else { continue };
         if status.state == Some(ApiTokenState::Active) {
             tokens.count.active += 1;
-            let end: Option<Timestamp> = status
-                .expires_at
-                .as_ref()
-                .map(Instant::timestamp)
-                .and_then(Result::ok);
+            let end: Option<Timestamp> =
+                status.expires_at.as_ref().map(Instant::timestamp).and_then(Result::ok);
             tokens.next_end = tokens.next_end.into_iter().chain(end).min();
         }
     }

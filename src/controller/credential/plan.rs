@@ -116,54 +116,28 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     };
     // Once expired, always expired: a clock that is set back must not bind a role again.
     let expired_before = end != Ok(None)
-        && credential
-            .status
-            .as_ref()
-            .is_some_and(|status| status.state == Some(CredentialState::Expired));
+        && credential.status.as_ref().is_some_and(|status| status.state == Some(CredentialState::Expired));
     let expired = expired_before || matches!(end, Ok(Some(end)) if now >= end);
     let usable = !terminating && !expired && end.is_ok() && credential.spec.state == DesiredState::Active;
     // A role bound to a ServiceAccount that is not ours would be somebody else's right.
     let bindable = matches!(observed.account, AccountSeen::Ours { .. } | AccountSeen::Absent);
-    let wished = if usable && bindable {
-        owner.bindings(&credential.spec.roles)
-    } else {
-        BTreeMap::new()
-    };
+    let wished = if usable && bindable { owner.bindings(&credential.spec.roles) } else { BTreeMap::new() };
 
     let mut steps = Vec::new();
     let mut in_the_way = Vec::new();
     let kept = keep_or_delete(&owner, observed, &wished, &mut steps, &mut in_the_way);
-    let outside = wished
-        .keys()
-        .any(|key| key.namespace.as_ref() != Some(&owner.namespace));
-    let held = credential
-        .metadata
-        .finalizers
-        .iter()
-        .flatten()
-        .any(|finalizer| finalizer == name::FINALIZER);
+    let outside = wished.keys().any(|key| key.namespace.as_ref() != Some(&owner.namespace));
+    let held = credential.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == name::FINALIZER);
     if terminating {
         if held {
             steps.push(Step::RemoveFinalizer);
         }
-        return Plan {
-            steps,
-            status: None,
-            wake: None,
-            waits_for_others: false,
-        };
+        return Plan { steps, status: None, wake: None, waits_for_others: false };
     }
     match &observed.account {
         AccountSeen::Absent => steps.push(Step::CreateAccount),
-        AccountSeen::Ours {
-            uid,
-            resource_version,
-            intact: false,
-        } => {
-            steps.push(Step::MendAccount {
-                uid: uid.clone(),
-                resource_version: resource_version.clone(),
-            });
+        AccountSeen::Ours { uid, resource_version, intact: false } => {
+            steps.push(Step::MendAccount { uid: uid.clone(), resource_version: resource_version.clone() });
         }
         AccountSeen::Ours { .. }
         | AccountSeen::Terminating
@@ -173,9 +147,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     if outside && !held {
         steps.push(Step::AddFinalizer);
     }
-    let missing = wished
-        .into_iter()
-        .filter(|(key, _)| !kept.contains(key) && !in_the_way.contains(key));
+    let missing = wished.into_iter().filter(|(key, _)| !kept.contains(key) && !in_the_way.contains(key));
     steps.extend(missing.map(|(_, binding)| Step::CreateBinding(Box::new(binding))));
     if held && !outside {
         steps.push(Step::RemoveFinalizer);
@@ -190,17 +162,10 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     };
     let end = end.ok().flatten();
     let waits_for_others = verdict.waits_for_others();
-    let look_again = waits_for_others
-        .then(|| now.checked_add(LOOK_AGAIN_AFTER).ok())
-        .flatten();
+    let look_again = waits_for_others.then(|| now.checked_add(LOOK_AGAIN_AFTER).ok()).flatten();
     let status = status(observed, verdict, end, now);
     let wake = end.filter(|_| !expired).into_iter().chain(look_again).min();
-    Plan {
-        steps,
-        status: Some(status),
-        wake,
-        waits_for_others,
-    }
+    Plan { steps, status: Some(status), wake, waits_for_others }
 }
 
 /// Deletes what is ours and not wished as it is; tells what stays, and what others have put in the way.
@@ -214,10 +179,8 @@ fn keep_or_delete(
     let mut kept = Vec::new();
     for found in &observed.bindings {
         let key = found.key();
-        let delete = || Step::DeleteBinding {
-            key: key.clone(),
-            uid: found.metadata.uid.clone().unwrap_or_default(),
-        };
+        let delete =
+            || Step::DeleteBinding { key: key.clone(), uid: found.metadata.uid.clone().unwrap_or_default() };
         match owner.ownership(found) {
             _ if found.metadata.deletion_timestamp.is_some() => in_the_way.push(key),
             Ownership::Ours if wished.get(&key).is_some_and(|wished| wished.is_intact_in(found)) => {
@@ -257,9 +220,9 @@ fn judge(observed: &Observed, in_the_way: &[BindingKey]) -> Verdict {
         AccountSeen::Predecessors => Verdict::Waiting(format!(
             "ServiceAccount {account} belongs to an earlier Credential of this name; waiting for its garbage collection"
         )),
-        AccountSeen::Terminating => Verdict::Waiting(format!(
-            "ServiceAccount {account} is being deleted; waiting for that"
-        )),
+        AccountSeen::Terminating => {
+            Verdict::Waiting(format!("ServiceAccount {account} is being deleted; waiting for that"))
+        }
         AccountSeen::Absent | AccountSeen::Ours { .. } => {
             let leaves = |key: &BindingKey| {
                 observed
@@ -286,12 +249,8 @@ fn judge(observed: &Observed, in_the_way: &[BindingKey]) -> Verdict {
 fn status(observed: &Observed, verdict: Verdict, end: Option<Timestamp>, now: Timestamp) -> CredentialStatus {
     let credential = &observed.credential;
     let before = credential.status.clone().unwrap_or_default();
-    let finding = |kind, holds, reason, message: &str| Finding {
-        kind,
-        holds,
-        reason,
-        message: message.to_owned(),
-    };
+    let finding =
+        |kind, holds, reason, message: &str| Finding { kind, holds, reason, message: message.to_owned() };
     let both = |ready, usable, reason, message: &str| {
         vec![
             finding(ConditionType::Ready, ready, reason, message),
@@ -327,21 +286,11 @@ fn status(observed: &Observed, verdict: Verdict, end: Option<Timestamp>, now: Ti
             (CredentialState::Pending, findings)
         }
         Verdict::Inactive => {
-            let ready = finding(
-                ConditionType::Ready,
-                true,
-                Reason::CredentialInactive,
-                "no role is bound",
-            );
+            let ready = finding(ConditionType::Ready, true, Reason::CredentialInactive, "no role is bound");
             (CredentialState::Inactive, vec![ready, usability(false)])
         }
         Verdict::Active => {
-            let ready = finding(
-                ConditionType::Ready,
-                true,
-                Reason::Published,
-                "the roles are bound",
-            );
+            let ready = finding(ConditionType::Ready, true, Reason::Published, "the roles are bound");
             (CredentialState::Active, vec![ready, usability(true)])
         }
     };
@@ -354,19 +303,11 @@ fn status(observed: &Observed, verdict: Verdict, end: Option<Timestamp>, now: Ti
             None
         }
     };
-    let roles: Vec<_> = credential
-        .spec
-        .roles
-        .iter()
-        .map(|grant| grant.name.as_str())
-        .collect();
+    let roles: Vec<_> = credential.spec.roles.iter().map(|grant| grant.name.as_str()).collect();
     let (tokens, next_expiry_at) = match &observed.tokens {
         Some(tokens) => {
             let own_end = end.filter(|_| state != CredentialState::Expired);
-            (
-                Some(tokens.count),
-                tokens.next_end.into_iter().chain(own_end).min().map(Into::into),
-            )
+            (Some(tokens.count), tokens.next_end.into_iter().chain(own_end).min().map(Into::into))
         }
         None => (before.tokens, before.next_expiry_at),
     };
@@ -385,17 +326,9 @@ fn usability(active: bool) -> Finding {
     let (reason, message) = if active {
         (Reason::Published, "its tokens are accepted, each until its end")
     } else {
-        (
-            Reason::CredentialInactive,
-            "its tokens are refused while state is Inactive; nothing is lost",
-        )
+        (Reason::CredentialInactive, "its tokens are refused while state is Inactive; nothing is lost")
     };
-    Finding {
-        kind: ConditionType::Usable,
-        holds: active,
-        reason,
-        message: message.to_owned(),
-    }
+    Finding { kind: ConditionType::Usable, holds: active, reason, message: message.to_owned() }
 }
 
 /// What the status says after a write was refused: nothing that happened, and what to do.
@@ -408,39 +341,20 @@ pub fn refused(
     now: Timestamp,
 ) -> CredentialStatus {
     let before = credential.status.clone().unwrap_or_default();
-    let blame = |kind, holds| Finding {
-        kind,
-        holds,
-        reason,
-        message: message.to_owned(),
-    };
-    let usable = planned
-        .conditions
-        .iter()
-        .any(|condition| condition.kind == "Usable" && condition.status == "True");
-    let stalled = matches!(
-        reason,
-        Reason::RoleNotBindable | Reason::RoleNotFound | Reason::Conflict
-    );
+    let blame = |kind, holds| Finding { kind, holds, reason, message: message.to_owned() };
+    let usable =
+        planned.conditions.iter().any(|condition| condition.kind == "Usable" && condition.status == "True");
+    let stalled = matches!(reason, Reason::RoleNotBindable | Reason::RoleNotFound | Reason::Conflict);
     let findings = vec![
         blame(ConditionType::Ready, false),
         usability(usable),
         blame(ConditionType::Reconciling, !stalled),
         blame(ConditionType::Stalled, stalled),
     ];
-    let state = if stalled {
-        CredentialState::Failed
-    } else {
-        CredentialState::Pending
-    };
+    let state = if stalled { CredentialState::Failed } else { CredentialState::Pending };
     let service_account = planned.service_account.clone().or(before.service_account);
     let conditions = conditions(&before.conditions, findings, credential.metadata.generation, now);
-    CredentialStatus {
-        conditions,
-        state: Some(state),
-        service_account,
-        ..planned
-    }
+    CredentialStatus { conditions, state: Some(state), service_account, ..planned }
 }
 
 /// The credential as the owner of bindings.

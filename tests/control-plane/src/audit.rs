@@ -64,8 +64,5 @@ pub(crate) fn read(path: &Path) -> Result<Vec<AuditEvent>, Error> {
     let log = fs::read_to_string(path).map_err(file(format!("read {}", path.display())))?;
     // The last line may still be being written.
     let whole = log.rfind('\n').map_or("", |end| &log[..end]);
-    whole
-        .lines()
-        .map(|line| serde_json::from_str(line).map_err(Error::Audit))
-        .collect()
+    whole.lines().map(|line| serde_json::from_str(line).map_err(Error::Audit)).collect()
 }

@@ -36,13 +36,7 @@ impl Authority {
     }
 
     pub(crate) fn server(&self) -> Result<Pair, Error> {
-        let names = [
-            "127.0.0.1",
-            "localhost",
-            "kubernetes",
-            "kubernetes.default",
-            "kubernetes.default.svc",
-        ];
+        let names = ["127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
         let mut params = CertificateParams::new(names.map(str::to_owned))?;
         params.distinguished_name = name("kube-apiserver", None);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -59,20 +53,14 @@ impl Authority {
 
     fn sign(&self, params: &CertificateParams) -> Result<Pair, Error> {
         let key = KeyPair::generate()?;
-        Ok(Pair {
-            public: params.signed_by(&key, &self.0)?.pem(),
-            private: key.serialize_pem(),
-        })
+        Ok(Pair { public: params.signed_by(&key, &self.0)?.pem(), private: key.serialize_pem() })
     }
 }
 
 /// A key pair without a certificate, for service account tokens.
 pub(crate) fn key_pair() -> Result<Pair, Error> {
     let key = KeyPair::generate()?;
-    Ok(Pair {
-        public: key.public_key_pem(),
-        private: key.serialize_pem(),
-    })
+    Ok(Pair { public: key.public_key_pem(), private: key.serialize_pem() })
 }
 
 fn name(common_name: &str, organisation: Option<&str>) -> DistinguishedName {

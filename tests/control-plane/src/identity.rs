@@ -57,10 +57,7 @@ impl Identity {
         .to_string();
         write(&path, &text)?;
         let config = from_kubeconfig(Kubeconfig::from_yaml(&text)?)?;
-        Ok(Self {
-            config,
-            kubeconfig: path,
-        })
+        Ok(Self { config, kubeconfig: path })
     }
 
     /// The kubeconfig of this identity, for other programs.
@@ -86,19 +83,15 @@ impl Identity {
     /// A client of another server of the same authority.
     pub(crate) fn client_of(&self, server: &str) -> Result<Client, Error> {
         let mut config = self.config();
-        config.cluster_url = server.parse().map_err(|source| Error::Url {
-            url: server.to_owned(),
-            source,
-        })?;
+        config.cluster_url =
+            server.parse().map_err(|source| Error::Url { url: server.to_owned(), source })?;
         client(config)
     }
 }
 
 fn client(config: Config) -> Result<Client, Error> {
-    Client::try_from(config).map_err(|source| Error::Client {
-        what: "make a client".to_owned(),
-        source: Box::new(source),
-    })
+    Client::try_from(config)
+        .map_err(|source| Error::Client { what: "make a client".to_owned(), source: Box::new(source) })
 }
 
 /// All of it is in the file, so what `Config` does asynchronously (running plugins) never happens here.

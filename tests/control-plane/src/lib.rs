@@ -143,28 +143,12 @@ impl ControlPlane {
         use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
         let what = || format!("mint a token for ServiceAccount {namespace}/{name}");
         let accounts: Api<ServiceAccount> = Api::namespaced(self.admin.client()?, namespace);
-        let spec = TokenRequestSpec {
-            expiration_seconds: Some(24 * 60 * 60),
-            ..TokenRequestSpec::default()
-        };
-        let request = TokenRequest {
-            spec,
-            ..TokenRequest::default()
-        };
-        let minted = accounts
-            .create_token_request(name, &PostParams::default(), &request)
-            .await;
-        let minted = minted.map_err(|source| Error::Client {
-            what: what(),
-            source: Box::new(source),
-        })?;
+        let spec = TokenRequestSpec { expiration_seconds: Some(24 * 60 * 60), ..TokenRequestSpec::default() };
+        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let minted = accounts.create_token_request(name, &PostParams::default(), &request).await;
+        let minted = minted.map_err(|source| Error::Client { what: what(), source: Box::new(source) })?;
         let token = minted.status.map(|status| status.token).unwrap_or_default();
-        Identity::with_token(
-            &self.directory,
-            &self.server,
-            &format!("{namespace}-{name}"),
-            &token,
-        )
+        Identity::with_token(&self.directory, &self.server, &format!("{namespace}-{name}"), &token)
     }
 
     /// A kubectl that fits the API server: the one on PATH if it is within one minor version, else one that came with
@@ -196,9 +180,7 @@ impl ControlPlane {
     /// The process ids of all parts.
     #[must_use]
     pub fn process_ids(&self) -> Vec<u32> {
-        [Part::Etcd, Part::ApiServer, Part::ControllerManager]
-            .map(|part| self.process(part).id())
-            .to_vec()
+        [Part::Etcd, Part::ApiServer, Part::ControllerManager].map(|part| self.process(part).id()).to_vec()
     }
 
     /// Halts a part where it stands (SIGSTOP): its connections stay open and nothing answers.

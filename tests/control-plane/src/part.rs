@@ -75,13 +75,7 @@ impl Process {
 
     pub(crate) fn restart(&mut self, janitor: &Janitor) -> Result<(), Error> {
         self.stop();
-        self.guarded = Guarded::new(
-            self.part,
-            &self.program,
-            &self.directory,
-            &self.arguments,
-            janitor,
-        )?;
+        self.guarded = Guarded::new(self.part, &self.program, &self.directory, &self.arguments, janitor)?;
         Ok(())
     }
 
@@ -98,13 +92,8 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), Error> {
-        let sent = self
-            .pid()
-            .map_or(Err(rustix::io::Errno::SRCH), |pid| kill_process(pid, signal));
-        sent.map_err(|source| Error::Signal {
-            part: self.part,
-            source,
-        })
+        let sent = self.pid().map_or(Err(rustix::io::Errno::SRCH), |pid| kill_process(pid, signal));
+        sent.map_err(|source| Error::Signal { part: self.part, source })
     }
 
     fn pid(&self) -> Option<Pid> {
@@ -149,11 +138,7 @@ impl Guarded {
         let mut alive = BufReader::new(output.map_err(failed())?);
         let mut line = String::new();
         alive.read_line(&mut line).map_err(failed())?;
-        let id = line
-            .trim()
-            .parse()
-            .map_err(std::io::Error::other)
-            .map_err(failed())?;
+        let id = line.trim().parse().map_err(std::io::Error::other).map_err(failed())?;
         Ok(Self { guard, alive, id })
     }
 }
@@ -175,23 +160,14 @@ impl Janitor {
     pub(crate) fn new(directory: &Path) -> Result<Self, Error> {
         let (input, pipe) = std::io::pipe().map_err(file("make a pipe"))?;
         let mut command = shell(SWEEP);
-        command
-            .arg(directory)
-            .stdin(input)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        Ok(Self {
-            shell: command.spawn().map_err(file("start the janitor"))?,
-            pipe: Some(pipe),
-        })
+        command.arg(directory).stdin(input).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self { shell: command.spawn().map_err(file("start the janitor"))?, pipe: Some(pipe) })
     }
 
     /// The folder stays as long as somebody holds this.
     fn pipe(&self) -> Result<Stdio, Error> {
         let pipe = self.pipe.as_ref().map(PipeWriter::try_clone).transpose();
-        Ok(pipe
-            .map_err(file("share a pipe"))?
-            .map_or_else(Stdio::null, Stdio::from))
+        Ok(pipe.map_err(file("share a pipe"))?.map_or_else(Stdio::null, Stdio::from))
     }
 }
 

@@ -22,16 +22,8 @@ const KUBECTL: &str = "kubectl";
 
 /// The modules that pin what is built, and their sums.
 const MODULES: [(&str, &str, &str); 2] = [
-    (
-        "kubernetes",
-        include_str!("../go/kubernetes/go.mod"),
-        include_str!("../go/kubernetes/go.sum"),
-    ),
-    (
-        "etcd",
-        include_str!("../go/etcd/go.mod"),
-        include_str!("../go/etcd/go.sum"),
-    ),
+    ("kubernetes", include_str!("../go/kubernetes/go.mod"), include_str!("../go/kubernetes/go.sum")),
+    ("etcd", include_str!("../go/etcd/go.mod"), include_str!("../go/etcd/go.sum")),
 ];
 
 /// Where the programs are.
@@ -47,23 +39,13 @@ impl Programs {
     fn within(folder: &Path) -> Option<Self> {
         let [etcd, api_server, controller_manager] =
             [ETCD, API_SERVER, CONTROLLER_MANAGER].map(|name| folder.join(name));
-        let complete = [&etcd, &api_server, &controller_manager]
-            .into_iter()
-            .all(|program| program.is_file());
-        complete.then_some(Self {
-            etcd,
-            api_server,
-            controller_manager,
-        })
+        let complete = [&etcd, &api_server, &controller_manager].into_iter().all(|program| program.is_file());
+        complete.then_some(Self { etcd, api_server, controller_manager })
     }
 
     pub(crate) fn kubectl(&self) -> Result<PathBuf, Error> {
         let output = |program: &Path, arguments: &[&str]| {
-            let output = Command::new(program)
-                .args(arguments)
-                .stdin(Stdio::null())
-                .output()
-                .ok()?;
+            let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().ok()?;
             String::from_utf8(output.stdout).ok()
         };
         // "Kubernetes v1.36.3"
@@ -77,11 +59,7 @@ impl Programs {
             return Ok(KUBECTL.into());
         }
         let beside = self.api_server.with_file_name(KUBECTL);
-        if beside.is_file() {
-            Ok(beside)
-        } else {
-            Ok(build()?.join(KUBECTL))
-        }
+        if beside.is_file() { Ok(beside) } else { Ok(build()?.join(KUBECTL)) }
     }
 }
 
@@ -97,10 +75,7 @@ pub(crate) fn find() -> Result<Programs, Error> {
     {
         return Ok(found);
     }
-    if let Some(found) = envtest_folders()
-        .iter()
-        .find_map(|folder| Programs::within(folder))
-    {
+    if let Some(found) = envtest_folders().iter().find_map(|folder| Programs::within(folder)) {
         return Ok(found);
     }
     Programs::within(&build()?).ok_or(Error::NoPrograms)
@@ -126,11 +101,7 @@ fn envtest_folders() -> Vec<PathBuf> {
         .map(|entry| entry.path())
         .collect();
     let version = |folder: &PathBuf| {
-        let name = folder
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let numbers = name
             .split('-')
             .next()
@@ -145,11 +116,7 @@ fn envtest_folders() -> Vec<PathBuf> {
 
 /// How Go, and so setup-envtest, names this machine: `-linux-amd64`.
 fn machine() -> String {
-    let system = if cfg!(target_os = "macos") {
-        "darwin"
-    } else {
-        env::consts::OS
-    };
+    let system = if cfg!(target_os = "macos") { "darwin" } else { env::consts::OS };
     let processor = match env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -179,11 +146,7 @@ fn build() -> Result<PathBuf, Error> {
     }
     hash.update(env::consts::OS);
     hash.update(env::consts::ARCH);
-    let id = hash
-        .finalize()
-        .iter()
-        .take(8)
-        .fold(String::new(), |id, byte| format!("{id}{byte:02x}"));
+    let id = hash.finalize().iter().take(8).fold(String::new(), |id, byte| format!("{id}{byte:02x}"));
     let cache = cache_folder();
     let built = cache.join(&id);
     if built.is_dir() {
@@ -195,13 +158,7 @@ fn build() -> Result<PathBuf, Error> {
     if built.is_dir() {
         return Ok(built);
     }
-    if Command::new("go")
-        .arg("version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_err()
-    {
+    if Command::new("go").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
         return Err(Error::NoPrograms);
     }
     // What a build that was killed left behind is in the way of nobody but this one, which has the lock.
@@ -216,10 +173,7 @@ fn build() -> Result<PathBuf, Error> {
     let programs = unfinished.join("programs");
     fs::create_dir(&programs).map_err(file("make a build folder"))?;
     let version = kubernetes_version();
-    let (major, minor) = version
-        .trim_start_matches('v')
-        .split_once('.')
-        .unwrap_or(("1", ""));
+    let (major, minor) = version.trim_start_matches('v').split_once('.').unwrap_or(("1", ""));
     let minor = minor.split('.').next().unwrap_or_default();
     let variable = "k8s.io/component-base/version.git";
     let stamp =
@@ -234,13 +188,7 @@ fn build() -> Result<PathBuf, Error> {
         "-s -w",
         &["go.etcd.io/etcd/server/v3"],
     )?;
-    compile(
-        "Kubernetes (2 of 2)",
-        &unfinished.join("kubernetes"),
-        &programs,
-        &stamp,
-        &kubernetes,
-    )?;
+    compile("Kubernetes (2 of 2)", &unfinished.join("kubernetes"), &programs, &stamp, &kubernetes)?;
     fs::rename(&programs, &built).map_err(file("put the programs into the cache"))?;
     let _ = fs::remove_dir_all(&unfinished);
     Ok(built)
@@ -249,15 +197,10 @@ fn build() -> Result<PathBuf, Error> {
 /// The version that go.mod requires.
 fn kubernetes_version() -> &'static str {
     let (_, module, _) = MODULES[0];
-    let mut required = module.lines().filter_map(|line| {
-        line.trim()
-            .trim_start_matches("require ")
-            .strip_prefix("k8s.io/kubernetes ")
-    });
-    required
-        .next()
-        .and_then(|version| version.split_whitespace().next())
-        .unwrap_or_default()
+    let mut required = module
+        .lines()
+        .filter_map(|line| line.trim().trim_start_matches("require ").strip_prefix("k8s.io/kubernetes "));
+    required.next().and_then(|version| version.split_whitespace().next()).unwrap_or_default()
 }
 
 fn compile(
@@ -268,13 +211,8 @@ fn compile(
     packages: &[&str],
 ) -> Result<(), Error> {
     let log = folder.join("build.log");
-    let output = || {
-        File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .map_err(file("open the build's log"))
-    };
+    let output =
+        || File::options().create(true).append(true).open(&log).map_err(file("open the build's log"));
     let compiler = Command::new("go")
         .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", link, "-o"])
         .arg(target)
@@ -296,17 +234,11 @@ fn compile(
     }
     let output = fs::read_to_string(&log).unwrap_or_default();
     let lines: Vec<_> = output.lines().collect();
-    Err(Error::Build {
-        what,
-        output: lines[lines.len().saturating_sub(20)..].join("\n"),
-    })
+    Err(Error::Build { what, output: lines[lines.len().saturating_sub(20)..].join("\n") })
 }
 
 /// Minutes of silence look like a hang, so something is said all the while.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the time that a person waits is no input of a decision"
-)]
+#[expect(clippy::disallowed_methods, reason = "the time that a person waits is no input of a decision")]
 fn wait_with_progress(what: &str, mut compiler: Child) -> Result<bool, Error> {
     let started = Instant::now();
     let terminal = std::io::stderr().is_terminal();
@@ -319,11 +251,7 @@ fn wait_with_progress(what: &str, mut compiler: Child) -> Result<bool, Error> {
             return Ok(status.success());
         }
         let seconds = started.elapsed().as_secs();
-        let due = if terminal {
-            said != Some(seconds)
-        } else {
-            said.is_none_or(|last| seconds >= last + 15)
-        };
+        let due = if terminal { said != Some(seconds) } else { said.is_none_or(|last| seconds >= last + 15) };
         if due {
             let line = format!(
                 "control plane: building {what}, once on this machine, about 5 minutes in all: {seconds} s"

@@ -62,9 +62,7 @@ impl Builder {
     pub async fn start(self) -> Result<ControlPlane, Error> {
         // Another provider may be installed already; either will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let programs = tokio::task::spawn_blocking(programs::find)
-            .await
-            .unwrap_or(Err(Error::NoPrograms))?;
+        let programs = tokio::task::spawn_blocking(programs::find).await.unwrap_or(Err(Error::NoPrograms))?;
         let mut attempt = 1;
         loop {
             match self.start_once(&programs).await {

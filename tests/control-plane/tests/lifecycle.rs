@@ -24,19 +24,8 @@ const CHILD: &str = "CONTROL_PLANE_CHILD";
 async fn it_serves_and_survives_pauses_and_restarts() {
     let mut control_plane = ControlPlane::start().await.unwrap();
     let maps: Api<ConfigMap> = Api::namespaced(control_plane.admin().client().unwrap(), "default");
-    let metadata = ObjectMeta {
-        name: Some("kept".to_owned()),
-        ..ObjectMeta::default()
-    };
-    maps.create(
-        &PostParams::default(),
-        &ConfigMap {
-            metadata,
-            ..ConfigMap::default()
-        },
-    )
-    .await
-    .unwrap();
+    let metadata = ObjectMeta { name: Some("kept".to_owned()), ..ObjectMeta::default() };
+    maps.create(&PostParams::default(), &ConfigMap { metadata, ..ConfigMap::default() }).await.unwrap();
 
     control_plane.pause(Part::ApiServer).unwrap();
     assert!(timeout(Duration::from_secs(1), maps.get("kept")).await.is_err());
@@ -55,27 +44,16 @@ async fn users_have_the_rights_that_rbac_gives_them_and_the_audit_log_tells() {
     let control_plane = ControlPlane::start().await.unwrap();
     let alice = control_plane.user("alice", Some("developers")).unwrap();
     let maps: Api<ConfigMap> = Api::namespaced(alice.client().unwrap(), "default");
-    let denied = maps
-        .delete("anything", &DeleteParams::default())
-        .await
-        .unwrap_err();
+    let denied = maps.delete("anything", &DeleteParams::default()).await.unwrap_err();
     assert!(matches!(denied, kube::Error::Api(status) if status.is_forbidden()));
 
     let kubectl = control_plane.kubectl().unwrap();
     let asked = Command::new(kubectl)
-        .args([
-            "auth",
-            "whoami",
-            "-o",
-            "jsonpath={.status.userInfo.username} {.status.userInfo.groups}",
-        ])
+        .args(["auth", "whoami", "-o", "jsonpath={.status.userInfo.username} {.status.userInfo.groups}"])
         .env("KUBECONFIG", alice.kubeconfig())
         .output()
         .unwrap();
-    assert_eq!(
-        String::from_utf8_lossy(&asked.stdout),
-        r#"alice ["developers","system:authenticated"]"#
-    );
+    assert_eq!(String::from_utf8_lossy(&asked.stdout), r#"alice ["developers","system:authenticated"]"#);
 
     let log = control_plane.audit_log().unwrap();
     let event = log.iter().find(|event| event.verb == "delete").unwrap();
@@ -113,10 +91,7 @@ async fn a_killed_user_leaves_nothing_that_was_paused() {
 #[tokio::test]
 async fn a_part_that_cannot_start_is_named_at_once_with_its_log() {
     let start = ControlPlane::builder().api_server_arg("--no-such-flag").start();
-    let error = timeout(Duration::from_secs(10), start)
-        .await
-        .unwrap()
-        .unwrap_err();
+    let error = timeout(Duration::from_secs(10), start).await.unwrap().unwrap_err();
     assert!(
         matches!(&error, control_plane::Error::NotReady { part: Part::ApiServer, log } if log.contains("no-such-flag")),
         "{error}"
@@ -139,11 +114,7 @@ async fn child_of_another_test() {
         control_plane.pause(Part::ApiServer).unwrap();
     }
     // A line of its own: libtest has written the name of the test before it.
-    println!(
-        "\nrunning {:?} {}",
-        control_plane.process_ids(),
-        control_plane.directory().display()
-    );
+    println!("\nrunning {:?} {}", control_plane.process_ids(), control_plane.directory().display());
     if order == "panic" {
         sleep(Duration::from_millis(200)).await;
         panic!("as ordered");
@@ -160,10 +131,7 @@ fn child(order: &str) -> (Child, Vec<u32>, PathBuf) {
         .spawn()
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = lines
-        .map(Result::unwrap)
-        .find(|line| line.starts_with("running ["))
-        .unwrap();
+    let line = lines.map(Result::unwrap).find(|line| line.starts_with("running [")).unwrap();
     let (ids, directory) = line.trim_start_matches("running [").split_once("] ").unwrap();
     let ids = ids.split(", ").map(|id| id.parse().unwrap()).collect();
     (child, ids, directory.into())
@@ -177,11 +145,7 @@ fn runs(id: u32) -> bool {
 async fn gone(ids: &[u32], directory: &Path) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while ids.iter().any(|id| runs(*id)) || directory.exists() {
-        assert!(
-            Instant::now() < deadline,
-            "still there after 10 s: {ids:?}, {}",
-            directory.display()
-        );
+        assert!(Instant::now() < deadline, "still there after 10 s: {ids:?}, {}", directory.display());
         sleep(Duration::from_millis(50)).await;
     }
 }

@@ -9,7 +9,7 @@ use crate::{
         ApiTokenSpec, Condition, CredentialSpec,
         api_token::{CredentialReference, SecretOptions},
     },
-    domain::token::Prefix,
+    domain::{digest::Attestation, token::Prefix},
 };
 
 const NOW: &str = "2026-06-01T12:00:00Z";
@@ -32,10 +32,7 @@ fn ago(seconds: i64) -> Instant {
 }
 
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect()
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 // The cluster as far as a token sees it: what `observe` reads and `apply` writes.
@@ -108,9 +105,7 @@ impl World {
                 ..ObjectMeta::default()
             },
             spec: ApiTokenSpec {
-                credential_ref: CredentialReference {
-                    name: "nodes".to_owned(),
-                },
+                credential_ref: CredentialReference { name: "nodes".to_owned() },
                 expires_at: Some(END.into()),
                 ..ApiTokenSpec::default()
             },
@@ -189,10 +184,7 @@ impl World {
             _ => Content::Strange,
         };
         SecretSeen::Ours(Box::new(OwnSecret {
-            reference: ObjectReference {
-                name: "laptop-token".to_owned(),
-                uid: found.uid.clone(),
-            },
+            reference: ObjectReference { name: "laptop-token".to_owned(), uid: found.uid.clone() },
             resource_version: found.version.to_string(),
             labels: found.labels.clone(),
             annotations: found.annotations.clone(),
@@ -213,16 +205,11 @@ impl World {
                         let attestation = issued.value.as_ref().unwrap().attestation();
                         status.token_id = Some(attestation.id);
                         status.digest = Some(attestation.digest);
-                        status.secret = Some(ObjectReference {
-                            name: "laptop-token".to_owned(),
-                            uid: issued.uid,
-                        });
+                        status.secret =
+                            Some(ObjectReference { name: "laptop-token".to_owned(), uid: issued.uid });
                     }
                 }
-                Step::DeleteSecret {
-                    secret,
-                    resource_version,
-                } => {
+                Step::DeleteSecret { secret, resource_version } => {
                     let gone = self.secret.take().unwrap();
                     assert_eq!(secret.uid, gone.uid, "another Secret would be deleted");
                     assert!(resource_version.is_none_or(|version| version == gone.version.to_string()));
@@ -255,11 +242,7 @@ impl World {
             labels: recipe.labels,
             annotations: recipe.annotations,
             attested: true,
-            value: Some(Value {
-                seed: self.drawn,
-                serial: recipe.serial,
-                key: KEY,
-            }),
+            value: Some(Value { seed: self.drawn, serial: recipe.serial, key: KEY }),
         };
         self.secret = Some(created.clone());
         created
@@ -267,14 +250,9 @@ impl World {
 
     fn mend(&mut self, mend: Mend) {
         let secret = self.secret.as_mut().unwrap();
-        assert_eq!(
-            (&mend.secret.uid, &mend.resource_version),
-            (&secret.uid, &secret.version.to_string())
-        );
-        for (all, changes) in [
-            (&mut secret.labels, mend.labels),
-            (&mut secret.annotations, mend.annotations),
-        ] {
+        assert_eq!((&mend.secret.uid, &mend.resource_version), (&secret.uid, &secret.version.to_string()));
+        for (all, changes) in [(&mut secret.labels, mend.labels), (&mut secret.annotations, mend.annotations)]
+        {
             for (key, value) in changes {
                 match value {
                     Some(value) => all.insert(key, value),
@@ -376,14 +354,8 @@ fn told(observed: &Observed, now: Timestamp) -> String {
         .iter()
         .map(|step| match step {
             Step::CreateSecret(recipe) => format!("create {}", recipe.serial),
-            Step::DeleteSecret {
-                resource_version: None,
-                ..
-            } => "delete".to_owned(),
-            Step::DeleteSecret {
-                resource_version: Some(version),
-                ..
-            } => format!("delete version {version}"),
+            Step::DeleteSecret { resource_version: None, .. } => "delete".to_owned(),
+            Step::DeleteSecret { resource_version: Some(version), .. } => format!("delete version {version}"),
             Step::MendSecret(_) => "mend".to_owned(),
             Step::DeleteToken => "delete token".to_owned(),
         })
@@ -391,34 +363,19 @@ fn told(observed: &Observed, now: Timestamp) -> String {
     let status = plan.status.map(|status| {
         assert_eq!(status.observed_generation, observed.token.metadata.generation);
         let mut words = vec![format!("{:?}", status.state.unwrap())];
-        let holding = status
-            .conditions
-            .iter()
-            .filter(|condition| condition.status == "True");
+        let holding = status.conditions.iter().filter(|condition| condition.status == "True");
         words.extend(holding.map(|condition| condition.kind.clone()));
-        let mut reasons: Vec<_> = status
-            .conditions
-            .iter()
-            .map(|condition| &*condition.reason)
-            .collect();
+        let mut reasons: Vec<_> = status.conditions.iter().map(|condition| &*condition.reason).collect();
         reasons.dedup();
         assert_eq!(reasons.len(), 1, "one reason for all: {reasons:?}");
         format!("{} ({})", words.join(" "), reasons[0])
     });
     let wake = plan.wake.map(|wake| {
-        if wake == at(END) {
-            "end".to_owned()
-        } else {
-            format!("{:#}", wake.duration_since(now))
-        }
+        if wake == at(END) { "end".to_owned() } else { format!("{:#}", wake.duration_since(now)) }
     });
     format!(
         "{} | {} | {}",
-        if steps.is_empty() {
-            "-".to_owned()
-        } else {
-            steps.join(", ")
-        },
+        if steps.is_empty() { "-".to_owned() } else { steps.join(", ") },
         status.as_deref().unwrap_or("-"),
         wake.as_deref().unwrap_or("-"),
     )
@@ -441,40 +398,25 @@ const ISSUED: &str = "- | Active Ready Usable (Issued) | end";
 
 #[test]
 fn a_fresh_token_gets_its_first_value() {
-    assert_eq!(
-        told(&fresh(), now()),
-        "create 0 | Active Ready Usable (Issued) | end"
-    );
+    assert_eq!(told(&fresh(), now()), "create 0 | Active Ready Usable (Issued) | end");
     let mut observed = fresh();
     options(&mut observed).labels = map(&[("app", "orders")]);
     let planned = plan(&observed, now());
-    let Step::CreateSecret(recipe) = &planned.steps[0] else {
-        panic!("{planned:?}")
-    };
+    let Step::CreateSecret(recipe) = &planned.steps[0] else { panic!("{planned:?}") };
     let expected = Recipe {
         name: "laptop-token".to_owned(),
         serial: 0,
         end: at(END),
         labels: map(&[(name::MANAGED_BY_LABEL, name::MANAGED_BY), ("app", "orders")]),
-        annotations: map(&[(
-            name::PUBLISHED_ANNOTATION,
-            r#"{"annotations":[],"labels":["app"]}"#,
-        )]),
+        annotations: map(&[(name::PUBLISHED_ANNOTATION, r#"{"annotations":[],"labels":["app"]}"#)]),
     };
     assert_eq!(*recipe, expected);
     let status = planned.status.unwrap();
     assert_eq!(
-        (
-            status.serial,
-            status.credential_uid.as_deref(),
-            &status.replaced_at
-        ),
+        (status.serial, status.credential_uid.as_deref(), &status.replaced_at),
         (Some(0), Some(CREDENTIAL_UID), &vec![])
     );
-    assert_eq!(
-        (status.issued_at, status.expires_at),
-        (Some(NOW.into()), Some(END.into()))
-    );
+    assert_eq!((status.issued_at, status.expires_at), (Some(NOW.into()), Some(END.into())));
 }
 
 #[test]
@@ -483,11 +425,7 @@ fn a_token_as_it_should_be_is_left_alone() {
     assert_eq!(told(&observed, now()), ISSUED);
     assert_eq!(plan(&observed, now()).status, observed.token.status);
     let later = now() + 1.hour();
-    assert_eq!(
-        plan(&observed, later).status,
-        observed.token.status,
-        "time alone is no news"
-    );
+    assert_eq!(plan(&observed, later).status, observed.token.status, "time alone is no news");
 }
 
 #[test]
@@ -506,11 +444,7 @@ fn revoked_or_deleted_it_has_no_value() {
         issued,
         &[
             ("revoked", |o| o.token.spec.revoked = Some(true), revoked),
-            (
-                "revoked: false is none",
-                |o| o.token.spec.revoked = Some(false),
-                ISSUED,
-            ),
+            ("revoked: false is none", |o| o.token.spec.revoked = Some(false), ISSUED),
             (
                 "revoked, the credential gone",
                 |o| {
@@ -535,11 +469,7 @@ fn revoked_or_deleted_it_has_no_value() {
                 },
                 "- | Revoked Ready (Revoked) | -",
             ),
-            (
-                "being deleted",
-                |o| terminate(&mut o.token.metadata),
-                "delete | - | -",
-            ),
+            ("being deleted", |o| terminate(&mut o.token.metadata), "delete | - | -"),
             (
                 "being deleted without a Secret",
                 |o| {
@@ -570,10 +500,7 @@ fn it_expires_at_its_end_and_not_before() {
     assert_eq!(told(&observed, now()), expired, "though the clock went back");
     observed.token.spec.expires_at = Some("2027-06-01T00:00:00Z".into());
     assert_eq!(told(&observed, now()), expired, "whatever the spec says now");
-    assert_eq!(
-        plan(&observed, now()).status.unwrap().expires_at,
-        Some(END.into())
-    );
+    assert_eq!(plan(&observed, now()).status.unwrap().expires_at, Some(END.into()));
 }
 
 #[test]
@@ -589,14 +516,8 @@ fn the_end_is_the_earlier_of_its_own_and_the_credentials() {
         let plan = plan(&observed, now());
         assert_eq!(plan.status.unwrap().expires_at, Some(expected.into()));
         assert_eq!(plan.wake, Some(at(expected)));
-        let [Step::CreateSecret(recipe)] = &plan.steps[..] else {
-            panic!("{:?}", plan.steps)
-        };
-        assert_eq!(
-            recipe.end,
-            at(own),
-            "the value is attested with the token's own end"
-        );
+        let [Step::CreateSecret(recipe)] = &plan.steps[..] else { panic!("{:?}", plan.steps) };
+        assert_eq!(recipe.end, at(own), "the value is attested with the token's own end");
     }
 }
 
@@ -607,11 +528,7 @@ fn a_life_counts_from_creation() {
     observed.token.spec.expires_in = Some("90d".into());
     assert_eq!(plan(&observed, now()).wake, Some(at("2026-07-30T00:00:00Z")));
     observed.token.spec.expires_in = Some("30d".into());
-    assert_eq!(
-        told(&observed, now()),
-        "- | Expired Ready (Expired) | -",
-        "born before, ended yesterday"
-    );
+    assert_eq!(told(&observed, now()), "- | Expired Ready (Expired) | -", "born before, ended yesterday");
 }
 
 #[test]
@@ -667,11 +584,7 @@ fn an_issued_token_follows_its_credential() {
     check(
         issued,
         &[
-            (
-                "gone",
-                |o| o.credential = CredentialSeen::Gone,
-                "delete, delete token | - | -",
-            ),
+            ("gone", |o| o.credential = CredentialSeen::Gone, "delete, delete token | - | -"),
             (
                 "gone, and the Secret too",
                 |o| {
@@ -707,15 +620,9 @@ fn suspended_and_resumed_it_keeps_its_value() {
     let before = issued();
     let mut observed = before.clone();
     credential(&mut observed).spec.state = DesiredState::Inactive;
-    assert_eq!(
-        told(&observed, now()),
-        "- | Suspended Ready (CredentialInactive) | end"
-    );
+    assert_eq!(told(&observed, now()), "- | Suspended Ready (CredentialInactive) | end");
     observed.token.status = plan(&observed, now()).status;
-    assert_eq!(
-        status(&mut observed).digest,
-        before.token.status.as_ref().unwrap().digest
-    );
+    assert_eq!(status(&mut observed).digest, before.token.status.as_ref().unwrap().digest);
     credential(&mut observed).spec.state = DesiredState::Active;
     assert_eq!(told(&observed, now()), ISSUED);
     let resumed = plan(&observed, now()).status.unwrap();
@@ -726,11 +633,7 @@ fn suspended_and_resumed_it_keeps_its_value() {
 fn a_spec_without_an_end_waits_for_a_human_and_destroys_nothing() {
     let invalid = "- | Failed Stalled (InvalidSpec) | -";
     let rows: &[Row] = &[
-        (
-            "expiresAt",
-            |o| o.token.spec.expires_at = Some("2027-01-01T00:00:00+02:60".into()),
-            invalid,
-        ),
+        ("expiresAt", |o| o.token.spec.expires_at = Some("2027-01-01T00:00:00+02:60".into()), invalid),
         (
             "expiresIn",
             |o| {
@@ -741,11 +644,7 @@ fn a_spec_without_an_end_waits_for_a_human_and_destroys_nothing() {
         ),
         ("both", |o| o.token.spec.expires_in = Some("30d".into()), invalid),
         ("neither", |o| o.token.spec.expires_at = None, invalid),
-        (
-            "the credential's expiresAt",
-            |o| credential(o).spec.expires_at = Some("tomorrow".into()),
-            invalid,
-        ),
+        ("the credential's expiresAt", |o| credential(o).spec.expires_at = Some("tomorrow".into()), invalid),
     ];
     check(fresh, rows);
     check(issued, rows);
@@ -764,11 +663,7 @@ fn what_stands_in_the_place_of_a_first_secret_is_not_touched() {
     check(
         fresh,
         &[
-            (
-                "foreign",
-                |o| o.secret = SecretSeen::Foreign,
-                "- | Failed Stalled (Conflict) | 10s",
-            ),
+            ("foreign", |o| o.secret = SecretSeen::Foreign, "- | Failed Stalled (Conflict) | 10s"),
             (
                 "a predecessor's",
                 |o| o.secret = SecretSeen::Predecessors,
@@ -785,25 +680,14 @@ fn what_stands_in_the_place_of_a_first_secret_is_not_touched() {
 
 #[test]
 fn what_took_the_place_of_its_secret_makes_the_value_unacceptable() {
-    for seen in [
-        SecretSeen::Foreign,
-        SecretSeen::Predecessors,
-        SecretSeen::Terminating,
-    ] {
+    for seen in [SecretSeen::Foreign, SecretSeen::Predecessors, SecretSeen::Terminating] {
         let mut observed = issued();
         observed.secret = seen;
         let plan = plan(&observed, now());
         assert!(plan.steps.is_empty());
         let status = plan.status.unwrap();
-        assert_eq!(
-            (status.digest, status.token_id, status.secret),
-            (None, None, None)
-        );
-        assert_eq!(
-            status.serial,
-            Some(0),
-            "so that the next value has the next number"
-        );
+        assert_eq!((status.digest, status.token_id, status.secret), (None, None, None));
+        assert_eq!(status.serial, Some(0), "so that the next value has the next number");
     }
 }
 
@@ -826,10 +710,7 @@ fn a_strange_secret_is_deleted_in_that_version_and_a_value_drawn_anew() {
     let mut planted = fresh();
     planted.secret = own;
     secret(&mut planted).content = Content::Strange;
-    assert_eq!(
-        told(&planted, now()),
-        "delete version 1, create 0 | Active Ready Usable (Issued) | end"
-    );
+    assert_eq!(told(&planted, now()), "delete version 1, create 0 | Active Ready Usable (Issued) | end");
 }
 
 #[test]
@@ -868,11 +749,7 @@ fn a_value_whose_status_was_not_written_is_adopted() {
 
 #[test]
 fn what_describes_the_secret_is_mended() {
-    let value = || Value {
-        seed: 1,
-        serial: 0,
-        key: KEY,
-    };
+    let value = || Value { seed: 1, serial: 0, key: KEY };
     check(
         issued,
         &[
@@ -904,9 +781,7 @@ fn what_describes_the_secret_is_mended() {
     let mut observed = issued();
     secret(&mut observed).content = Content::Unattested(value().token());
     let plan = plan(&observed, now());
-    let [Step::MendSecret(mend)] = &plan.steps[..] else {
-        panic!("{:?}", plan.steps)
-    };
+    let [Step::MendSecret(mend)] = &plan.steps[..] else { panic!("{:?}", plan.steps) };
     let (token, serial, end) = mend.attest.as_ref().unwrap();
     assert_eq!((token.id(), *serial, *end), (value().token().id(), 0, at(END)));
     assert_eq!(plan.status, observed.token.status);
@@ -924,38 +799,21 @@ fn labels_and_annotations_follow_the_spec() {
     let mut observed = world.settle(now()).observe().unwrap();
     assert_eq!(told(&observed, now()), ISSUED);
 
-    secret(&mut observed)
-        .labels
-        .insert("other".to_owned(), "tool".to_owned());
-    secret(&mut observed)
-        .labels
-        .insert("tier".to_owned(), "drifted".to_owned());
+    secret(&mut observed).labels.insert("other".to_owned(), "tool".to_owned());
+    secret(&mut observed).labels.insert("tier".to_owned(), "drifted".to_owned());
     options(&mut observed).labels.remove("app");
     let planned = plan(&observed, now());
-    let [Step::MendSecret(mend)] = &planned.steps[..] else {
-        panic!("{:?}", planned.steps)
-    };
+    let [Step::MendSecret(mend)] = &planned.steps[..] else { panic!("{:?}", planned.steps) };
     let change = |key: &str, value: Option<&str>| (key.to_owned(), value.map(ToOwned::to_owned));
-    assert_eq!(
-        mend.labels,
-        [change("app", None), change("tier", Some("a"))].into()
-    );
+    assert_eq!(mend.labels, [change("app", None), change("tier", Some("a"))].into());
     let published = r#"{"annotations":["note"],"labels":["tier"]}"#;
-    assert_eq!(
-        mend.annotations,
-        [change(name::PUBLISHED_ANNOTATION, Some(published))].into()
-    );
+    assert_eq!(mend.annotations, [change(name::PUBLISHED_ANNOTATION, Some(published))].into());
 
     observed.token.spec.secret = None;
     let planned = plan(&observed, now());
-    let [Step::MendSecret(mend)] = &planned.steps[..] else {
-        panic!("{:?}", planned.steps)
-    };
+    let [Step::MendSecret(mend)] = &planned.steps[..] else { panic!("{:?}", planned.steps) };
     assert_eq!(mend.labels, [change("app", None), change("tier", None)].into());
-    assert_eq!(
-        mend.annotations,
-        [change("note", None), change(name::PUBLISHED_ANNOTATION, None)].into()
-    );
+    assert_eq!(mend.annotations, [change("note", None), change(name::PUBLISHED_ANNOTATION, None)].into());
 }
 
 #[test]
@@ -970,14 +828,9 @@ fn the_list_of_what_was_published_takes_nothing_of_ours_away() {
     annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), "{}".to_owned());
     annotations.insert(name::PUBLISHED_ANNOTATION.to_owned(), forged);
     let planned = plan(&observed, now());
-    let [Step::MendSecret(mend)] = &planned.steps[..] else {
-        panic!("{:?}", planned.steps)
-    };
+    let [Step::MendSecret(mend)] = &planned.steps[..] else { panic!("{:?}", planned.steps) };
     assert!(mend.labels.is_empty());
-    assert_eq!(
-        mend.annotations,
-        [(name::PUBLISHED_ANNOTATION.to_owned(), None)].into()
-    );
+    assert_eq!(mend.annotations, [(name::PUBLISHED_ANNOTATION.to_owned(), None)].into());
 }
 
 // Lost values.
@@ -1009,14 +862,8 @@ fn a_lost_value_is_replaced_but_not_endlessly() {
 fn a_strange_secret_goes_though_its_replacement_waits() {
     let strange = issued().secret;
     for (replaced, expected) in [
-        (
-            &[10][..],
-            "delete version 1 | Pending Reconciling (Pending) | 50s",
-        ),
-        (
-            &[300, 200, 100],
-            "delete version 1 | Failed Stalled (Conflict) | 58m 20s",
-        ),
+        (&[10][..], "delete version 1 | Pending Reconciling (Pending) | 50s"),
+        (&[300, 200, 100], "delete version 1 | Failed Stalled (Conflict) | 58m 20s"),
     ] {
         let mut observed = issued();
         lost(&mut observed, replaced);
@@ -1045,17 +892,10 @@ fn lost_too_often_it_waits_for_a_touch_or_an_hour() {
         "- | Failed Stalled (Conflict) | 10s",
         "though the first loss is more than an hour ago"
     );
-    assert_eq!(
-        told(&stalled(3600), now()),
-        "create 4 | Active Ready Usable (Issued) | end",
-        "after an hour"
-    );
+    assert_eq!(told(&stalled(3600), now()), "create 4 | Active Ready Usable (Issued) | end", "after an hour");
     let mut touched = stalled(1800);
     touched.touched = true;
-    assert_eq!(
-        told(&touched, now()),
-        "create 4 | Active Ready Usable (Issued) | end"
-    );
+    assert_eq!(told(&touched, now()), "create 4 | Active Ready Usable (Issued) | end");
     assert_eq!(plan(&touched, now()).status.unwrap().replaced_at, [ago(0)]);
     // A touch that is older than the trouble does not count.
     let mut observed = issued();
@@ -1068,10 +908,7 @@ fn lost_too_often_it_waits_for_a_touch_or_an_hour() {
 fn replacements_are_remembered_as_far_as_they_matter() {
     let mut observed = issued();
     lost(&mut observed, &[9000, 8000, 7000]);
-    assert_eq!(
-        plan(&observed, now()).status.unwrap().replaced_at,
-        [ago(8000), ago(7000), ago(0)]
-    );
+    assert_eq!(plan(&observed, now()).status.unwrap().replaced_at, [ago(8000), ago(7000), ago(0)]);
 }
 
 #[test]
@@ -1099,31 +936,15 @@ fn without_the_key_of_its_digest_nothing_is_drawn_anew() {
         &[
             ("the Secret there", |_| {}, missing),
             ("the Secret gone", |o| o.secret = SecretSeen::Absent, missing),
-            (
-                "revoked",
-                |o| o.token.spec.revoked = Some(true),
-                "delete | Revoked Ready (Revoked) | -",
-            ),
-            (
-                "ended",
-                |o| o.token.spec.expires_at = Some(NOW.into()),
-                "delete | Expired Ready (Expired) | -",
-            ),
-            (
-                "the credential gone",
-                |o| o.credential = CredentialSeen::Gone,
-                "delete, delete token | - | -",
-            ),
+            ("revoked", |o| o.token.spec.revoked = Some(true), "delete | Revoked Ready (Revoked) | -"),
+            ("ended", |o| o.token.spec.expires_at = Some(NOW.into()), "delete | Expired Ready (Expired) | -"),
+            ("the credential gone", |o| o.credential = CredentialSeen::Gone, "delete, delete token | - | -"),
         ],
     );
     let mut observed = issued();
     observed.key_known = false;
     let digest = status(&mut observed).digest.clone();
-    assert_eq!(
-        plan(&observed, now()).status.unwrap().digest,
-        digest,
-        "the key may come back"
-    );
+    assert_eq!(plan(&observed, now()).status.unwrap().digest, digest, "the key may come back");
 }
 
 #[test]

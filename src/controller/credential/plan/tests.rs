@@ -21,12 +21,7 @@ fn now() -> Timestamp {
 }
 
 fn grant(kind: RoleKind, name: &str, namespace: Option<&str>) -> Grant {
-    Grant {
-        kind,
-        name: name.to_owned(),
-        namespace: namespace.map(ToOwned::to_owned),
-        cluster_wide: false,
-    }
+    Grant { kind, name: name.to_owned(), namespace: namespace.map(ToOwned::to_owned), cluster_wide: false }
 }
 
 fn view() -> Grant {
@@ -42,10 +37,7 @@ fn view_in_team() -> Grant {
 }
 
 fn nodes() -> Grant {
-    Grant {
-        cluster_wide: true,
-        ..grant(RoleKind::ClusterRole, "nodes", None)
-    }
+    Grant { cluster_wide: true, ..grant(RoleKind::ClusterRole, "nodes", None) }
 }
 
 // The cluster as far as a credential sees it: what `observe` reads and `apply` writes.
@@ -70,11 +62,7 @@ impl PartialEq for World {
 
 impl World {
     fn of(seen: Observed) -> Self {
-        Self {
-            seen,
-            gone: false,
-            drawn: 0,
-        }
+        Self { seen, gone: false, drawn: 0 }
     }
 
     /// UIDs are dealt out by chance, so they do not count.
@@ -83,10 +71,7 @@ impl World {
         for binding in &mut bindings {
             binding.metadata.uid = None;
         }
-        bindings
-            .into_iter()
-            .map(|binding| (binding.key(), binding))
-            .collect()
+        bindings.into_iter().map(|binding| (binding.key(), binding)).collect()
     }
 
     fn uid(&mut self) -> String {
@@ -96,10 +81,7 @@ impl World {
 
     fn held(&self) -> bool {
         let finalizers = &self.seen.credential.metadata.finalizers;
-        finalizers
-            .iter()
-            .flatten()
-            .any(|finalizer| finalizer == name::FINALIZER)
+        finalizers.iter().flatten().any(|finalizer| finalizer == name::FINALIZER)
     }
 
     /// As `apply` does, but stops after `limit` writes, of which the status is the last. Tells whether it stopped.
@@ -112,17 +94,12 @@ impl World {
                     assert_eq!(self.seen.account, AccountSeen::Absent, "409");
                     let uid = "account-uid".to_owned();
                     if let Some(status) = &mut status {
-                        status.service_account = Some(ObjectReference {
-                            name: "nodes-credential".to_owned(),
-                            uid: uid.clone(),
-                        });
+                        status.service_account =
+                            Some(ObjectReference { name: "nodes-credential".to_owned(), uid: uid.clone() });
                     }
                     self.seen.account = ours(&uid, true);
                 }
-                Step::MendAccount {
-                    uid,
-                    resource_version,
-                } => {
+                Step::MendAccount { uid, resource_version } => {
                     assert!(matches!(
                         &self.seen.account,
                         AccountSeen::Ours { uid: held, resource_version: version, .. }
@@ -132,9 +109,7 @@ impl World {
                 }
                 Step::AddFinalizer => {
                     let finalizers = &mut self.seen.credential.metadata.finalizers;
-                    finalizers
-                        .get_or_insert_default()
-                        .push(name::FINALIZER.to_owned());
+                    finalizers.get_or_insert_default().push(name::FINALIZER.to_owned());
                 }
                 Step::RemoveFinalizer => {
                     let metadata = &mut self.seen.credential.metadata;
@@ -144,10 +119,7 @@ impl World {
                 }
                 Step::CreateBinding(mut binding) => {
                     let key = binding.key();
-                    assert!(
-                        !self.by_key().contains_key(&key),
-                        "409: {key} would be made twice"
-                    );
+                    assert!(!self.by_key().contains_key(&key), "409: {key} would be made twice");
                     assert!(
                         self.held() || key.namespace.as_deref() == Some("edge"),
                         "{key} would be left behind"
@@ -189,11 +161,7 @@ impl World {
 // Fixtures, and what a plan says in one line.
 
 fn ours(uid: &str, intact: bool) -> AccountSeen {
-    AccountSeen::Ours {
-        uid: uid.to_owned(),
-        resource_version: "1".to_owned(),
-        intact,
-    }
+    AccountSeen::Ours { uid: uid.to_owned(), resource_version: "1".to_owned(), intact }
 }
 
 fn fresh() -> Observed {
@@ -202,12 +170,7 @@ fn fresh() -> Observed {
     credential.metadata.uid = Some(UID.to_owned());
     credential.metadata.generation = Some(1);
     credential.spec.roles = vec![view(), deployer()];
-    Observed {
-        credential,
-        account: AccountSeen::Absent,
-        bindings: Vec::new(),
-        tokens: None,
-    }
+    Observed { credential, account: AccountSeen::Absent, bindings: Vec::new(), tokens: None }
 }
 
 /// Bound inside its namespace.
@@ -224,10 +187,7 @@ fn bound_outside() -> Observed {
 
 fn binding<'a>(observed: &'a mut Observed, grant: &Grant) -> &'a mut Binding {
     let wanted = name::binding("edge", "nodes", grant);
-    let found = observed
-        .bindings
-        .iter_mut()
-        .find(|found| found.metadata.name.as_ref() == Some(&wanted));
+    let found = observed.bindings.iter_mut().find(|found| found.metadata.name.as_ref() == Some(&wanted));
     found.unwrap()
 }
 
@@ -275,33 +235,19 @@ fn told(observed: &Observed, now: Timestamp) -> String {
         part.sort();
     }
     let status = plan.status.map(|status| {
-        assert_eq!(
-            status.observed_generation,
-            observed.credential.metadata.generation
-        );
+        assert_eq!(status.observed_generation, observed.credential.metadata.generation);
         let mut words = vec![format!("{:?}", status.state.unwrap())];
-        let holding = status
-            .conditions
-            .iter()
-            .filter(|condition| condition.status == "True");
+        let holding = status.conditions.iter().filter(|condition| condition.status == "True");
         words.extend(holding.map(|condition| condition.kind.clone()));
         format!("{} ({})", words.join(" "), status.conditions[0].reason)
     });
     let wake = plan.wake.map(|wake| {
-        if wake == at(END) {
-            "end".to_owned()
-        } else {
-            format!("{:#}", wake.duration_since(now))
-        }
+        if wake == at(END) { "end".to_owned() } else { format!("{:#}", wake.duration_since(now)) }
     });
     assert_eq!(plan.waits_for_others, wake.as_deref() == Some("10s"));
     format!(
         "{} | {} | {}",
-        if steps.is_empty() {
-            "-".to_owned()
-        } else {
-            steps.join(", ")
-        },
+        if steps.is_empty() { "-".to_owned() } else { steps.join(", ") },
         status.as_deref().unwrap_or("-"),
         wake.as_deref().unwrap_or("-"),
     )
@@ -333,10 +279,7 @@ fn a_fresh_credential_gets_its_identity_and_roles() {
 
     let mut observed = fresh();
     observed.credential.spec.roles.clear();
-    assert_eq!(
-        told(&observed, now()),
-        "account | Active Ready Usable (Published) | -"
-    );
+    assert_eq!(told(&observed, now()), "account | Active Ready Usable (Published) | -");
     assert_eq!(plan(&observed, now()).status.unwrap().roles, None);
 }
 
@@ -347,10 +290,7 @@ fn a_credential_as_it_should_be_is_left_alone() {
         let later = now() + jiff::SignedDuration::from_hours(1);
         assert_eq!(plan(&observed, later).status, observed.credential.status);
         let account = observed.credential.status.unwrap().service_account.unwrap();
-        assert_eq!(
-            (&*account.name, &*account.uid),
-            ("nodes-credential", "account-uid")
-        );
+        assert_eq!((&*account.name, &*account.uid), ("nodes-credential", "account-uid"));
     }
 }
 
@@ -394,11 +334,7 @@ fn without_an_account_of_its_own_no_role_is_bound() {
             ),
         ],
     );
-    for account in [
-        AccountSeen::Foreign,
-        AccountSeen::Predecessors,
-        AccountSeen::Terminating,
-    ] {
+    for account in [AccountSeen::Foreign, AccountSeen::Predecessors, AccountSeen::Terminating] {
         let observed = Observed { account, ..fresh() };
         let plan = plan(&observed, now());
         assert_eq!(plan.steps, []);
@@ -439,10 +375,7 @@ fn roles_follow_the_spec() {
 fn two_grants_of_one_target_make_one_binding() {
     let mut observed = fresh();
     observed.credential.spec.roles = vec![view(), grant(RoleKind::ClusterRole, "view", Some("edge"))];
-    assert_eq!(
-        told(&observed, now()),
-        "account, bind view in edge | Active Ready Usable (Published) | -"
-    );
+    assert_eq!(told(&observed, now()), "account, bind view in edge | Active Ready Usable (Published) | -");
 }
 
 #[test]
@@ -452,17 +385,9 @@ fn a_binding_that_drifted_is_made_anew() {
         bound,
         &[
             ("its subjects", |o| binding(o, &view()).subjects.clear(), anew),
-            (
-                "its role",
-                |o| binding(o, &view()).role_ref.kind = "Role".to_owned(),
-                anew,
-            ),
+            ("its role", |o| binding(o, &view()).role_ref.kind = "Role".to_owned(), anew),
             ("our label", |o| binding(o, &view()).metadata.labels = None, anew),
-            (
-                "our annotations",
-                |o| binding(o, &view()).metadata.annotations = None,
-                anew,
-            ),
+            ("our annotations", |o| binding(o, &view()).metadata.annotations = None, anew),
             (
                 "a predecessor's",
                 |o| {
@@ -485,18 +410,12 @@ fn a_binding_that_drifted_is_made_anew() {
     check(
         bound_outside,
         &[
-            (
-                "outside, our label",
-                |o| binding(o, &view_in_team()).metadata.labels = None,
-                anew,
-            ),
+            ("outside, our label", |o| binding(o, &view_in_team()).metadata.labels = None, anew),
             (
                 "outside, a predecessor's",
                 |o| {
                     let annotations = binding(o, &view_in_team()).metadata.annotations.as_mut();
-                    annotations
-                        .unwrap()
-                        .insert(name::OWNER_UID_ANNOTATION.to_owned(), "earlier".to_owned());
+                    annotations.unwrap().insert(name::OWNER_UID_ANNOTATION.to_owned(), "earlier".to_owned());
                 },
                 anew,
             ),
@@ -510,11 +429,7 @@ fn a_binding_of_others_is_never_touched() {
     check(
         bound,
         &[
-            (
-                "of our name",
-                |o| binding(o, &view()).metadata.owner_references = None,
-                conflict,
-            ),
+            ("of our name", |o| binding(o, &view()).metadata.owner_references = None, conflict),
             (
                 "of our name, no longer wished",
                 |o| {
@@ -549,11 +464,7 @@ fn a_binding_of_others_is_never_touched() {
     check(
         bound_outside,
         &[
-            (
-                "outside, with other subjects",
-                |o| binding(o, &view_in_team()).subjects.clear(),
-                conflict,
-            ),
+            ("outside, with other subjects", |o| binding(o, &view_in_team()).subjects.clear(), conflict),
             (
                 "outside, without our annotation",
                 |o| binding(o, &nodes()).metadata.annotations = None,
@@ -612,11 +523,7 @@ fn terminating_it_only_unbinds() {
     check(
         bound,
         &[
-            (
-                "held by others",
-                terminate,
-                "unbind deployer in edge, unbind view in edge | - | -",
-            ),
+            ("held by others", terminate, "unbind deployer in edge, unbind view in edge | - | -"),
             (
                 "whatever the account",
                 |o| {
@@ -640,10 +547,7 @@ fn inactive_it_is_unbound_and_active_again_bound() {
          | Inactive Ready (CredentialInactive) | -"
     );
     let mut observed = World::of(observed).settle().seen;
-    assert_eq!(
-        told(&observed, now()),
-        "- | Inactive Ready (CredentialInactive) | -"
-    );
+    assert_eq!(told(&observed, now()), "- | Inactive Ready (CredentialInactive) | -");
     observed.credential.spec.state = DesiredState::Active;
     assert_eq!(
         told(&observed, now()),
@@ -657,10 +561,7 @@ fn expired_it_is_unbound_for_good() {
     let mut observed = bound();
     end_at(&mut observed, END);
     let before = at(END) - jiff::SignedDuration::from_nanos(1);
-    assert_eq!(
-        told(&observed, now()),
-        "- | Active Ready Usable (Published) | end"
-    );
+    assert_eq!(told(&observed, now()), "- | Active Ready Usable (Published) | end");
     assert!(told(&observed, before).starts_with("- | Active"));
     let unbound = "unbind deployer in edge, unbind view in edge | Expired Ready (Expired) | -";
     assert_eq!(told(&observed, at(END)), unbound);
@@ -694,12 +595,7 @@ fn without_a_readable_end_it_is_unbound_until_a_human_acts() {
 #[test]
 fn tokens_are_counted_when_the_status_may_say_so() {
     let count = TokenCount { active: 2, total: 3 };
-    let tokens = |next_end: Option<&str>| {
-        Some(Tokens {
-            count,
-            next_end: next_end.map(at),
-        })
-    };
+    let tokens = |next_end: Option<&str>| Some(Tokens { count, next_end: next_end.map(at) });
     let soon = "2026-07-01T00:00:00Z";
     for (tokens, own, next) in [
         (tokens(None), None, None),
@@ -712,10 +608,7 @@ fn tokens_are_counted_when_the_status_may_say_so() {
         observed.tokens = tokens;
         observed.credential.spec.expires_at = own.map(Into::into);
         let status = plan(&observed, now()).status.unwrap();
-        assert_eq!(
-            (status.tokens, status.next_expiry_at),
-            (Some(count), next.map(Into::into))
-        );
+        assert_eq!((status.tokens, status.next_expiry_at), (Some(count), next.map(Into::into)));
     }
     let mut observed = bound();
     let before = observed.credential.status.as_mut().unwrap();
@@ -735,10 +628,7 @@ fn a_refused_binding_is_blamed_on_the_role_and_not_on_the_tokens() {
     ] {
         let status = refused(&observed.credential, planned.clone(), reason, "no", now());
         assert_eq!(status.state, Some(state));
-        let holding = status
-            .conditions
-            .iter()
-            .filter(|condition| condition.status == "True");
+        let holding = status.conditions.iter().filter(|condition| condition.status == "True");
         let holding: Vec<_> = holding.map(|condition| &*condition.kind).collect();
         assert_eq!(holding, ["Usable", kind]);
         assert_eq!(status.conditions[0].reason, reason.as_str());
@@ -759,12 +649,7 @@ fn grants() -> Vec<Grant> {
 }
 
 fn instants() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec![
-        END,
-        NOW,
-        "2026-01-01T00:00:00Z",
-        "2027-01-01T00:00:00+02:60",
-    ])
+    prop::sample::select(vec![END, NOW, "2026-01-01T00:00:00Z", "2027-01-01T00:00:00+02:60"])
 }
 
 /// A binding of each target or none, and what was done to it.

@@ -1,0 +1,79 @@
+//! What a decision about an `ApiToken` is made from. Only data: it neither reads nor decides.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    api::{ApiToken, Credential, credential::ObjectReference},
+    domain::{digest::Attestation, token::Token},
+};
+
+/// All that a decision is made from.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The token as it is stored.
+    pub token: ApiToken,
+    /// Its credential.
+    pub credential: CredentialSeen,
+    /// The Secret of its name.
+    pub secret: SecretSeen,
+    /// Whether the keyring has the key that the status' digest names; true without a digest.
+    pub key_known: bool,
+    /// Whether spec or annotations changed since the token lost its value too often.
+    pub touched: bool,
+}
+
+/// The credential of a token.
+#[derive(Clone, Debug)]
+pub enum CredentialSeen {
+    /// The API server has none of that name.
+    Absent,
+    /// The one that the token was issued for, or will be.
+    Present(Box<Credential>),
+    /// The one that the token was issued for is gone, as an uncached read confirmed.
+    Gone,
+}
+
+/// The Secret of a token's name.
+#[derive(Clone, Debug)]
+pub enum SecretSeen {
+    /// None; where the status names one, an uncached read confirmed it.
+    Absent,
+    /// Being deleted.
+    Terminating,
+    /// Of an earlier `ApiToken` of the same name; garbage collection will take it.
+    Predecessors,
+    /// Somebody else's.
+    Foreign,
+    /// Ours.
+    Ours(Box<OwnSecret>),
+}
+
+/// A Secret of this `ApiToken`.
+#[derive(Clone, Debug)]
+pub struct OwnSecret {
+    /// Its name and UID.
+    pub reference: ObjectReference,
+    /// The version that was looked at.
+    pub resource_version: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Whether the controller owner reference is there.
+    pub owned: bool,
+    /// What it holds.
+    pub content: Content,
+}
+
+/// What a Secret of ours holds.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// What the status says.
+    Recorded,
+    /// What the status says, but the attestation does not: it was edited. The value proved itself by the digest.
+    Unattested(Token),
+    /// A value of ours that the status does not say: the status was not written, or was overwritten.
+    Attested(Attestation),
+    /// Nothing that we put there.
+    Strange,
+}

@@ -1,0 +1,270 @@
+//! What reconciles share: the client, the clock, the caches, the keyring, and a memory that may be lost at any time.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
+};
+
+use k8s_openapi::api::{
+    core::v1::{Secret, ServiceAccount},
+    rbac::v1::{ClusterRoleBinding, RoleBinding},
+};
+use kube::{Client, core::PartialObjectMeta};
+use rand::CryptoRng;
+use tokio::time::Instant;
+
+use super::{
+    api_token,
+    cache::{Cache, Place},
+    queue::{self, Queue},
+};
+use crate::{
+    api::{ApiToken, Credential},
+    domain::{
+        binding::{Binding, BindingKey, controller},
+        clock::Clock,
+        keyring::{Key as SigningKey, Keyring},
+        token::Prefix,
+    },
+};
+
+/// How often the token counts of one credential are written at most.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
+/// What differs from one installation to the next.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The operator's own namespace, where the keyring lives.
+    pub namespace: String,
+    /// The name of the keyring's Secret.
+    pub keyring_secret: String,
+    /// What tokens start with.
+    pub token_prefix: Prefix,
+}
+
+/// What a reconcile is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key {
+    /// A credential.
+    Credential(Place),
+    /// A token.
+    ApiToken(Place),
+    /// The keyring.
+    Keyring,
+    /// Bindings whose credential is gone.
+    Sweep,
+}
+
+impl Key {
+    /// The key of a credential.
+    #[must_use]
+    pub fn credential(credential: &Credential) -> Self {
+        Self::Credential(Place::of(credential))
+    }
+
+    /// The key of a token.
+    #[must_use]
+    pub fn api_token(token: &ApiToken) -> Self {
+        Self::ApiToken(Place::of(token))
+    }
+}
+
+impl queue::Key for Key {
+    fn lane(&self) -> &str {
+        match self {
+            Self::Credential(place) | Self::ApiToken(place) => &place.namespace,
+            Self::Keyring | Self::Sweep => "",
+        }
+    }
+}
+
+/// All that reconciles share.
+pub struct Context {
+    /// Where requests go.
+    pub client: Client,
+    /// What the time is.
+    pub clock: Arc<dyn Clock>,
+    /// What differs from one installation to the next.
+    pub config: Config,
+    /// What to do, and when.
+    pub queue: Queue<Key>,
+    /// All tokens, by credential.
+    pub tokens: Cache<ApiToken>,
+    /// All credentials.
+    pub credentials: Cache<Credential>,
+    /// The metadata of the Secrets that we made. Their values never come here.
+    pub secrets: Cache<PartialObjectMeta<Secret>>,
+    /// The metadata of the `ServiceAccount`s that we made.
+    pub accounts: Cache<PartialObjectMeta<ServiceAccount>>,
+    /// The `RoleBinding`s that we made, by credential.
+    pub role_bindings: Cache<RoleBinding>,
+    /// The `ClusterRoleBinding`s that we made, by credential.
+    pub cluster_role_bindings: Cache<ClusterRoleBinding>,
+    /// The keyring's Secret, and no other.
+    pub keyring_secret: Cache<Secret>,
+    random: Mutex<Box<dyn CryptoRng + Send>>,
+    keyring: RwLock<Arc<Keyring>>,
+    memory: Mutex<Memory>,
+}
+
+/// What is remembered from one reconcile to the next. All of it may be lost at any time.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// Something of a name that we wanted is there, and no watch shows it.
+    pub(super) in_the_way: HashSet<Key>,
+    /// When the tokens of a credential were last counted, by UID.
+    counted: HashMap<String, Instant>,
+    /// A hash of the annotations that a token had when it stalled, by UID.
+    stalled: HashMap<String, u64>,
+}
+
+impl Context {
+    /// A context that has seen nothing yet.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        clock: Arc<dyn Clock>,
+        random: Box<dyn CryptoRng + Send>,
+        config: Config,
+    ) -> Self {
+        Self {
+            client,
+            queue: Queue::new(clock.clone()),
+            clock,
+            config,
+            tokens: Cache::new(|token: &ApiToken| {
+                Some(Place::new(token.metadata.namespace.clone()?, token.spec.credential_ref.name.clone()))
+            }),
+            credentials: Cache::new(|_| None),
+            secrets: Cache::new(|_| None),
+            accounts: Cache::new(|_| None),
+            role_bindings: Cache::new(|found: &RoleBinding| claimed(&found.clone().into())),
+            cluster_role_bindings: Cache::new(|found: &ClusterRoleBinding| claimed(&found.clone().into())),
+            keyring_secret: Cache::new(|_| None),
+            random: Mutex::new(random),
+            keyring: RwLock::default(),
+            memory: Mutex::default(),
+        }
+    }
+
+    /// Draws something at random.
+    pub fn draw<T>(&self, draw: impl FnOnce(&mut dyn CryptoRng) -> T) -> T {
+        draw(&mut **self.random.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The keys, as last read.
+    pub fn keyring(&self) -> Arc<Keyring> {
+        self.keyring.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The key that signs now. Work begins only once there is one.
+    pub fn signing_key(&self) -> Option<SigningKey> {
+        self.keyring().signing(self.clock.now()).cloned()
+    }
+
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether something that no watch shows was in the way the last time.
+    pub fn must_look(&self, key: &Key) -> bool {
+        self.memory().in_the_way.contains(key)
+    }
+
+    /// The object is gone; whatever comes in its place is another.
+    pub(super) fn forget(&self, key: &Key) {
+        self.queue.wake(key, None);
+        self.memory().in_the_way.remove(key);
+    }
+
+    pub(super) fn look_next_time(&self, key: &Key) {
+        self.memory().in_the_way.insert(key.clone());
+    }
+
+    /// Whether spec or annotations of a stalled token changed since it stalled. Forgets with the process; then the
+    /// hour has to pass, or another change be made.
+    pub fn touched(&self, token: &ApiToken) -> bool {
+        let Some(status) = token.status.as_ref().filter(|status| api_token::plan::is_stalled(status)) else {
+            return false;
+        };
+        let now = annotations(token);
+        let before =
+            *self.memory().stalled.entry(token.metadata.uid.clone().unwrap_or_default()).or_insert(now);
+        before != now || status.observed_generation != token.metadata.generation
+    }
+
+    /// Remembers what a token that stalls now looks like, or forgets it.
+    pub(super) fn note_stall(&self, token: &ApiToken, stalled: bool) {
+        let uid = token.metadata.uid.clone().unwrap_or_default();
+        if stalled {
+            self.memory().stalled.entry(uid).or_insert_with(|| annotations(token));
+        } else {
+            self.memory().stalled.remove(&uid);
+        }
+    }
+
+    /// Whether the token counts of a credential may be written now; if not, they are when they may.
+    pub fn may_count(&self, credential: &Credential) -> bool {
+        let uid = credential.metadata.uid.clone().unwrap_or_default();
+        let Some(last) = self.memory().counted.get(&uid).copied() else {
+            return true;
+        };
+        let wait = COUNT_EVERY.saturating_sub(last.elapsed());
+        if !wait.is_zero() {
+            self.queue.add_after(&Key::credential(credential), wait);
+        }
+        wait.is_zero()
+    }
+
+    /// The token counts of a credential were written.
+    pub fn counted(&self, credential: &Credential) {
+        self.memory().counted.insert(credential.metadata.uid.clone().unwrap_or_default(), Instant::now());
+    }
+
+    /// All bindings that say they are for the credential at `place`.
+    pub fn bindings_for(&self, place: &Place) -> BTreeMap<BindingKey, Binding> {
+        let within =
+            self.role_bindings.owned_by(place).into_iter().map(|found| Binding::from((*found).clone()));
+        let everywhere = self.cluster_role_bindings.owned_by(place).into_iter();
+        let everywhere = everywhere.map(|found| Binding::from((*found).clone()));
+        within.chain(everywhere).map(|binding| (binding.key(), binding)).collect()
+    }
+
+    /// The binding of that name among those that we made.
+    pub fn binding(&self, key: &BindingKey) -> Option<Binding> {
+        let place = Place::new(key.namespace.clone().unwrap_or_default(), key.name.clone());
+        match key.namespace {
+            Some(_) => self.role_bindings.get(&place).map(|found| (*found).clone().into()),
+            None => self.cluster_role_bindings.get(&place).map(|found| (*found).clone().into()),
+        }
+    }
+
+    /// Puts another keyring in place, and has every token looked at if a key is gone or new.
+    pub(super) fn set_keyring(&self, keyring: Keyring) {
+        let mut held = self.keyring.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = !held.keys().map(SigningKey::id).eq(keyring.keys().map(SigningKey::id));
+        *held = Arc::new(keyring);
+        drop(held);
+        if changed {
+            for token in self.tokens.all() {
+                self.queue.add(Key::api_token(&token));
+            }
+        }
+    }
+}
+
+fn annotations(token: &ApiToken) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    token.metadata.annotations.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The credential that a binding says it is for: by its annotation, or by its owner reference where that was edited.
+pub(super) fn claimed(binding: &Binding) -> Option<Place> {
+    let annotated = binding.claimed_owner().map(|owner| Place::new(owner.namespace, owner.name));
+    annotated.or_else(|| {
+        let owner = controller(&binding.metadata).filter(|owner| owner.kind == "Credential")?;
+        Some(Place::new(binding.metadata.namespace.clone()?, owner.name.clone()))
+    })
+}

@@ -113,10 +113,10 @@ pub struct Context {
 pub(super) struct Memory {
     /// Something of a name that we wanted is there, and no watch shows it.
     pub(super) in_the_way: HashSet<Key>,
-    /// When the tokens of a credential were last counted, by UID.
-    counted: HashMap<String, Instant>,
-    /// A hash of the annotations that a token had when it stalled, by UID.
-    stalled: HashMap<String, u64>,
+    /// When the tokens of a credential were last counted.
+    counted: HashMap<Key, Instant>,
+    /// A hash of the annotations that a token had when it stalled.
+    stalled: HashMap<Key, u64>,
 }
 
 impl Context {
@@ -175,7 +175,10 @@ impl Context {
     /// The object is gone; whatever comes in its place is another.
     pub(super) fn forget(&self, key: &Key) {
         self.queue.wake(key, None);
-        self.memory().in_the_way.remove(key);
+        let mut memory = self.memory();
+        memory.in_the_way.remove(key);
+        memory.counted.remove(key);
+        memory.stalled.remove(key);
     }
 
     pub(super) fn look_next_time(&self, key: &Key) {
@@ -189,37 +192,36 @@ impl Context {
             return false;
         };
         let now = annotations(token);
-        let before =
-            *self.memory().stalled.entry(token.metadata.uid.clone().unwrap_or_default()).or_insert(now);
+        let before = *self.memory().stalled.entry(Key::api_token(token)).or_insert(now);
         before != now || status.observed_generation != token.metadata.generation
     }
 
     /// Remembers what a token that stalls now looks like, or forgets it.
     pub(super) fn note_stall(&self, token: &ApiToken, stalled: bool) {
-        let uid = token.metadata.uid.clone().unwrap_or_default();
+        let key = Key::api_token(token);
         if stalled {
-            self.memory().stalled.entry(uid).or_insert_with(|| annotations(token));
+            self.memory().stalled.entry(key).or_insert_with(|| annotations(token));
         } else {
-            self.memory().stalled.remove(&uid);
+            self.memory().stalled.remove(&key);
         }
     }
 
     /// Whether the token counts of a credential may be written now; if not, they are when they may.
     pub fn may_count(&self, credential: &Credential) -> bool {
-        let uid = credential.metadata.uid.clone().unwrap_or_default();
-        let Some(last) = self.memory().counted.get(&uid).copied() else {
+        let key = Key::credential(credential);
+        let Some(last) = self.memory().counted.get(&key).copied() else {
             return true;
         };
         let wait = COUNT_EVERY.saturating_sub(last.elapsed());
         if !wait.is_zero() {
-            self.queue.add_after(&Key::credential(credential), wait);
+            self.queue.add_after(&key, wait);
         }
         wait.is_zero()
     }
 
     /// The token counts of a credential were written.
     pub fn counted(&self, credential: &Credential) {
-        self.memory().counted.insert(credential.metadata.uid.clone().unwrap_or_default(), Instant::now());
+        self.memory().counted.insert(Key::credential(credential), Instant::now());
     }
 
     /// All bindings that say they are for the credential at `place`.

@@ -61,14 +61,9 @@ async fn credential(
     }
     // What follows destroys; a watch that lags is not enough to go by.
     let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &place.namespace);
-    let found = send(|| format!("get Credential {place}"), api.get_metadata_opt(&place.name)).await?;
-    match found {
-        Some(found) if found.metadata.uid.as_ref() == Some(issued_for) => {
-            let found = send(|| format!("get Credential {place}"), api.get_opt(&place.name)).await?;
-            Ok(found.map_or(CredentialSeen::Gone, |found| CredentialSeen::Present(Box::new(found))))
-        }
-        Some(_) | None => Ok(CredentialSeen::Gone),
-    }
+    let found = send(|| format!("get Credential {place}"), api.get_opt(&place.name)).await?;
+    let found = found.filter(|found| found.metadata.uid.as_ref() == Some(issued_for));
+    Ok(found.map_or(CredentialSeen::Gone, |found| CredentialSeen::Present(Box::new(found))))
 }
 
 async fn secret(

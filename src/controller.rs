@@ -167,14 +167,12 @@ async fn reconcile_api_token(ctx: &Context, key: &Key, token: &ApiToken) -> Resu
     let now = ctx.clock.now();
     let plan = api_token::plan::plan(&observed, now);
     let wake = plan.wake;
-    ctx.note_stall(token, plan.status.as_ref().is_some_and(api_token::plan::is_stalled));
+    let planned = plan.status.clone();
+    ctx.note_stall(token, planned.as_ref().is_some_and(api_token::plan::is_stalled));
     let outcome = api_token::apply::apply(ctx, token, plan).await;
     ctx.queue.wake(key, wake);
     let Err(error) = outcome else {
-        if !matches!(
-            observed.secret,
-            api_token::observed::SecretSeen::Foreign | api_token::observed::SecretSeen::Predecessors
-        ) {
+        if !observed.secret.waits_for_others() {
             ctx.memory().in_the_way.remove(key);
         }
         return Ok(());
@@ -183,7 +181,7 @@ async fn reconcile_api_token(ctx: &Context, key: &Key, token: &ApiToken) -> Resu
         && let Some(latest) = ctx.tokens.get(&Place::of(token))
     {
         let message = credential::apply::what_to_do(reason, &message);
-        let status = api_token::plan::refused(&latest, reason, &message, now);
+        let status = api_token::plan::refused(&latest, planned.as_ref(), reason, &message, now);
         api_token::apply::write_status(ctx, &latest, status).await?;
     }
     Err(error)

@@ -33,6 +33,9 @@ impl Lifetime {
         let plain = self.0.len() <= MAX_LENGTH
             && !number.starts_with('0')
             && number.bytes().all(|byte| byte.is_ascii_digit());
+        if !plain {
+            return Err(LifetimeError);
+        }
         let number: i64 = number.parse().map_err(|_| LifetimeError)?;
         let minutes = number
             * match unit {
@@ -43,11 +46,7 @@ impl Lifetime {
                 "y" => 365 * 24 * 60,
                 _ => return Err(LifetimeError),
             };
-        if plain && minutes <= MAX_MINUTES {
-            Ok(SignedDuration::from_mins(minutes))
-        } else {
-            Err(LifetimeError)
-        }
+        if minutes <= MAX_MINUTES { Ok(SignedDuration::from_mins(minutes)) } else { Err(LifetimeError) }
     }
 }
 
@@ -112,6 +111,7 @@ mod tests {
             "11y",
             "99999999y",
             "9999999m",
+            "9223372036854775807y",
             "1é",
             "é",
         ] {

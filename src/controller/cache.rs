@@ -158,6 +158,12 @@ impl<K: Resource> Cache<K> {
         }
     }
 
+    /// Takes out what the watch has shown in a form that cannot be read, and tells what that changed.
+    pub fn lose(&self, place: &Place) -> Option<Change<K>> {
+        let mut state = self.state();
+        self.remove(&mut state, place.clone())
+    }
+
     fn put(&self, state: &mut State<K>, mut object: K) -> Option<Change<K>> {
         object.meta_mut().managed_fields = None;
         let place = Place::of(&object);

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::{
     Context, Key,
+    api_token::observe::attestation,
     cache::Place,
     write::{FIELD_MANAGER, RequestError, Trouble, send},
 };
@@ -106,10 +107,14 @@ async fn create(ctx: &Context) -> Result<(), RequestError> {
     }
 }
 
+/// The keys that a status names, or a Secret: one that was just created is in no status yet.
 fn in_use(ctx: &Context) -> BTreeSet<String> {
     let tokens = ctx.tokens.all();
-    let digests = tokens.iter().filter_map(|token| token.status.as_ref()?.digest.as_deref());
-    digests.filter_map(digest::key_id).map(ToOwned::to_owned).collect()
+    let stated = tokens.iter().filter_map(|token| token.status.as_ref()?.digest.clone());
+    let secrets = ctx.secrets.all();
+    let attested =
+        secrets.iter().filter_map(|secret| attestation(&secret.metadata)).map(|found| found.digest);
+    stated.chain(attested).filter_map(|digest| digest::key_id(&digest).map(ToOwned::to_owned)).collect()
 }
 
 fn place(ctx: &Context) -> Place {

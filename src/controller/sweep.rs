@@ -22,11 +22,12 @@ const SWEEP_EVERY: Duration = Duration::from_mins(10);
 /// Deletes every orphaned binding of ours.
 ///
 /// # Errors
-/// At the first request that fails; the rest is swept the next time.
+/// The first deletion that failed, after the others were tried; or the first read that failed.
 pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     ctx.queue.add_after(&Key::Sweep, SWEEP_EVERY);
     let within = ctx.role_bindings.all().into_iter().map(|found| Binding::from((*found).clone()));
     let everywhere = ctx.cluster_role_bindings.all().into_iter().map(|found| Binding::from((*found).clone()));
+    let mut failed = None;
     for binding in within.chain(everywhere) {
         let Some(owner) = binding.claimed_owner() else {
             continue;
@@ -43,8 +44,11 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
         let found = send(|| format!("get Credential {place}"), api.get_metadata_opt(&owner.name)).await?;
         if found.is_none_or(|found| found.metadata.uid.as_deref() != Some(&owner.uid)) {
             info!(binding = %binding.key(), "its credential is gone");
-            delete_binding(ctx, &binding.key(), binding.metadata.uid.as_deref().unwrap_or_default()).await?;
+            let uid = binding.metadata.uid.as_deref().unwrap_or_default();
+            if let Err(error) = delete_binding(ctx, &binding.key(), uid).await {
+                failed.get_or_insert(error);
+            }
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }

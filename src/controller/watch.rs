@@ -3,10 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
+use k8s_openapi::api::{
+    core::v1::{Secret, ServiceAccount},
+    rbac::v1::{ClusterRoleBinding, RoleBinding},
+};
 use kube::{
     Api, Resource,
-    core::DeserializeGuard,
-    runtime::{WatchStreamExt, watcher},
+    core::{DeserializeGuard, PartialObjectMeta, error_boundary::InvalidObject},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
 };
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -32,12 +39,11 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let keyring = watcher::Config::default().fields(&format!("metadata.name={}", ctx.config.keyring_secret));
     let client = || ctx.client.clone();
 
-    let tokens = readable("ApiToken", watcher(Api::<DeserializeGuard<ApiToken>>::all(client()), all.clone()));
+    let tokens = watcher(Api::<DeserializeGuard<ApiToken>>::all(client()), all.clone());
     tasks.spawn(feed(ctx.clone(), "ApiToken", tokens, |ctx| &ctx.tokens, token_changed));
-    let credentials =
-        readable("Credential", watcher(Api::<DeserializeGuard<Credential>>::all(client()), all));
+    let credentials = watcher(Api::<DeserializeGuard<Credential>>::all(client()), all);
     tasks.spawn(feed(ctx.clone(), "Credential", credentials, |ctx| &ctx.credentials, credential_changed));
-    let secrets = watcher(Api::all(client()), ours.clone());
+    let secrets = watcher(Api::<PartialObjectMeta<Secret>>::all(client()), ours.clone());
     tasks.spawn(feed(
         ctx.clone(),
         "Secret",
@@ -49,7 +55,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
             }
         },
     ));
-    let accounts = watcher(Api::all(client()), ours.clone());
+    let accounts = watcher(Api::<PartialObjectMeta<ServiceAccount>>::all(client()), ours.clone());
     tasks.spawn(feed(
         ctx.clone(),
         "ServiceAccount",
@@ -61,7 +67,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
             }
         },
     ));
-    let bindings = watcher(Api::all(client()), ours.clone());
+    let bindings = watcher(Api::<RoleBinding>::all(client()), ours.clone());
     tasks.spawn(feed(
         ctx.clone(),
         "RoleBinding",
@@ -72,7 +78,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
             bindings_changed(ctx, found.map(|found| (**found).clone().into()));
         },
     ));
-    let bindings = watcher(Api::all(client()), ours);
+    let bindings = watcher(Api::<ClusterRoleBinding>::all(client()), ours);
     tasks.spawn(feed(
         ctx.clone(),
         "ClusterRoleBinding",
@@ -83,7 +89,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
             bindings_changed(ctx, found.map(|found| (**found).clone().into()));
         },
     ));
-    let keyring = watcher(Api::namespaced(client(), &ctx.config.namespace), keyring);
+    let keyring = watcher(Api::<Secret>::namespaced(client(), &ctx.config.namespace), keyring);
     tasks.spawn(feed(
         ctx.clone(),
         "keyring",
@@ -114,53 +120,57 @@ pub async fn complete(ctx: &Context) {
     }
 }
 
-/// Passes on what parses. An object that does not is as good as gone, and must not hide the others.
-fn readable<K: Resource<DynamicType = ()> + Send>(
-    kind: &'static str,
-    events: impl Stream<Item = watcher::Result<watcher::Event<DeserializeGuard<K>>>> + Send,
-) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send {
-    let read = move |guard: DeserializeGuard<K>| match guard.0 {
-        Ok(object) => Some(object),
-        Err(invalid) => {
-            let metadata = &invalid.metadata;
-            let place = Place::new(
-                metadata.namespace.clone().unwrap_or_default(),
-                metadata.name.clone().unwrap_or_default(),
-            );
-            warn!(%place, kind, error = invalid.error, "passed over: it does not fit the schema; mend or delete it");
-            None
-        }
-    };
-    events.filter_map(move |event| {
-        use watcher::Event;
-        let event = match event {
-            Err(error) => Some(Err(error)),
-            Ok(Event::Init) => Some(Ok(Event::Init)),
-            Ok(Event::InitDone) => Some(Ok(Event::InitDone)),
-            Ok(Event::InitApply(object)) => read(object).map(|object| Ok(Event::InitApply(object))),
-            Ok(Event::Apply(object)) => read(object).map(|object| Ok(Event::Apply(object))),
-            Ok(Event::Delete(object)) => read(object).map(|object| Ok(Event::Delete(object))),
-        };
-        std::future::ready(event)
-    })
+/// What a watch shows: most kinds always parse; ours might have been stored before their rules.
+trait Shown<K> {
+    /// The object, or what is known of one that does not parse.
+    fn read(self) -> Result<K, Box<InvalidObject>>;
 }
 
-async fn feed<K: Resource>(
+impl<K> Shown<K> for K {
+    fn read(self) -> Result<K, Box<InvalidObject>> {
+        Ok(self)
+    }
+}
+
+impl<K> Shown<K> for DeserializeGuard<K> {
+    fn read(self) -> Result<K, Box<InvalidObject>> {
+        self.0.map_err(Box::new)
+    }
+}
+
+async fn feed<S: Shown<K>, K: Resource>(
     ctx: Arc<Context>,
     kind: &'static str,
-    events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
+    events: impl Stream<Item = watcher::Result<Event<S>>> + Send,
     cache: fn(&Context) -> &Cache<K>,
     changed: fn(&Context, &Change<K>),
 ) {
     let mut events = std::pin::pin!(events.default_backoff());
     while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => {
-                for change in cache(&ctx).observe(event) {
-                    changed(&ctx, &change);
-                }
+        let event = match event {
+            Ok(Event::Init) => Ok(Event::Init),
+            Ok(Event::InitDone) => Ok(Event::InitDone),
+            Ok(Event::InitApply(shown)) => shown.read().map(Event::InitApply),
+            Ok(Event::Apply(shown)) => shown.read().map(Event::Apply),
+            Ok(Event::Delete(shown)) => shown.read().map(Event::Delete),
+            Err(error) => {
+                warn!(kind, %error, "the watch was interrupted and is taken up again");
+                continue;
             }
-            Err(error) => warn!(kind, %error, "the watch was interrupted and is taken up again"),
+        };
+        let news = match event {
+            Ok(event) => cache(&ctx).observe(event),
+            // As good as gone: it must neither hide the others nor be acted on as it was before.
+            Err(invalid) => {
+                let InvalidObject { error, metadata } = *invalid;
+                let place =
+                    Place::new(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default());
+                warn!(%place, kind, error, "passed over: it does not fit the schema; mend or delete it");
+                cache(&ctx).lose(&place).into_iter().collect()
+            }
+        };
+        for change in news {
+            changed(&ctx, &change);
         }
     }
 }

@@ -36,6 +36,12 @@ pub enum RequestError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// What the watches have shown is not the latest, and what was to be done must not be done by less.
+    #[error("{what} is not as the watch has shown it")]
+    Stale {
+        /// Kind and place.
+        what: String,
+    },
     /// There was no answer in time; the write may or may not have happened.
     #[error("no answer within {} s to: {what}", DEADLINE.as_secs())]
     Late {
@@ -70,7 +76,7 @@ impl RequestError {
     pub fn into_no_such_role(self, role: String) -> Self {
         match self {
             Self::Api { source, .. } => Self::NoSuchRole { role, source },
-            other @ (Self::NoSuchRole { .. } | Self::Late { .. }) => other,
+            other @ (Self::NoSuchRole { .. } | Self::Stale { .. } | Self::Late { .. }) => other,
         }
     }
 
@@ -85,6 +91,7 @@ impl RequestError {
                     message: format!("there is no {role}"),
                 };
             }
+            Self::Stale { .. } => return Trouble::Moved,
             Self::Late { .. } => return Trouble::Passing,
         };
         let kube::Error::Api(status) = &**source else {

@@ -72,6 +72,8 @@ pub struct Attestation {
     pub id: String,
     /// The end that the value was issued with; it may have been brought forward since.
     pub end: Instant,
+    /// The UID of the credential that the value was issued for.
+    pub credential: String,
     /// The digest of the value, as the status has it.
     pub digest: String,
     /// The keyed digest over all of this, the UID and the value.
@@ -79,13 +81,14 @@ pub struct Attestation {
 }
 
 impl Attestation {
-    /// Attests that `token` is the value `subject`, until `end`.
+    /// Attests that `token` is the value `subject`, until `end`, for the credential of that UID.
     #[must_use]
-    pub fn new(key: &Key, subject: &Subject, token: &Token, end: Timestamp) -> Self {
+    pub fn new(key: &Key, subject: &Subject, token: &Token, end: Timestamp, credential: &str) -> Self {
         let mut attestation = Self {
             serial: subject.serial,
             id: token.id().to_owned(),
             end: end.into(),
+            credential: credential.to_owned(),
             digest: digest(key, subject, token),
             proof: String::new(),
         };
@@ -104,12 +107,13 @@ impl Attestation {
         verify(keyring, &self.digest, &subject, token)
     }
 
-    fn fields(&self, uid: &str, token: &Token) -> [String; 6] {
+    fn fields(&self, uid: &str, token: &Token) -> [String; 7] {
         [
             uid.to_owned(),
             self.serial.to_string(),
             self.id.clone(),
             self.end.to_string(),
+            self.credential.clone(),
             self.digest.clone(),
             token.id().to_owned() + token.expose_secret(),
         ]

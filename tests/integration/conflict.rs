@@ -26,6 +26,7 @@ crate::tests![
     a_foreign_account_gets_no_rights,
     a_foreign_binding_is_left_alone,
     a_foreign_binding_for_the_whole_cluster_is_left_alone,
+    a_foreign_secret_that_goes_slowly_is_waited_for,
     a_planted_secret_is_replaced,
     a_copy_under_another_uid_is_not_trusted,
     two_tokens_of_one_secret_name,
@@ -114,6 +115,18 @@ async fn a_foreign_binding_for_the_whole_cluster_is_left_alone(_: Arc<World>, sp
     assert_eq!(bindings.get(&name).await.unwrap(), before);
     bindings.delete(&name, &DeleteParams::default()).await.unwrap();
     space.credential("c", CredentialState::Active).await;
+}
+
+/// Without our label no watch shows that it goes.
+async fn a_foreign_secret_that_goes_slowly_is_waited_for(_: Arc<World>, space: Space) {
+    let foreign = "apiVersion: v1\nkind: Secret\nmetadata: {name: t-token, finalizers: [example.com/hold]}\n";
+    space.apply(foreign).await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
+    space.token("t", ApiTokenState::Failed).await;
+    space.api::<Secret>().delete("t-token", &DeleteParams::default()).await.unwrap();
+    space.token("t", ApiTokenState::Pending).await;
+    space.patch::<Secret>("t-token", json!({"metadata": {"finalizers": null}})).await.unwrap();
+    space.token("t", ApiTokenState::Active).await;
 }
 
 /// With our labels, our annotation as another token has it, and the owner reference of this very token.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use credential_operator::api::{self, ApiToken, ApiTokenState};
+use credential_operator::api::{self, ApiToken, ApiTokenState, Credential};
 use jiff::SignedDuration;
 use k8s_openapi::{
     api::core::v1::Secret,
@@ -10,7 +10,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
@@ -20,6 +20,8 @@ use crate::support::{
 
 crate::tests![
     rotation_keeps_old_tokens_and_drops_the_key_when_nothing_names_it,
+    a_key_that_only_a_secret_names_is_kept,
+    a_value_of_another_credential_is_not_adopted,
     a_lost_keyring_is_said_and_nothing_is_drawn_anew,
     objects_stored_before_the_rules_stop_nobody,
     clock_steps_end_nothing_early_and_revive_nothing,
@@ -72,6 +74,54 @@ async fn rotation_keeps_old_tokens_and_drops_the_key_when_nothing_names_it(world
     };
     keyring.until::<Secret>(KEYRING, dropped).await;
     space.token("new", ApiTokenState::Active).await;
+    operator.stop().await;
+}
+
+/// The state that a kill between the two writes of an issue leaves.
+async fn erase_status(space: &Space, name: &str) {
+    let tokens = space.api::<ApiToken>();
+    let token = ApiToken { status: None, ..tokens.get(name).await.unwrap() };
+    tokens.replace_status(name, &PostParams::default(), &token).await.unwrap();
+}
+
+async fn a_key_that_only_a_secret_names_is_kept(world: Arc<World>, space: Space) {
+    let clock = SystemClock::shared();
+    let operator = world.operator(clock.clone()).await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1y"))).await;
+    let key = key_of(&space.token("t", ApiTokenState::Active).await);
+    let value = space.value("t-token").await;
+    let keyring = operators(&space);
+    let request =
+        json!({"metadata": {"annotations": {"credential-operator.io/rotate-requested-at": space.namespace}}});
+    keyring.patch::<Secret>(KEYRING, request).await.unwrap();
+    let answered = |secret: Option<&Secret>| {
+        let annotations = secret.and_then(|secret| secret.metadata.annotations.as_ref());
+        annotations.and_then(|all| all.get("credential-operator.io/rotate-answered"))
+            == Some(&space.namespace)
+    };
+    keyring.until::<Secret>(KEYRING, answered).await;
+    operator.stop().await;
+    erase_status(&space, "t").await;
+    clock.step(SignedDuration::from_hours(2));
+    let operator = world.operator(clock).await;
+    assert_eq!(key_of(&space.token("t", ApiTokenState::Active).await), key);
+    assert_eq!(space.value("t-token").await, value);
+    operator.stop().await;
+}
+
+async fn a_value_of_another_credential_is_not_adopted(world: Arc<World>, space: Space) {
+    let operator = world.operator(SystemClock::shared()).await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
+    space.token("t", ApiTokenState::Active).await;
+    let value = space.value("t-token").await;
+    operator.stop().await;
+    erase_status(&space, "t").await;
+    space.api::<Credential>().delete("c", &DeleteParams::default()).await.unwrap();
+    space.until::<Credential>("c", |found| found.is_none()).await;
+    space.apply(&credential("c")).await;
+    let operator = world.operator(SystemClock::shared()).await;
+    space.token("t", ApiTokenState::Active).await;
+    assert_ne!(space.value("t-token").await, value);
     operator.stop().await;
 }
 

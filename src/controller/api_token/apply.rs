@@ -109,7 +109,7 @@ async fn create_secret(
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), recipe.name);
     let value = ctx.draw(|random| Token::draw(&ctx.config.token_prefix, random));
     let subject = Subject { uid: token.metadata.uid.clone().unwrap_or_default(), serial: recipe.serial };
-    let attestation = Attestation::new(key, &subject, &value, recipe.end);
+    let attestation = Attestation::new(key, &subject, &value, recipe.end, &recipe.credential);
     let mut annotations = recipe.annotations;
     annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), json!(attestation).to_string());
     let secret = Secret {
@@ -159,10 +159,12 @@ async fn mend_secret(ctx: &Context, token: &ApiToken, mend: Mend) -> Result<(), 
     if let Some((value, serial, end)) = &mend.attest {
         let subject = Subject { uid: token.metadata.uid.clone().unwrap_or_default(), serial: *serial };
         // Under the key of the digest in the status, so that both say the same again.
-        let digest = token.status.as_ref().and_then(|status| status.digest.as_deref());
+        let status = token.status.as_ref();
+        let credential = status.and_then(|status| status.credential_uid.as_deref()).unwrap_or_default();
+        let digest = status.and_then(|status| status.digest.as_deref());
         let key = digest.and_then(digest::key_id).and_then(|id| keyring.get(id));
         if let Some(key) = key {
-            let attestation = Attestation::new(key, &subject, value, *end);
+            let attestation = Attestation::new(key, &subject, value, *end, credential);
             annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
         }
     }

@@ -34,13 +34,33 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
     let keyring = ctx.keyring();
     let key_known =
         status.digest.as_deref().and_then(digest::key_id).is_none_or(|key| keyring.get(key).is_some());
-    Ok(Observed {
-        credential: credential(ctx, token, &status).await?,
-        secret: secret(ctx, token, &status).await?,
-        key_known,
-        touched: ctx.touched(token),
-        token: token.clone(),
-    })
+    let credential = credential(ctx, token, &status).await?;
+    let issued_for = match &credential {
+        CredentialSeen::Present(present) => present.metadata.uid.as_deref(),
+        CredentialSeen::Absent | CredentialSeen::Gone => None,
+    };
+    let secret = secret(ctx, token, &status, issued_for).await?;
+    if matches!(&secret, SecretSeen::Ours(own) if matches!(own.content, Content::Strange)) {
+        // It is about to be deleted for not being what the status says, so that must be the latest status.
+        latest(ctx, token).await?;
+    }
+    Ok(Observed { credential, secret, key_known, touched: ctx.touched(token), token: token.clone() })
+}
+
+/// Fails unless the API server has the token just as it was shown to us.
+async fn latest(ctx: &Context, token: &ApiToken) -> Result<(), RequestError> {
+    let place = Place::of(token);
+    let api: Api<ApiToken> = Api::namespaced(ctx.client.clone(), &place.namespace);
+    let found = send(|| format!("get ApiToken {place}"), api.get_opt(&place.name)).await?;
+    match found {
+        Some(found) if found.metadata.resource_version == token.metadata.resource_version => Ok(()),
+        found => {
+            if let Some(found) = found {
+                ctx.tokens.remember(found);
+            }
+            Err(RequestError::Stale { what: format!("ApiToken {place}") })
+        }
+    }
 }
 
 async fn credential(
@@ -70,6 +90,7 @@ async fn secret(
     ctx: &Context,
     token: &ApiToken,
     status: &ApiTokenStatus,
+    issued_for: Option<&str>,
 ) -> Result<SecretSeen, RequestError> {
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret_name(token));
     if let Some(held) = ctx.secrets.get(&place)
@@ -84,7 +105,7 @@ async fn secret(
     }
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &place.namespace);
     let found = send(|| format!("get Secret {place}"), api.get(&place.name)).await;
-    Ok(unless_gone(found)?.map_or(SecretSeen::Absent, |found| judge(ctx, token, status, &found)))
+    Ok(unless_gone(found)?.map_or(SecretSeen::Absent, |found| judge(ctx, token, status, issued_for, &found)))
 }
 
 /// What a Secret is by its metadata alone, where that is enough.
@@ -99,7 +120,13 @@ fn recorded(token: &ApiToken, status: &ApiTokenStatus, found: &ObjectMeta) -> Op
 }
 
 /// What a Secret is, with its content.
-fn judge(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus, found: &Secret) -> SecretSeen {
+fn judge(
+    ctx: &Context,
+    token: &ApiToken,
+    status: &ApiTokenStatus,
+    issued_for: Option<&str>,
+    found: &Secret,
+) -> SecretSeen {
     let metadata = &found.metadata;
     if metadata.deletion_timestamp.is_some() {
         return SecretSeen::Terminating;
@@ -113,7 +140,10 @@ fn judge(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus, found: &Secre
         .and_then(|value| std::str::from_utf8(&value.0).ok())
         .and_then(|text| Token::parse(text).ok());
     let attested = attestation(metadata).zip(value.as_ref());
-    let attested = attested.filter(|(attestation, value)| attestation.verify(&keyring, &uid, value).is_ok());
+    let attested = attested.filter(|(attestation, value)| {
+        // Issued for another credential of the same name, it is nobody's value now.
+        issued_for == Some(&*attestation.credential) && attestation.verify(&keyring, &uid, value).is_ok()
+    });
     let recorded_uid = status.secret.as_ref().map(|secret| &secret.uid) == metadata.uid.as_ref();
     let digested = value.as_ref().is_some_and(|value| {
         let subject = Subject { uid: uid.clone(), serial: status.serial.unwrap_or_default() };
@@ -127,7 +157,7 @@ fn judge(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus, found: &Secre
         });
         return if predecessor { SecretSeen::Predecessors } else { SecretSeen::Foreign };
     }
-    let next = status.serial.map_or(0, |serial| serial + 1);
+    let next = status.serial.map_or(0, |serial| serial.saturating_add(1));
     let content = match (attested, &value) {
         (Some((attestation, _)), _)
             if digested && recorded_uid && status.token_id.as_ref() == Some(&attestation.id) =>
@@ -165,6 +195,8 @@ fn owned(token: &ApiToken, found: &ObjectMeta) -> bool {
     controller(found).is_some_and(|owner| Some(&owner.uid) == token.metadata.uid.as_ref())
 }
 
-fn attestation(found: &ObjectMeta) -> Option<Attestation> {
+/// What the annotation of a Secret says, proven or not.
+#[must_use]
+pub fn attestation(found: &ObjectMeta) -> Option<Attestation> {
     serde_json::from_str(found.annotations.as_ref()?.get(name::ATTESTATION_ANNOTATION)?).ok()
 }

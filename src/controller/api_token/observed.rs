@@ -48,6 +48,14 @@ pub enum SecretSeen {
     Ours(Box<OwnSecret>),
 }
 
+impl SecretSeen {
+    /// Whether something is in the way that no watch need show.
+    #[must_use]
+    pub fn waits_for_others(&self) -> bool {
+        matches!(self, Self::Terminating | Self::Predecessors | Self::Foreign)
+    }
+}
+
 /// A Secret of this `ApiToken`.
 #[derive(Clone, Debug)]
 pub struct OwnSecret {

@@ -14,7 +14,7 @@ use super::observed::{Content, CredentialSeen, Observed, OwnSecret, SecretSeen};
 
 use crate::{
     api::{
-        ApiToken, ApiTokenState, ApiTokenStatus, Credential, Instant, Reason,
+        ApiToken, ApiTokenState, ApiTokenStatus, Credential, CredentialState, Instant, Reason,
         condition::{ConditionType, Finding, conditions, seconds},
         credential::{DesiredState, ObjectReference},
     },
@@ -62,6 +62,8 @@ pub struct Recipe {
     pub serial: i64,
     /// The end of the value.
     pub end: Timestamp,
+    /// The UID of the credential that it is for.
+    pub credential: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Its annotations, less the attestation.
@@ -121,7 +123,11 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         };
     let end = credential_end.map_or(own_end, |credential_end| credential_end.min(own_end));
     // Once expired, always expired: a clock that is set back must not bring a value back.
-    if now >= end || status.state == Some(ApiTokenState::Expired) {
+    let credential_over = credential_end.is_some()
+        && credential
+            .and_then(|credential| credential.status.as_ref())
+            .is_some_and(|status| status.state == Some(CredentialState::Expired));
+    if now >= end || credential_over || status.state == Some(ApiTokenState::Expired) {
         let end = status
             .expires_at
             .clone()
@@ -189,7 +195,7 @@ impl Live<'_> {
             SecretSeen::Absent => self.issue(Vec::new()),
             SecretSeen::Terminating => {
                 let say = format!("Secret {} is being deleted; the token waits for that", self.secret_name());
-                self.without_value(Reason::Pending, say, None)
+                self.without_value(Reason::Pending, say, look_again)
             }
             SecretSeen::Predecessors => {
                 let say = format!(
@@ -239,13 +245,14 @@ impl Live<'_> {
             plan.steps = steps;
             return plan;
         }
-        let serial = self.status.serial.map_or(0, |serial| serial + 1);
+        let serial = self.status.serial.map_or(0, |serial| serial.saturating_add(1));
         self.note_replacement();
         let (labels, annotations) = dress(&self.observed.token);
         steps.push(Step::CreateSecret(Recipe {
             name: self.secret_name(),
             serial,
             end: self.own_end,
+            credential: self.credential.metadata.uid.clone().unwrap_or_default(),
             labels,
             annotations,
         }));
@@ -302,31 +309,43 @@ impl Live<'_> {
     }
 }
 
-/// What the status says after a write was refused: nothing that happened, and what to do.
+/// What the status says after a write was refused: that it was, and nothing that did not happen. What was to end is no
+/// longer usable all the same, whether or not its Secret can be deleted.
 #[must_use]
-pub fn refused(token: &ApiToken, reason: Reason, message: &str, now: Timestamp) -> ApiTokenStatus {
-    let status = token.status.clone().unwrap_or_default();
-    let issued = status.digest.is_some();
-    let usable = token_condition(token, ConditionType::Usable);
-    let mut findings = vec![finding(ConditionType::Ready, false, reason, message.to_owned())];
-    findings.push(finding(
-        ConditionType::Usable,
-        issued && usable,
-        if issued && usable { Reason::Issued } else { reason },
-        if issued && usable { "the token is accepted until its end".to_owned() } else { message.to_owned() },
-    ));
-    findings.push(finding(
-        ConditionType::Reconciling,
-        true,
-        reason,
-        "it is tried again at least once a minute".to_owned(),
-    ));
-    let state = status.state.unwrap_or(ApiTokenState::Pending);
+pub fn refused(
+    token: &ApiToken,
+    planned: Option<&ApiTokenStatus>,
+    reason: Reason,
+    message: &str,
+    now: Timestamp,
+) -> ApiTokenStatus {
+    let before = token.status.clone().unwrap_or_default();
+    let wished = planned.is_some_and(|planned| holds(planned, ConditionType::Usable));
+    let usable = wished && before.digest.is_some() && holds(&before, ConditionType::Usable);
+    let over = planned.filter(|planned| {
+        matches!(
+            planned.state,
+            Some(ApiTokenState::Expired | ApiTokenState::Revoked | ApiTokenState::Suspended)
+        )
+    });
+    let (state, digest) = match over {
+        Some(planned) => (planned.state, planned.digest.clone()),
+        None => (Some(before.state.unwrap_or(ApiTokenState::Pending)), before.digest.clone()),
+    };
+    let (why, say) =
+        if usable { (Reason::Issued, "the token is accepted until its end") } else { (reason, message) };
+    let again = "it is tried again at least once a minute".to_owned();
+    let findings = vec![
+        finding(ConditionType::Ready, false, reason, message.to_owned()),
+        finding(ConditionType::Usable, usable, why, say.to_owned()),
+        finding(ConditionType::Reconciling, true, reason, again),
+    ];
     ApiTokenStatus {
         observed_generation: token.metadata.generation,
-        state: Some(state),
-        conditions: conditions(&status.conditions, findings, token.metadata.generation, now),
-        ..status
+        state,
+        digest,
+        conditions: conditions(&before.conditions, findings, token.metadata.generation, now),
+        ..before
     }
 }
 
@@ -350,9 +369,8 @@ fn finding(kind: ConditionType, holds: bool, reason: Reason, message: String) ->
     Finding { kind, holds, reason, message }
 }
 
-fn token_condition(token: &ApiToken, kind: ConditionType) -> bool {
-    let conditions = token.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().any(|condition| condition.kind == kind.as_str() && condition.status == "True")
+fn holds(status: &ApiTokenStatus, kind: ConditionType) -> bool {
+    status.conditions.iter().any(|condition| condition.kind == kind.as_str() && condition.status == "True")
 }
 
 fn state_of(

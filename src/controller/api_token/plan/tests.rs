@@ -86,6 +86,7 @@ impl Value {
         Attestation {
             serial: self.serial,
             end: END.into(),
+            credential: CREDENTIAL_UID.to_owned(),
             digest: format!("hmac-sha256:{}:{id}-{}", self.key, self.serial),
             id,
             proof: String::new(),
@@ -127,7 +128,7 @@ impl World {
     fn observe(&self) -> Option<Observed> {
         let token = self.token.clone()?;
         let status = token.status.clone().unwrap_or_default();
-        let stalled = token_condition(&token, ConditionType::Stalled);
+        let stalled = token.status.as_ref().is_some_and(|status| holds(status, ConditionType::Stalled));
         let issued_for = status.credential_uid.clone();
         let credential = match &self.credential {
             Some(found) if issued_for.is_none() || issued_for == found.metadata.uid => {
@@ -226,7 +227,8 @@ impl World {
         }
         if let (Some(status), Some(token)) = (status, &mut self.token) {
             token.status = Some(status);
-            self.annotations_changed &= token_condition(token, ConditionType::Stalled);
+            self.annotations_changed &=
+                token.status.as_ref().is_some_and(|status| holds(status, ConditionType::Stalled));
         }
         false
     }
@@ -407,6 +409,7 @@ fn a_fresh_token_gets_its_first_value() {
         name: "laptop-token".to_owned(),
         serial: 0,
         end: at(END),
+        credential: CREDENTIAL_UID.to_owned(),
         labels: map(&[(name::MANAGED_BY_LABEL, name::MANAGED_BY), ("app", "orders")]),
         annotations: map(&[(name::PUBLISHED_ANNOTATION, r#"{"annotations":[],"labels":["app"]}"#)]),
     };
@@ -670,9 +673,9 @@ fn what_stands_in_the_place_of_a_first_secret_is_not_touched() {
                 "- | Pending Reconciling (Pending) | 10s",
             ),
             (
-                "terminating, which a watch shows the end of",
+                "terminating",
                 |o| o.secret = SecretSeen::Terminating,
-                "- | Pending Reconciling (Pending) | end",
+                "- | Pending Reconciling (Pending) | 10s",
             ),
         ],
     );
@@ -722,6 +725,7 @@ fn a_value_whose_status_was_not_written_is_adopted() {
             serial,
             id: "the-id".to_owned(),
             end: END.into(),
+            credential: CREDENTIAL_UID.to_owned(),
             digest: format!("hmac-sha256:{KEY}:anew"),
             proof: String::new(),
         })
@@ -951,7 +955,8 @@ fn without_the_key_of_its_digest_nothing_is_drawn_anew() {
 fn a_refused_write_blames_the_server_and_changes_no_value() {
     let observed = issued();
     let before = observed.token.status.clone().unwrap();
-    let status = refused(&observed.token, Reason::QuotaExceeded, "no room", now());
+    let planned = plan(&observed, now()).status;
+    let status = refused(&observed.token, planned.as_ref(), Reason::QuotaExceeded, "no room", now());
     assert_eq!((&status.digest, status.state), (&before.digest, before.state));
     let told: Vec<_> = status
         .conditions
@@ -966,7 +971,13 @@ fn a_refused_write_blames_the_server_and_changes_no_value() {
             ("Reconciling", "True", "QuotaExceeded")
         ]
     );
-    let status = refused(&fresh().token, Reason::QuotaExceeded, "no room", now());
+    let status = refused(
+        &fresh().token,
+        plan(&fresh(), now()).status.as_ref(),
+        Reason::QuotaExceeded,
+        "no room",
+        now(),
+    );
     assert_eq!(status.state, Some(ApiTokenState::Pending));
     assert!(
         status
@@ -974,6 +985,31 @@ fn a_refused_write_blames_the_server_and_changes_no_value() {
             .iter()
             .any(|condition| { (&*condition.kind, &*condition.status) == ("Usable", "False") })
     );
+}
+
+#[test]
+fn what_was_to_end_is_over_though_its_secret_cannot_be_deleted() {
+    let mut observed = issued();
+    observed.token.spec.revoked = Some(true);
+    let planned = plan(&observed, now()).status;
+    let status = refused(&observed.token, planned.as_ref(), Reason::Pending, "no deletes here", now());
+    assert_eq!((status.state, status.digest.as_deref()), (Some(ApiTokenState::Revoked), None));
+    assert!(status.secret.is_some(), "so that it is found again");
+    assert!(!holds(&status, ConditionType::Usable) && !holds(&status, ConditionType::Ready));
+    let status = refused(&issued().token, None, Reason::Pending, "no deletes here", now());
+    assert!(!holds(&status, ConditionType::Usable), "of a credential that is gone");
+}
+
+#[test]
+fn an_expired_credential_issues_nothing_when_the_clock_goes_back() {
+    let mut observed = fresh();
+    if let CredentialSeen::Present(credential) = &mut observed.credential {
+        credential.spec.expires_at = Some(END.into());
+        credential.status.get_or_insert_default().state = Some(CredentialState::Expired);
+    }
+    let planned = plan(&observed, now());
+    assert!(planned.steps.is_empty());
+    assert_eq!(planned.status.unwrap().state, Some(ApiTokenState::Expired));
 }
 
 // The two laws, on clusters in which anything may have happened.
@@ -1149,7 +1185,7 @@ prop_compose! {
             terminate(&mut token.metadata);
         }
         // The context remembers annotations only while a token is stalled.
-        let annotations_changed = annotations_changed && token_condition(token, ConditionType::Stalled);
+        let annotations_changed = annotations_changed && token.status.as_ref().is_some_and(|status| holds(status, ConditionType::Stalled));
         World {
             credential,
             secret,

@@ -1235,7 +1235,7 @@ proptest! {
             let Some(wake) = plan.wake else { return Ok(()) };
             prop_assert!(wake > now);
             // Others may stand in the way until the end.
-            let others = matches!(observed.secret, SecretSeen::Foreign | SecretSeen::Predecessors);
+            let others = observed.secret.waits_for_others();
             now = if others { at(END) } else { wake };
         }
         prop_assert!(false, "still waking at {now}");

@@ -1,0 +1,92 @@
+//! What the operator costs on a real control plane.
+//!
+//! Every bench measures the operator's release binary and, in the same run on the same control plane, the floor: the
+//! same writes by a client that does nothing else. It prints both and their ratio and asserts no time. What is
+//! measured, and the table of one run, are in docs/performance.md.
+
+#![expect(clippy::unwrap_used, reason = "a bench that cannot go on ends")]
+
+mod expire;
+mod floor;
+mod growth;
+mod issue;
+mod load;
+mod measure;
+mod operator;
+mod population;
+mod restart;
+mod secrets;
+mod table;
+mod world;
+
+use clap::{Parser, ValueEnum};
+use tokio::time::Instant;
+
+use world::World;
+
+/// Measures the operator beside the floor.
+#[derive(Parser)]
+struct Arguments {
+    /// Which benches to run; all of them by default.
+    benches: Vec<Bench>,
+    /// How many tokens, instead of each bench's own numbers; several are separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    tokens: Vec<usize>,
+    /// How many requests a client has under way at a time; several are separated by commas.
+    #[arg(long, value_delimiter = ',', default_value = "32,64")]
+    concurrency: Vec<usize>,
+    /// How often operator and floor are measured in turn; the median is printed.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// What cargo says to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// Many tokens at once.
+    Issue,
+    /// Many ends at once: by the clock, by revocation, by deletion.
+    Expire,
+    /// A start with many tokens there.
+    Restart,
+    /// One more token, when there are many.
+    Growth,
+}
+
+impl Arguments {
+    fn tokens_or(&self, default: &[usize]) -> Vec<usize> {
+        if self.tokens.is_empty() { default.to_vec() } else { self.tokens.clone() }
+    }
+
+    fn rounds_or(&self, default: usize) -> usize {
+        self.rounds.unwrap_or(default).max(1)
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    let arguments = Arguments::parse();
+    let all = arguments.benches.is_empty();
+    let asked = |bench: &Bench| all || arguments.benches.contains(bench);
+    let started = Instant::now();
+    let benches: Vec<_> = Bench::value_variants().iter().copied().filter(asked).collect();
+    // What needs thousands of tokens to begin with shares them.
+    let (alone, together): (Vec<_>, Vec<_>) =
+        benches.into_iter().partition(|bench| matches!(bench, Bench::Issue | Bench::Expire));
+    let groups = alone.iter().map(std::slice::from_ref).chain([together.as_slice()]);
+    for (index, group) in groups.filter(|group| !group.is_empty()).enumerate() {
+        // A control plane each, so that none pays for what another left behind.
+        let world = World::start().await;
+        if index == 0 {
+            println!("{}", world.machine().await);
+        }
+        match group {
+            [Bench::Issue] => issue::run(&world, &arguments).await,
+            [Bench::Expire] => expire::run(&world, &arguments).await,
+            together => population::run(&world, &arguments, together).await,
+        }
+    }
+    println!("\n{} s in all", started.elapsed().as_secs());
+}

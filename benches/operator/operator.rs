@@ -1,0 +1,72 @@
+//! The operator as it is shipped: its binary, a process of its own, with the rights of deploy/rbac.yaml.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use control_plane::Identity;
+use tokio::time::Instant;
+
+use crate::measure::{Memory, memory};
+
+/// How many objects the operator works on at a time, and so the floor too.
+pub const WORKERS: usize = 32;
+
+/// A running operator. It is killed when it is dropped.
+pub struct Operator {
+    process: Child,
+    log: PathBuf,
+    pub started_at: Instant,
+}
+
+impl Operator {
+    pub fn start(identity: &Identity, directory: &Path) -> Self {
+        let log = directory.join("operator.log");
+        let started_at = Instant::now();
+        let process = Command::new(env!("CARGO_BIN_EXE_credential-operator"))
+            .arg("controller")
+            .env("KUBECONFIG", identity.kubeconfig())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Self { process, log, started_at }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn memory(&self) -> Memory {
+        memory(self.id())
+    }
+
+    /// How many lines of WARN and worse it wrote; a run without trouble has none.
+    pub fn warnings(&self) -> usize {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR ")).count()
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let ended = self.process.try_wait().ok().flatten();
+        let warnings = self.warnings();
+        if ended.is_some() || warnings > 0 || std::thread::panicking() {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(5)..];
+            eprintln!(
+                "the operator warned {warnings} times; ended: {ended:?}; its last lines:\n{}",
+                last.join("\n")
+            );
+        }
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

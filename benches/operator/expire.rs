@@ -39,9 +39,9 @@ struct Ended {
 pub async fn run(world: &World, arguments: &Arguments) {
     let floor = Floor::learn(world).await;
     for tokens in arguments.tokens_or(&[1_000]) {
-        let rounds = arguments.rounds_or(2);
+        let rounds = arguments.rounds_or(1);
         let title =
-            format!("Expire: the last of {tokens} Secrets is gone after, in s; median of {rounds} rounds");
+            format!("Expire: the last of {tokens} Secrets is gone after, in s; median of {rounds} round(s)");
         let mut table = Table::new(title, &["", "ours", "floor", "ratio", "requests for each token"]);
         for (name, end) in [
             ("all due at one instant, after it", End::Due),

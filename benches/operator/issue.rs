@@ -35,7 +35,7 @@ pub async fn run(world: &World, arguments: &Arguments) {
     for tokens in arguments.tokens_or(&[5_000]) {
         for &concurrency in &arguments.concurrency {
             let (mut ours, mut bare) = (Vec::new(), Vec::new());
-            for round in 0..arguments.rounds_or(3) {
+            for round in 0..arguments.rounds_or(2) {
                 // Each goes first in turn, so that neither always finds the larger store.
                 for first in [true, false] {
                     if first == (round % 2 == 0) {
@@ -111,7 +111,7 @@ fn waits(sent: &HashMap<String, Instant>, appeared: &HashMap<String, Instant>) -
 
 fn print(tokens: usize, concurrency: usize, ours: &[Burst], bare: &[Burst]) {
     let title = format!(
-        "Issue: {tokens} tokens created {concurrency} at a time; median of {} rounds",
+        "Issue: {tokens} tokens created {concurrency} at a time; median of {} round(s)",
         ours.len().min(bare.len())
     );
     let mut table = Table::new(title, &["", "ours", "floor", "ratio"]);

@@ -43,7 +43,7 @@ pub async fn run(world: &World, arguments: &Arguments, benches: &[Bench]) {
     let floor = Floor::learn(world).await;
     let mut population = Population { space: world.space("many").await, size: 0 };
     let (mut restarts, mut growths): (Vec<Restart>, Vec<Growth>) = (Vec::new(), Vec::new());
-    let mut sizes = arguments.tokens_or(&[1_000, 10_000, 30_000]);
+    let mut sizes = arguments.tokens_or(&[1_000, 10_000]);
     sizes.sort_unstable();
     for size in sizes {
         population.grow(world, size).await;

@@ -8,18 +8,25 @@ use crate::support::{OPERATOR_USER, Space, World};
 
 crate::tests![each_right_was_used, each_denial_was_provoked, each_deletion_named_a_uid];
 
-fn granted() -> BTreeSet<(String, String)> {
+/// Verb, resource, and the name where the right is for one object alone.
+type Right = (String, String, Option<String>);
+
+fn granted() -> BTreeSet<Right> {
     let documents = include_str!("../../deploy/rbac.yaml").split("\n---\n");
     let roles = documents.filter(|document| document.contains("\nkind: ClusterRole\n"));
     let roles = roles.map(|document| serde_yaml_ng::from_str::<ClusterRole>(document).unwrap());
     let granted = roles.flat_map(|role| role.rules.unwrap_or_default());
     granted
         .flat_map(|rule| {
-            let resources = rule.resources.unwrap_or_default();
-            let verbs = rule.verbs;
-            resources
-                .into_iter()
-                .flat_map(move |resource| verbs.clone().into_iter().map(move |verb| (verb, resource.clone())))
+            let names = rule.resource_names.filter(|names| !names.is_empty());
+            let names = names.map_or(vec![None], |names| names.into_iter().map(Some).collect());
+            let mut rights = Vec::new();
+            for resource in rule.resources.unwrap_or_default() {
+                for verb in &rule.verbs {
+                    rights.extend(names.iter().map(|name| (verb.clone(), resource.clone(), name.clone())));
+                }
+            }
+            rights
         })
         .collect()
 }
@@ -40,11 +47,20 @@ async fn each_right_was_used(world: Arc<World>, _: Space) {
             } else {
                 format!("/{}", object.subresource)
             };
-            Some((event.verb.clone(), object.resource + &subresource))
+            Some((event.verb.clone(), object.resource + &subresource, None))
         })
         .collect();
-    // Asked for by the API server itself when a binding is created, which the bindings to `view` prove.
-    used.insert(("bind".to_owned(), "clusterroles".to_owned()));
+    // That right the API server itself asks for: whoever binds a role with rights beyond their own must have it.
+    let bound = log.iter().filter(|event| {
+        event.user.username == OPERATOR_USER
+            && event.verb == "create"
+            && event.response_status.as_ref().is_some_and(|status| status.code == 201)
+    });
+    used.extend(bound.filter_map(|event| {
+        let role = &event.request_object.as_ref()?["roleRef"];
+        let resource = role["kind"].as_str()?.to_lowercase() + "s";
+        Some(("bind".to_owned(), resource, Some(role["name"].as_str()?.to_owned())))
+    }));
     let granted = granted();
     let unused: Vec<_> = granted.difference(&used).collect();
     assert!(

@@ -22,7 +22,7 @@ pub struct AuditEvent {
     pub object_ref: Option<AuditObject>,
     /// The answer.
     pub response_status: Option<AuditStatus>,
-    /// The body, of deletions alone.
+    /// The body, of deletions and new bindings alone.
     pub request_object: Option<Value>,
     /// When it arrived.
     pub request_received_timestamp: jiff::Timestamp,

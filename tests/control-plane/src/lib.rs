@@ -161,7 +161,7 @@ impl ControlPlane {
     }
 
     /// What the API server wrote down so far. Requests of [`ControlPlane::admin`] and of the control plane itself are
-    /// left out; of deletions the body is there.
+    /// left out; of deletions and new bindings the body is there.
     ///
     /// # Errors
     /// When the log cannot be read.

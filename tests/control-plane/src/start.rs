@@ -29,6 +29,9 @@ rules:
 - {level: None, users: ["system:apiserver", "system:kube-controller-manager", "system:anonymous"]}
 - {level: None, userGroups: ["system:serviceaccounts:kube-system"]}
 - {level: Request, verbs: [delete, deletecollection]}
+- level: Request
+  verbs: [create]
+  resources: [{group: rbac.authorization.k8s.io, resources: [rolebindings, clusterrolebindings]}]
 - {level: Metadata}
 "#;
 

@@ -11,6 +11,7 @@ pub mod credential;
 pub mod keyring;
 pub mod queue;
 pub mod sweep;
+pub mod unreadable;
 pub mod watch;
 pub mod write;
 
@@ -18,10 +19,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use thiserror::Error;
-use tokio::{
-    sync::{Semaphore, oneshot},
-    task::JoinSet,
-};
+use tokio::{sync::oneshot, task::JoinSet};
 use tracing::{Instrument, info, warn};
 
 pub use self::context::{Config, Context, Key};
@@ -31,8 +29,6 @@ use self::{
 };
 use crate::api::{ApiToken, Credential, Reason};
 
-/// How many objects are worked on at a time.
-const WORKERS: usize = 32;
 /// How long a refused request waits at least before it is tried again.
 const REFUSED_AFTER: Duration = Duration::from_secs(5);
 /// How often something fails silently before its status says so.
@@ -65,13 +61,10 @@ async fn work(ctx: Arc<Context>, mut stop: oneshot::Receiver<()>) {
     }
     ctx.queue.add(Key::Keyring);
     ctx.queue.add(Key::Sweep);
-    let places = Arc::new(Semaphore::new(WORKERS));
     let mut tasks = JoinSet::new();
     loop {
-        // A place first, so that what is taken from the queue is what is most urgent by then.
-        let next = async { (places.clone().acquire_owned().await, ctx.queue.next().await) };
-        let (place, key) = tokio::select! {
-            next = next => next,
+        let key = tokio::select! {
+            key = ctx.queue.next() => key,
             _ = &mut stop => break,
         };
         while tasks.try_join_next().is_some() {}
@@ -79,7 +72,6 @@ async fn work(ctx: Arc<Context>, mut stop: oneshot::Receiver<()>) {
         let span = tracing::info_span!("reconcile", ?key);
         tasks.spawn(
             async move {
-                let _place = place;
                 // A key that nobody gives back would never be worked on again.
                 match AssertUnwindSafe(reconcile(&ctx, &key)).catch_unwind().await {
                     Ok(outcome) => finish(&ctx, &key, outcome),
@@ -125,14 +117,14 @@ async fn reconcile(ctx: &Context, key: &Key) -> Result<(), RequestError> {
                 return reconcile_credential(ctx, key, &credential).await;
             }
             ctx.forget(key);
-            Ok(())
+            unreadable::reconcile(ctx, &ctx.credentials, place).await
         }
         Key::ApiToken(place) => {
             if let Some(token) = ctx.tokens.get(place) {
                 return reconcile_api_token(ctx, key, &token).await;
             }
             ctx.forget(key);
-            Ok(())
+            unreadable::reconcile(ctx, &ctx.tokens, place).await
         }
     }
 }
@@ -152,9 +144,11 @@ async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential)
         }
         return Ok(());
     };
-    if let (Some((reason, message)), Some(planned)) = (trouble_to_tell(ctx, key, &error), planned)
+    if let Some((reason, message)) = trouble_to_tell(ctx, key, &error)
         && let Some(latest) = ctx.credentials.get(&Place::of(credential))
     {
+        // One that is being deleted has no status planned, and says all the same what holds it.
+        let planned = planned.or_else(|| latest.status.clone()).unwrap_or_default();
         let message = credential::apply::what_to_do(reason, &message);
         let status = credential::plan::refused(&latest, planned, reason, &message, now);
         credential::apply::write_status(ctx, &latest, status).await?;

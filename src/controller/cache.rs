@@ -52,8 +52,30 @@ struct State<K> {
     /// The latest version that the watch has shown: what it does not have by then is gone.
     seen: u64,
     /// What the list that is being read has named so far.
-    listed: Option<HashSet<Place>>,
+    listed: Option<Listed>,
+    /// What is there in a form that cannot be read.
+    unreadable: HashSet<Place>,
     complete: bool,
+}
+
+#[derive(Default)]
+struct Listed {
+    places: HashSet<Place>,
+    /// What we wrote since the list began, which it may not show.
+    written: HashSet<Place>,
+    /// The latest version in it.
+    latest: u64,
+    /// Whether it showed something in an earlier version than was known: the store was put back from a backup.
+    went_back: bool,
+}
+
+/// Why an object that cannot be read is taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// It is there, but cannot be read.
+    Unreadable,
+    /// It was deleted.
+    Deleted,
 }
 
 /// What an event of the watch changed.
@@ -74,6 +96,7 @@ impl<K: Resource> Cache<K> {
             by_owner: HashMap::new(),
             seen: 0,
             listed: None,
+            unreadable: HashSet::new(),
             complete: false,
         };
         Self { owner, state: Mutex::new(state) }
@@ -106,6 +129,16 @@ impl<K: Resource> Cache<K> {
         self.state().objects.values().cloned().collect()
     }
 
+    /// Whether what is there cannot be read.
+    pub fn is_unreadable(&self, place: &Place) -> bool {
+        self.state().unreadable.contains(place)
+    }
+
+    /// Whether anything is there that cannot be read.
+    pub fn has_unreadable(&self) -> bool {
+        !self.state().unreadable.is_empty()
+    }
+
     /// Takes in an event of the watch and tells what it changed.
     pub fn observe(&self, event: Event<K>) -> Vec<Change<K>> {
         let mut state = self.state();
@@ -119,21 +152,20 @@ impl<K: Resource> Cache<K> {
                 if same { self.remove(&mut state, gone).into_iter().collect() } else { Vec::new() }
             }
             Event::Init => {
-                state.listed = Some(HashSet::new());
+                state.listed = Some(Listed::default());
                 Vec::new()
             }
-            Event::InitApply(object) => {
-                if let Some(listed) = &mut state.listed {
-                    listed.insert(Place::of(&object));
-                }
-                self.put(&mut state, object).into_iter().collect()
-            }
+            Event::InitApply(object) => self.put_listed(&mut state, object).into_iter().collect(),
             Event::InitDone => {
                 state.complete = true;
                 let listed = state.listed.take().unwrap_or_default();
+                if listed.went_back {
+                    state.seen = listed.latest;
+                }
+                state.unreadable.retain(|place| listed.places.contains(place));
                 // What we wrote during the list may go missing here. It is looked up before it is believed lost.
                 let gone: Vec<_> =
-                    state.objects.keys().filter(|place| !listed.contains(place)).cloned().collect();
+                    state.objects.keys().filter(|place| !listed.places.contains(place)).cloned().collect();
                 gone.into_iter().filter_map(|place| self.remove(&mut state, place)).collect()
             }
         }
@@ -145,6 +177,9 @@ impl<K: Resource> Cache<K> {
         let newer_than_the_watch = version(&object) > state.seen;
         let seen = state.seen;
         if newer_than_the_watch || state.objects.contains_key(&Place::of(&object)) {
+            if let Some(listed) = &mut state.listed {
+                listed.written.insert(Place::of(&object));
+            }
             self.put(&mut state, object);
         }
         state.seen = seen;
@@ -158,10 +193,39 @@ impl<K: Resource> Cache<K> {
         }
     }
 
-    /// Takes out what the watch has shown in a form that cannot be read, and tells what that changed.
-    pub fn lose(&self, place: &Place) -> Option<Change<K>> {
+    /// Takes out what the watch has shown in a form that cannot be read, and tells what that changed. As good as gone:
+    /// it must neither hide the others nor be acted on as it was before.
+    pub fn lose(&self, place: &Place, how: Lost) -> Change<K> {
         let mut state = self.state();
-        self.remove(&mut state, place.clone())
+        match how {
+            Lost::Unreadable => {
+                if let Some(listed) = &mut state.listed {
+                    listed.places.insert(place.clone());
+                }
+                state.unreadable.insert(place.clone());
+            }
+            Lost::Deleted => {
+                state.unreadable.remove(place);
+            }
+        }
+        let change = self.remove(&mut state, place.clone());
+        change.unwrap_or_else(|| Change { place: place.clone(), before: None, after: None })
+    }
+
+    /// A list is the truth of the time when it began, also where it is older than what was known before.
+    fn put_listed(&self, state: &mut State<K>, object: K) -> Option<Change<K>> {
+        let place = Place::of(&object);
+        let known = state.objects.get(&place).map(|held| version(&**held));
+        if let Some(listed) = &mut state.listed {
+            listed.places.insert(place.clone());
+            listed.latest = listed.latest.max(version(&object));
+            if known.is_some_and(|known| known > version(&object)) && !listed.written.contains(&place) {
+                listed.went_back = true;
+                let before = self.remove(state, place).and_then(|change| change.before);
+                return self.put(state, object).map(|change| Change { before, ..change });
+            }
+        }
+        self.put(state, object)
     }
 
     fn put(&self, state: &mut State<K>, mut object: K) -> Option<Change<K>> {
@@ -178,6 +242,7 @@ impl<K: Resource> Cache<K> {
         if let Some(owner) = (self.owner)(&object) {
             state.by_owner.entry(owner).or_default().insert(place.clone());
         }
+        state.unreadable.remove(&place);
         let after = Arc::new(object);
         state.objects.insert(place.clone(), after.clone());
         Some(Change { place, before, after: Some(after) })
@@ -260,6 +325,50 @@ mod tests {
         cache.remember(object("a", "2", 9));
         assert!(cache.observe(Event::Delete(object("a", "1", 8))).is_empty());
         assert_eq!(held(&cache, "a").as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn a_list_that_is_older_than_what_was_known_is_believed() {
+        let cache = cache();
+        cache.observe(Event::Apply(object("a", "1", 90)));
+        cache.observe(Event::Init);
+        let changes = cache.observe(Event::InitApply(object("a", "1", 5)));
+        assert_eq!(
+            changes[0].before.as_ref().and_then(|held| held.metadata.resource_version.as_deref()),
+            Some("90")
+        );
+        cache.observe(Event::InitDone);
+        assert_eq!(held(&cache, "a").as_deref(), Some("5"));
+        // What is written from now on has versions that were seen before.
+        cache.remember(object("b", "2", 6));
+        assert_eq!(held(&cache, "b").as_deref(), Some("6"));
+    }
+
+    #[test]
+    fn what_we_wrote_during_a_list_is_not_undone_by_it() {
+        let cache = cache();
+        cache.observe(Event::Init);
+        cache.remember(object("a", "1", 9));
+        cache.observe(Event::InitApply(object("a", "1", 5)));
+        cache.observe(Event::InitDone);
+        assert_eq!(held(&cache, "a").as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_known_of_until_it_can_be_or_is_gone() {
+        let cache = cache();
+        let place = Place::new("ns", "a");
+        cache.lose(&place, Lost::Unreadable);
+        assert_eq!((held(&cache, "a"), cache.is_unreadable(&place)), (None, true));
+        cache.observe(Event::Init);
+        cache.lose(&place, Lost::Unreadable);
+        cache.observe(Event::InitDone);
+        assert!(cache.is_unreadable(&place));
+        cache.observe(Event::Apply(object("a", "1", 9)));
+        assert!(!cache.has_unreadable());
+        cache.lose(&place, Lost::Unreadable);
+        cache.lose(&place, Lost::Deleted);
+        assert!(!cache.has_unreadable());
     }
 
     #[test]

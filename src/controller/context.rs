@@ -30,6 +30,8 @@ use crate::{
     },
 };
 
+/// How many objects are worked on at a time; those of one namespace take at most half.
+const PLACES: usize = 64;
 /// How often the token counts of one credential are written at most.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// What differs from one installation to the next.
@@ -130,7 +132,7 @@ impl Context {
     ) -> Self {
         Self {
             client,
-            queue: Queue::new(clock.clone()),
+            queue: Queue::new(clock.clone(), PLACES),
             clock,
             config,
             tokens: Cache::new(|token: &ApiToken| {

@@ -49,8 +49,10 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
         .filter(|asked| Some(asked) != annotation(name::ROTATED_ANNOTATION).as_ref());
     let now = ctx.clock.now();
     let empty = keyring.keys().next().is_none();
-    let mut data: Map<String, Value> =
-        keyring.droppable(&in_use(ctx), now).into_iter().map(|id| (id, Value::Null)).collect();
+    // Of a token that cannot be read nobody knows which key it names.
+    let droppable =
+        if ctx.tokens.has_unreadable() { Vec::new() } else { keyring.droppable(&in_use(ctx), now) };
+    let mut data: Map<String, Value> = droppable.into_iter().map(|id| (id, Value::Null)).collect();
     if empty || requested.is_some() {
         let key = ctx.draw(|random| SigningKey::draw(now, random));
         data.insert(key.id().to_owned(), json!(ByteString(key.expose().to_vec())));

@@ -1,14 +1,15 @@
 //! What is to be reconciled, and when.
 //!
 //! One queue for all kinds: first come, first served within a namespace, and namespaces in turn, so that nobody
-//! waits behind somebody else's thousands. A key is worked on by one worker at a time; what arrives meanwhile is
-//! done once more afterwards. Two schedules feed it: ends, in wall time, compared with the clock every half second
+//! waits behind somebody else's thousands. Nor behind somebody else's slow requests: a namespace never holds more
+//! places of work than are left free. A key is worked on by one worker at a time; what arrives meanwhile is done once
+//! more afterwards. Two schedules feed it: ends, in wall time, compared with the clock every half second
 //! so that a suspended machine or a stepped clock delays none; and retries, in monotonic time, which no step moves.
 //!
 //! Knows nothing of what the keys stand for.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
     hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -41,6 +42,10 @@ pub struct Queue<K> {
 struct State<K> {
     lanes: HashMap<String, VecDeque<K>>,
     turns: VecDeque<String>,
+    /// How many more keys may be worked on now.
+    free: usize,
+    /// How many keys of a lane are being worked on.
+    working: HashMap<String, usize>,
     standing: HashMap<K, Standing>,
     ends: Schedule<Timestamp, K>,
     retries: Schedule<Instant, K>,
@@ -114,15 +119,22 @@ impl<K: Key> State<K> {
     }
 
     fn take(&mut self) -> Option<K> {
-        let turn = self.turns.pop_front()?;
+        // The dynamic threshold of shared buffers (Choudhury and Hahne, 1998): however many lanes are stuck, the next
+        // one finds a place.
+        let held = |lane: &String| self.working.get(lane).copied().unwrap_or_default();
+        let next = self.turns.iter().position(|lane| held(lane) < self.free)?;
+        let turn = self.turns.remove(next)?;
         let lane = self.lanes.get_mut(&turn)?;
         let key = lane.pop_front()?;
-        if lane.is_empty() {
-            self.lanes.remove(&turn);
-        } else {
-            self.turns.push_back(turn);
-        }
+        let more = !lane.is_empty();
+        self.free -= 1;
+        *self.working.entry(turn.clone()).or_default() += 1;
         self.standing.insert(key.clone(), Standing::Working);
+        if more {
+            self.turns.push_back(turn);
+        } else {
+            self.lanes.remove(&turn);
+        }
         Some(key)
     }
 
@@ -137,11 +149,13 @@ impl<K: Key> State<K> {
 }
 
 impl<K: Key> Queue<K> {
-    /// An empty queue that reads ends by `clock`.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
+    /// An empty queue that reads ends by `clock` and has at most `places` keys worked on at a time.
+    pub fn new(clock: Arc<dyn Clock>, places: usize) -> Self {
         let state = State {
             lanes: HashMap::new(),
             turns: VecDeque::new(),
+            free: places,
+            working: HashMap::new(),
             standing: HashMap::new(),
             ends: Schedule::new(),
             retries: Schedule::new(),
@@ -173,7 +187,8 @@ impl<K: Key> Queue<K> {
         self.news.notify_one();
     }
 
-    /// The next key to work on; [`Queue::done`] or [`Queue::failed`] must follow.
+    /// The next key to work on, once there is a place; [`Queue::done`] or [`Queue::failed`] must follow and give it
+    /// back.
     pub async fn next(&self) -> K {
         loop {
             let until = {
@@ -219,7 +234,15 @@ impl<K: Key> Queue<K> {
     }
 
     fn release(state: &mut State<K>, key: &K) {
-        if state.standing.remove(key) == Some(Standing::WorkingWithNews) {
+        let Some(standing) = state.standing.remove(key) else { return };
+        state.free += 1;
+        if let Entry::Occupied(mut held) = state.working.entry(key.lane().to_owned()) {
+            *held.get_mut() -= 1;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
+        if standing == Standing::WorkingWithNews {
             state.enqueue(key.clone());
         }
     }
@@ -249,7 +272,7 @@ mod tests {
 
     fn queue() -> (Arc<SetClock>, Queue<Item>) {
         let clock = Arc::new(SetClock::default());
-        (clock.clone(), Queue::new(clock))
+        (clock.clone(), Queue::new(clock, 8))
     }
 
     async fn soon(queue: &Queue<Item>) -> Option<Item> {
@@ -269,6 +292,30 @@ mod tests {
             served.push(item);
         }
         assert_eq!(served, [Item("many", 0), Item("one", 0), Item("many", 1), Item("many", 2)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_that_is_stuck_leaves_places_to_the_others() {
+        let (_, queue) = queue();
+        for lane in ["stuck", "stuck too"] {
+            for n in 0..100 {
+                queue.add(Item(lane, n));
+            }
+        }
+        let mut held = Vec::new();
+        while let Some(item) = soon(&queue).await {
+            held.push(item);
+        }
+        assert_eq!(held.len(), 6);
+        queue.add(Item("new", 0));
+        assert_eq!(soon(&queue).await, Some(Item("new", 0)));
+        queue.add(Item("newer", 0));
+        assert_eq!(soon(&queue).await, Some(Item("newer", 0)));
+        assert_eq!(soon(&queue).await, None);
+        for done in [&held[0], &Item("new", 0), &Item("newer", 0)] {
+            queue.done(done);
+        }
+        assert_eq!(soon(&queue).await, Some(Item("stuck", 3)));
     }
 
     #[tokio::test(start_paused = true)]

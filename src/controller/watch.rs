@@ -20,7 +20,7 @@ use tracing::warn;
 
 use super::{
     Context, Key,
-    cache::{Cache, Change, Place},
+    cache::{Cache, Change, Lost, Place},
     keyring,
 };
 use crate::{
@@ -122,19 +122,22 @@ pub async fn complete(ctx: &Context) {
 
 /// What a watch shows: most kinds always parse; ours might have been stored before their rules.
 trait Shown<K> {
-    /// The object, or what is known of one that does not parse.
-    fn read(self) -> Result<K, Box<InvalidObject>>;
+    /// The object, or where one is that does not parse; `how` is what that means for it.
+    fn read(self, how: Lost) -> Result<K, (Place, Lost)>;
 }
 
 impl<K> Shown<K> for K {
-    fn read(self) -> Result<K, Box<InvalidObject>> {
+    fn read(self, _: Lost) -> Result<K, (Place, Lost)> {
         Ok(self)
     }
 }
 
 impl<K> Shown<K> for DeserializeGuard<K> {
-    fn read(self) -> Result<K, Box<InvalidObject>> {
-        self.0.map_err(Box::new)
+    fn read(self, how: Lost) -> Result<K, (Place, Lost)> {
+        self.0.map_err(|InvalidObject { metadata, .. }| {
+            let place = Place::new(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default());
+            (place, how)
+        })
     }
 }
 
@@ -150,9 +153,9 @@ async fn feed<S: Shown<K>, K: Resource>(
         let event = match event {
             Ok(Event::Init) => Ok(Event::Init),
             Ok(Event::InitDone) => Ok(Event::InitDone),
-            Ok(Event::InitApply(shown)) => shown.read().map(Event::InitApply),
-            Ok(Event::Apply(shown)) => shown.read().map(Event::Apply),
-            Ok(Event::Delete(shown)) => shown.read().map(Event::Delete),
+            Ok(Event::InitApply(shown)) => shown.read(Lost::Unreadable).map(Event::InitApply),
+            Ok(Event::Apply(shown)) => shown.read(Lost::Unreadable).map(Event::Apply),
+            Ok(Event::Delete(shown)) => shown.read(Lost::Deleted).map(Event::Delete),
             Err(error) => {
                 warn!(kind, %error, "the watch was interrupted and is taken up again");
                 continue;
@@ -160,14 +163,7 @@ async fn feed<S: Shown<K>, K: Resource>(
         };
         let news = match event {
             Ok(event) => cache(&ctx).observe(event),
-            // As good as gone: it must neither hide the others nor be acted on as it was before.
-            Err(invalid) => {
-                let InvalidObject { error, metadata } = *invalid;
-                let place =
-                    Place::new(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default());
-                warn!(%place, kind, error, "passed over: it does not fit the schema; mend or delete it");
-                cache(&ctx).lose(&place).into_iter().collect()
-            }
+            Err((place, how)) => vec![cache(&ctx).lose(&place, how)],
         };
         for change in news {
             changed(&ctx, &change);

@@ -205,6 +205,7 @@ async fn a_forged_status_is_put_right(_: Arc<World>, space: Space) {
         json!({"tokenId": "AAAAAAAAAAAA"}),
         json!({"expiresAt": "2100-01-01T00:00:00Z"}),
         json!({"state": "Suspended"}),
+        json!({"credentialUid": "00000000-0000-4000-8000-000000000000"}),
         json!({"serial": null, "digest": null, "tokenId": null, "secret": null, "conditions": null}),
         json!({"conditions": [{"type": "Ready", "status": "True", "reason": "x", "message": "", "lastTransitionTime": "2020-01-01T00:00:00+02:00"}]}),
     ] {

@@ -2,17 +2,21 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use credential_operator::api::{self, ApiToken, ApiTokenState, Credential};
+use credential_operator::api::{
+    self, ApiToken, ApiTokenState, Credential, CredentialState,
+    credential::{Grant, RoleKind},
+};
 use jiff::SignedDuration;
 use k8s_openapi::{
-    api::core::v1::Secret,
+    api::{core::v1::Secret, rbac::v1::ClusterRoleBinding},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSONSchemaProps},
 };
 use kube::{
     Api,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::support::{
     KEYRING, OPERATOR_NAMESPACE, Space, SystemClock, World, condition, credential, install_crd, token,
@@ -22,6 +26,8 @@ crate::tests![
     rotation_keeps_old_tokens_and_drops_the_key_when_nothing_names_it,
     a_key_that_only_a_secret_names_is_kept,
     a_value_of_another_credential_is_not_adopted,
+    a_secret_that_nothing_names_is_found_when_its_token_is_revoked,
+    a_binding_that_nothing_shows_goes_with_its_credential,
     a_lost_keyring_is_said_and_nothing_is_drawn_anew,
     objects_stored_before_the_rules_stop_nobody,
     clock_steps_end_nothing_early_and_revive_nothing,
@@ -125,6 +131,50 @@ async fn a_value_of_another_credential_is_not_adopted(world: Arc<World>, space: 
     operator.stop().await;
 }
 
+async fn a_secret_that_nothing_names_is_found_when_its_token_is_revoked(world: Arc<World>, space: Space) {
+    let operator = world.operator(SystemClock::shared()).await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
+    space.token("t", ApiTokenState::Active).await;
+    operator.stop().await;
+    erase_status(&space, "t").await;
+    space.patch::<Secret>("t-token", json!({"metadata": {"labels": null}})).await.unwrap();
+    space.patch::<ApiToken>("t", json!({"spec": {"revoked": true}})).await.unwrap();
+    let operator = world.operator(SystemClock::shared()).await;
+    space.token("t", ApiTokenState::Revoked).await;
+    assert!(space.api::<Secret>().get_opt("t-token").await.unwrap().is_none());
+    operator.stop().await;
+}
+
+async fn a_binding_that_nothing_shows_goes_with_its_credential(world: Arc<World>, space: Space) {
+    let operator = world.operator(SystemClock::shared()).await;
+    space
+        .apply(
+            "apiVersion: credential-operator.io/v1alpha1\nkind: Credential\nmetadata: {name: c}\n\
+             spec: {roles: [{kind: ClusterRole, name: view, clusterWide: true}]}\n",
+        )
+        .await;
+    space.credential("c", CredentialState::Active).await;
+    operator.stop().await;
+    let bindings: Api<ClusterRoleBinding> = Api::all(world.admin.clone());
+    let grant =
+        Grant { kind: RoleKind::ClusterRole, name: "view".to_owned(), namespace: None, cluster_wide: true };
+    let name = credential_operator::domain::name::binding(&space.namespace, "c", &grant);
+    let unlabelled = Patch::Merge(json!({"metadata": {"labels": null}}));
+    bindings.patch(&name, &PatchParams::default(), &unlabelled).await.unwrap();
+    space.api::<Credential>().delete("c", &DeleteParams::default()).await.unwrap();
+    let denial = world.deny_deletions(&space, "rbac.authorization.k8s.io", "clusterrolebindings").await;
+
+    let operator = world.operator(SystemClock::shared()).await;
+    let held = |found: Option<&Credential>| {
+        found.is_some_and(|found| condition(found, "Ready").2.contains("no deletions here"))
+    };
+    space.until::<Credential>("c", held).await;
+    denial.lift().await;
+    space.until::<Credential>("c", |found| found.is_none()).await;
+    assert!(bindings.get_opt(&name).await.unwrap().is_none());
+    operator.stop().await;
+}
+
 async fn a_lost_keyring_is_said_and_nothing_is_drawn_anew(world: Arc<World>, space: Space) {
     let operator = world.operator(SystemClock::shared()).await;
     space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
@@ -140,7 +190,7 @@ async fn a_lost_keyring_is_said_and_nothing_is_drawn_anew(world: Arc<World>, spa
     space.token("u", ApiTokenState::Active).await;
 
     // Put back from a backup, beside the key that was made since.
-    backup.metadata = kube::api::ObjectMeta { name: Some(KEYRING.to_owned()), ..Default::default() };
+    backup.metadata = ObjectMeta { name: Some(KEYRING.to_owned()), ..Default::default() };
     backup.type_ = None;
     let params = PatchParams::apply("backup").force();
     keyring.patch(KEYRING, &params, &Patch::Apply(backup)).await.unwrap();
@@ -165,9 +215,19 @@ fn without_rules(mut crd: CustomResourceDefinition) -> CustomResourceDefinition 
             ..JSONSchemaProps::default()
         };
         let spec = schema.properties.as_mut().unwrap().get_mut("spec").unwrap();
-        spec.properties.as_mut().unwrap().insert("scopes".to_owned(), open);
+        for property in ["scopes", "description"] {
+            spec.properties.as_mut().unwrap().insert(property.to_owned(), open.clone());
+        }
     }
     crd
+}
+
+/// A token for whoever does not know its schema.
+#[derive(Clone, Debug, Deserialize, Serialize, kube::Resource)]
+#[resource(inherit = ApiToken)]
+struct UntypedToken {
+    metadata: ObjectMeta,
+    status: Option<Value>,
 }
 
 async fn objects_stored_before_the_rules_stop_nobody(world: Arc<World>, space: Space) {
@@ -187,8 +247,9 @@ async fn objects_stored_before_the_rules_stop_nobody(world: Arc<World>, space: S
     }
     // Of this one the API server cannot work out its own rules, so it refuses every status.
     space.apply(&token("february", "expiresAt: '2030-02-30T00:00:00Z'")).await;
-    // This one the types cannot parse at all.
-    space.apply(&token("unreadable", "expiresIn: 1h, scopes: {not: a list}")).await;
+    // These the types cannot parse at all; of the first the API server cannot work out the rules either.
+    space.apply(&token("unreadable-to-all", "expiresIn: 1h, scopes: {not: a list}")).await;
+    space.apply(&token("unreadable", "expiresIn: 1h, description: {not: a text}")).await;
     install_crd(&world.admin, &tokens).await;
     install_crd(&world.admin, &credentials).await;
 
@@ -201,7 +262,16 @@ async fn objects_stored_before_the_rules_stop_nobody(world: Arc<World>, space: S
         assert!(stalled && reason == "InvalidSpec", "{name}: {reason}");
         assert!(message.ends_with("create another ApiToken in place of this one"), "{name}: {message}");
     }
-    space.api::<ApiToken>().delete("unreadable", &DeleteParams::default()).await.ok();
+    let unreadable = space.until::<UntypedToken>("unreadable", |found| {
+        found.is_some_and(|found| condition(found, "Stalled").0)
+    });
+    let (_, reason, message) = condition(&unreadable.await.unwrap(), "Ready");
+    assert_eq!(reason, "InvalidSpec");
+    assert!(message.starts_with("spec.description does not fit the schema, so nothing is done"), "{message}");
+    for name in ["unreadable", "unreadable-to-all"] {
+        space.api::<UntypedToken>().delete(name, &DeleteParams::default()).await.unwrap();
+        space.until::<UntypedToken>(name, |found| found.is_none()).await;
+    }
     operator.stop().await;
 }
 

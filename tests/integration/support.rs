@@ -21,11 +21,14 @@ use futures::{Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::core::v1::{Namespace, Secret},
+    api::{
+        admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
+        core::v1::{Namespace, Secret},
+    },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
-    Api, Client, Resource,
+    Api, Client, Resource, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
     client::ClientBuilder,
     runtime::{WatchStreamExt, watcher},
@@ -149,6 +152,53 @@ impl World {
         Operator::start(&identity, clock)
     }
 
+    /// Has the API server refuse every deletion of such objects in the namespace (empty for those in none: there, of
+    /// such objects as bear its name).
+    pub async fn deny_deletions(&self, space: &Space, group: &str, resource: &str) -> Denial {
+        let name = format!("no-{resource}-deletions-in-{}", space.namespace);
+        let mine =
+            format!("request.namespace != '' || oldObject.metadata.name.startsWith('{}.')", space.namespace);
+        let policy: ValidatingAdmissionPolicy = serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "spec": {
+                "matchConstraints": {"resourceRules": [
+                    {"apiGroups": [group], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": [resource]},
+                ]},
+                "matchConditions": [{"name": "mine", "expression": mine}],
+                "validations": [{"expression": "false", "message": "no deletions here"}],
+            },
+        }))
+        .unwrap();
+        let binding: ValidatingAdmissionPolicyBinding = serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "spec": {
+                "policyName": name,
+                "validationActions": ["Deny"],
+                "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space.namespace}}},
+            },
+        }))
+        .unwrap();
+        // Whether it bites is tried on an object that is none of the test's.
+        let metadata = json!({"name": format!("{}.bait", space.namespace)});
+        let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "none"});
+        let api_version = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
+        let kind = if resource == "secrets" { "Secret" } else { "ClusterRoleBinding" };
+        let mut bait = json!({"apiVersion": api_version, "kind": kind, "metadata": metadata});
+        if kind != "Secret" {
+            bait["roleRef"] = role;
+        }
+        let bait = apply(&self.admin, &space.namespace, bait).await.unwrap();
+        Api::all(self.admin.clone()).create(&PostParams::default(), &policy).await.unwrap();
+        Api::all(self.admin.clone()).create(&PostParams::default(), &binding).await.unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        let dry_run = DeleteParams { dry_run: true, ..DeleteParams::default() };
+        while dynamic(&self.admin, &bait).delete(&bait.name_any(), &dry_run).await.is_ok() {
+            assert!(Instant::now() < deadline, "the policy does not bite");
+            sleep(Duration::from_millis(100)).await;
+        }
+        Denial { admin: self.admin.clone(), name }
+    }
+
     async fn space(&self, test: &str) -> Space {
         let number = self.spaces.fetch_add(1, Ordering::Relaxed);
         let name = test.rsplit("::").next().unwrap_or_default().replace('_', "-");
@@ -157,6 +207,22 @@ impl World {
         let object = Namespace { metadata, ..Namespace::default() };
         Api::all(self.admin.clone()).create(&PostParams::default(), &object).await.unwrap();
         Space { client: self.admin.clone(), namespace }
+    }
+}
+
+/// Something that an admission policy denies.
+pub struct Denial {
+    admin: Client,
+    name: String,
+}
+
+impl Denial {
+    pub async fn lift(self) {
+        let params = DeleteParams::default();
+        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(self.admin.clone());
+        bindings.delete(&self.name, &params).await.unwrap();
+        let policies: Api<ValidatingAdmissionPolicy> = Api::all(self.admin);
+        policies.delete(&self.name, &params).await.unwrap();
     }
 }
 
@@ -382,20 +448,23 @@ fn documents(yaml: &str) -> Vec<Value> {
 
 /// Server-side apply of anything.
 pub async fn apply(client: &Client, namespace: &str, object: Value) -> kube::Result<DynamicObject> {
-    let object: DynamicObject = serde_json::from_value(object).unwrap();
+    let mut object: DynamicObject = serde_json::from_value(object).unwrap();
+    object.metadata.namespace.get_or_insert_with(|| namespace.to_owned());
+    let name = object.metadata.name.clone().unwrap();
+    dynamic(client, &object).patch(&name, &PatchParams::apply("tests").force(), &Patch::Apply(&object)).await
+}
+
+/// The API of an object's kind, in its namespace where it has one.
+fn dynamic(client: &Client, object: &DynamicObject) -> Api<DynamicObject> {
     let types = object.types.clone().unwrap();
     let (group, version) = types.api_version.rsplit_once('/').unwrap_or(("", &types.api_version));
     let kind = kube::core::GroupVersionKind::gvk(group, version, &types.kind);
     let resource = ApiResource::from_gvk(&kind);
     let cluster_scoped = ["Namespace", "ClusterRole", "ClusterRoleBinding"].contains(&types.kind.as_str());
-    let api: Api<DynamicObject> = if cluster_scoped {
-        Api::all_with(client.clone(), &resource)
-    } else {
-        let namespace = object.metadata.namespace.clone().unwrap_or_else(|| namespace.to_owned());
-        Api::namespaced_with(client.clone(), &namespace, &resource)
-    };
-    let name = object.metadata.name.clone().unwrap();
-    api.patch(&name, &PatchParams::apply("tests").force(), &Patch::Apply(&object)).await
+    match &object.metadata.namespace {
+        Some(namespace) if !cluster_scoped => Api::namespaced_with(client.clone(), namespace, &resource),
+        _ => Api::all_with(client.clone(), &resource),
+    }
 }
 
 /// The reason and message of a condition, and whether it holds.

@@ -1,24 +1,17 @@
 //! The life of a token, from issue to its end.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use credential_operator::{
-    api::{ApiToken, ApiTokenState},
+    api::{ApiToken, ApiTokenState, Credential},
     domain::token::Token,
 };
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{
-    admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
-    core::v1::Secret,
-};
-use kube::{
-    Api,
-    api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy},
-};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
 use serde_json::json;
-use tokio::time::{Instant, sleep};
 
-use crate::support::{DEADLINE, Space, World, condition, credential, token};
+use crate::support::{Space, World, condition, credential, token};
 
 crate::tests![
     a_manifest_becomes_a_token_in_a_secret,
@@ -256,48 +249,39 @@ async fn labels_follow_the_spec_and_those_of_others_stay(_: Arc<World>, space: S
 }
 
 async fn what_ends_is_over_though_its_secret_cannot_be_deleted(world: Arc<World>, space: Space) {
-    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
-    space.token("t", ApiTokenState::Active).await;
-    let name = format!("no-deletes-in-{}", space.namespace);
-    let policy: ValidatingAdmissionPolicy = serde_json::from_value(json!({
-        "metadata": {"name": name},
-        "spec": {
-            "matchConstraints": {"resourceRules": [
-                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": ["secrets"]},
-            ]},
-            "validations": [{"expression": "false", "message": "no deletes here"}],
-        },
-    }))
-    .unwrap();
-    let binding: ValidatingAdmissionPolicyBinding = serde_json::from_value(json!({
-        "metadata": {"name": name},
-        "spec": {
-            "policyName": name,
-            "validationActions": ["Deny"],
-            "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space.namespace}}},
-        },
-    }))
-    .unwrap();
-    let policies: Api<ValidatingAdmissionPolicy> = Api::all(world.admin.clone());
-    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(world.admin.clone());
-    policies.create(&PostParams::default(), &policy).await.unwrap();
-    bindings.create(&PostParams::default(), &binding).await.unwrap();
-    let dry_run = DeleteParams { dry_run: true, ..DeleteParams::default() };
-    let deadline = Instant::now() + DEADLINE;
-    while space.api::<Secret>().delete("t-token", &dry_run).await.is_ok() {
-        assert!(Instant::now() < deadline, "the policy does not bite");
-        sleep(Duration::from_millis(100)).await;
+    let ends = |credential: &str| credential.replace("name: c}", "name: ends}");
+    let goes = |credential: &str| credential.replace("name: c}", "name: goes}");
+    space.apply(&(credential("c") + "---\n" + &credential("ends") + "---\n" + &credential("goes"))).await;
+    space.apply(&token("t", "expiresIn: 1h")).await;
+    space.apply(&ends(&token("u", "expiresIn: 1h"))).await;
+    space.apply(&goes(&token("v", "expiresIn: 1h"))).await;
+    for name in ["t", "u", "v"] {
+        space.token(name, ApiTokenState::Active).await;
     }
-
+    let denial = world.deny_deletions(&space, "", "secrets").await;
     space.patch::<ApiToken>("t", json!({"spec": {"revoked": true}})).await.unwrap();
+    space.patch::<Credential>("ends", json!({"spec": {"expiresAt": "2021-01-01T00:00:00Z"}})).await.unwrap();
+    space.api::<Credential>().delete("goes", &DeleteParams::default()).await.unwrap();
+
     let revoked = space.token("t", ApiTokenState::Revoked).await;
-    assert!(!condition(&revoked, "Usable").0 && !condition(&revoked, "Ready").0);
-    assert!(condition(&revoked, "Ready").2.contains("no deletes here"));
-    assert_eq!(revoked.status.unwrap().digest, None);
-    bindings.delete(&name, &DeleteParams::default()).await.unwrap();
-    policies.delete(&name, &DeleteParams::default()).await.unwrap();
-    space.until::<Secret>("t-token", |secret| secret.is_none()).await;
+    let expired = space.token("u", ApiTokenState::Expired).await;
+    for over in [revoked, expired] {
+        assert!(!condition(&over, "Usable").0 && !condition(&over, "Ready").0);
+        assert!(condition(&over, "Ready").2.contains("no deletions here"));
+        assert_eq!(over.status.unwrap().digest, None);
+    }
+    let refused = |token: Option<&ApiToken>| {
+        token.is_some_and(|token| {
+            !condition(token, "Usable").0 && condition(token, "Ready").2.contains("no deletions here")
+        })
+    };
+    space.until::<ApiToken>("v", refused).await;
+    denial.lift().await;
+    for name in ["t-token", "u-token", "v-token"] {
+        space.until::<Secret>(name, |secret| secret.is_none()).await;
+    }
     space.until::<ApiToken>("t", |token| token.is_some_and(|token| condition(token, "Ready").0)).await;
+    space.until::<ApiToken>("v", |token| token.is_none()).await;
 }
 
 async fn the_examples_are_issued(_: Arc<World>, space: Space) {

@@ -8,7 +8,7 @@ use super::{
     plan::secret_name,
 };
 use crate::{
-    api::{ApiToken, ApiTokenStatus, Credential, credential::ObjectReference},
+    api::{ApiToken, ApiTokenState, ApiTokenStatus, Credential, credential::ObjectReference},
     controller::{
         Context, Key,
         cache::Place,
@@ -17,6 +17,7 @@ use crate::{
     domain::{
         binding::controller,
         digest::{self, Attestation, Subject},
+        expiry::token_end,
         name,
         token::Token,
     },
@@ -81,9 +82,25 @@ async fn credential(
     }
     // What follows destroys; a watch that lags is not enough to go by.
     let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &place.namespace);
-    let found = send(|| format!("get Credential {place}"), api.get_opt(&place.name)).await?;
-    let found = found.filter(|found| found.metadata.uid.as_ref() == Some(issued_for));
-    Ok(found.map_or(CredentialSeen::Gone, |found| CredentialSeen::Present(Box::new(found))))
+    let Some(found) = send(|| format!("get Credential {place}"), api.get_opt(&place.name)).await? else {
+        return Ok(CredentialSeen::Gone);
+    };
+    // Nor is a status that anybody might have written, where the Secret can prove that it was issued for this one.
+    let uid = found.metadata.uid.as_ref();
+    let present = uid == Some(issued_for) || issued_for_it(ctx, token, status, uid).await?;
+    Ok(if present { CredentialSeen::Present(Box::new(found)) } else { CredentialSeen::Gone })
+}
+
+async fn issued_for_it(
+    ctx: &Context,
+    token: &ApiToken,
+    status: &ApiTokenStatus,
+    credential: Option<&String>,
+) -> Result<bool, RequestError> {
+    let seen = read(ctx, token, status, credential.map(String::as_str)).await?;
+    Ok(
+        matches!(seen, SecretSeen::Ours(own) if matches!(own.content, Content::Recorded | Content::Attested(_))),
+    )
 }
 
 async fn secret(
@@ -100,9 +117,31 @@ async fn secret(
     }
     let expected = status.secret.is_some() || ctx.secrets.get(&place).is_some();
     let in_the_way = ctx.must_look(&Key::api_token(token));
-    if !expected && !in_the_way {
+    if !expected && !in_the_way && !ends_unseen(ctx, token, status) {
         return Ok(SecretSeen::Absent);
     }
+    read(ctx, token, status, issued_for).await
+}
+
+/// Whether it ends before we ever said what it has: we may have died just after its Secret was made, and somebody may
+/// have taken the label off since by which the watch would show it.
+fn ends_unseen(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus) -> bool {
+    let created = token.metadata.creation_timestamp.as_ref().map(|created| created.0);
+    let over = created
+        .and_then(|created| token_end(&token.spec, created).ok())
+        .is_some_and(|end| end <= ctx.clock.now());
+    let ended = matches!(status.state, Some(ApiTokenState::Expired | ApiTokenState::Revoked));
+    !ended && (over || token.spec.revoked == Some(true) || token.metadata.deletion_timestamp.is_some())
+}
+
+/// What the API server has under the Secret's name.
+async fn read(
+    ctx: &Context,
+    token: &ApiToken,
+    status: &ApiTokenStatus,
+    issued_for: Option<&str>,
+) -> Result<SecretSeen, RequestError> {
+    let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret_name(token));
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &place.namespace);
     let found = send(|| format!("get Secret {place}"), api.get(&place.name)).await;
     Ok(unless_gone(found)?.map_or(SecretSeen::Absent, |found| judge(ctx, token, status, issued_for, &found)))

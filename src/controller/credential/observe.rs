@@ -18,7 +18,7 @@ use crate::{
         write::{RequestError, send},
     },
     domain::{
-        binding::{Binding, BindingKey, controller},
+        binding::{Binding, BindingKey, Ownership, controller},
         name,
     },
 };
@@ -79,7 +79,12 @@ fn judge(credential: &Credential, found: &ObjectMeta) -> AccountSeen {
 
 async fn bindings(ctx: &Context, credential: &Credential) -> Result<Vec<Binding>, RequestError> {
     let place = Place::of(credential);
-    let wished = owner(credential).bindings(&credential.spec.roles);
+    let owner = owner(credential);
+    let wished = owner.bindings(&credential.spec.roles);
+    // Once our finalizer is off, nobody looks again; a label that was taken off meanwhile would hide a binding for good.
+    let finalizers = credential.metadata.finalizers.iter().flatten();
+    let last_chance = credential.metadata.deletion_timestamp.is_some()
+        && finalizers.into_iter().any(|finalizer| finalizer == name::FINALIZER);
     let mut found: BTreeMap<BindingKey, Binding> = ctx.bindings_for(&place);
     for key in wished.into_keys() {
         if found.contains_key(&key) {
@@ -87,12 +92,28 @@ async fn bindings(ctx: &Context, credential: &Credential) -> Result<Vec<Binding>
         }
         // One of the name, though it does not say that it is for this credential.
         let mut held = ctx.binding(&key);
-        if held.is_none() && ctx.must_look(&Key::credential(credential)) {
+        if held.is_none() && (last_chance || ctx.must_look(&Key::credential(credential))) {
             held = look(ctx, &key).await?;
         }
         found.extend(held.map(|held| (key, held)));
     }
+    if found.values().any(|found| owner.ownership(found) == Ownership::Predecessors) {
+        latest(ctx, credential).await?;
+    }
     Ok(found.into_values().collect())
+}
+
+/// Fails unless the API server has the very credential that was shown to us: what looks like a predecessor's, and is
+/// about to be deleted for it, might be a successor's.
+async fn latest(ctx: &Context, credential: &Credential) -> Result<(), RequestError> {
+    let place = Place::of(credential);
+    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &place.namespace);
+    let found = send(|| format!("get Credential {place}"), api.get_metadata_opt(&place.name)).await?;
+    if found.is_some_and(|found| found.metadata.uid == credential.metadata.uid) {
+        Ok(())
+    } else {
+        Err(RequestError::Stale { what: format!("Credential {place}") })
+    }
 }
 
 async fn look(ctx: &Context, key: &BindingKey) -> Result<Option<Binding>, RequestError> {

@@ -1,6 +1,10 @@
 //! The API server's audit log.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{Read, Seek, SeekFrom},
+    path::PathBuf,
+};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -60,9 +64,32 @@ pub struct AuditStatus {
     pub code: u16,
 }
 
-pub(crate) fn read(path: &Path) -> Result<Vec<AuditEvent>, Error> {
-    let log = fs::read_to_string(path).map_err(file(format!("read {}", path.display())))?;
-    // The last line may still be being written.
-    let whole = log.rfind('\n').map_or("", |end| &log[..end]);
-    whole.lines().map(|line| serde_json::from_str(line).map_err(Error::Audit)).collect()
+/// Reads a log that is being written, from where the last read ended.
+#[derive(Debug)]
+pub struct AuditTail {
+    path: PathBuf,
+    offset: u64,
+}
+
+impl AuditTail {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, offset: 0 }
+    }
+
+    /// What was written since the last read.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn read(&mut self) -> Result<Vec<AuditEvent>, Error> {
+        let failed = || file(format!("read {}", self.path.display()));
+        let mut log = fs::File::open(&self.path).map_err(failed())?;
+        log.seek(SeekFrom::Start(self.offset)).map_err(failed())?;
+        let mut text = Vec::new();
+        log.read_to_end(&mut text).map_err(failed())?;
+        // The last line may still be being written.
+        text.truncate(text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+        self.offset += text.len() as u64;
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).map_err(Error::Audit)).collect()
+    }
 }

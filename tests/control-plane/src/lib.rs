@@ -32,7 +32,7 @@ use kube::{Api, Client, core::params::PostParams};
 use rustix::process::Signal;
 
 pub use self::{
-    audit::{AuditEvent, AuditObject, AuditStatus, AuditUser},
+    audit::{AuditEvent, AuditObject, AuditStatus, AuditTail, AuditUser},
     error::Error,
     identity::Identity,
     start::Builder,
@@ -45,7 +45,7 @@ use self::{
 };
 
 /// The parts of a control plane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Part {
     /// The store.
     Etcd,
@@ -166,7 +166,13 @@ impl ControlPlane {
     /// # Errors
     /// When the log cannot be read.
     pub fn audit_log(&self) -> Result<Vec<AuditEvent>, Error> {
-        audit::read(&self.directory.join("audit.log"))
+        self.audit_tail().read()
+    }
+
+    /// The audit log, to be read bit by bit.
+    #[must_use]
+    pub fn audit_tail(&self) -> AuditTail {
+        AuditTail::new(self.directory.join("audit.log"))
     }
 
     fn process(&self, part: Part) -> &Process {

@@ -1,0 +1,324 @@
+//! Watches the API server while something happens, and tells what must never be and was.
+//!
+//! It knows the laws alone, nothing of plans or scenarios: point it at any namespace. The laws bear the names that
+//! docs/invariants.md gives them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use control_plane::AuditEvent;
+use credential_operator::{
+    api::{ApiToken, ApiTokenState, Credential, Instant, credential::DesiredState},
+    controller::{api_token::observe::attestation, credential::plan::owner},
+    domain::{
+        binding::{Binding, BindingKey, controller},
+        clock::Clock,
+        keyring::Keyring,
+        name,
+        token::Token,
+    },
+};
+use futures::{Stream, StreamExt};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::{core::v1::Secret, rbac::v1::RoleBinding};
+use kube::{
+    Api, Resource,
+    api::ListParams,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::{
+    run::{KEYRING, Violation},
+    space::Space,
+    state,
+};
+
+/// Creation times have whole seconds, and a watch takes a moment.
+const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
+const OPERATOR: &str = "credential-operator";
+
+/// Watches one namespace.
+pub struct Checker {
+    facts: Arc<Mutex<Facts>>,
+    // Dropped, they end.
+    _watches: JoinSet<()>,
+}
+
+struct Facts {
+    clock: Arc<dyn Clock>,
+    keys: BTreeMap<String, Vec<u8>>,
+    secrets: HashMap<String, Known>,
+    /// Which values became readable, by token and serial.
+    values: HashMap<(String, i64), BTreeSet<String>>,
+    tokens: HashMap<String, TokenSeen>,
+    found: Vec<Violation>,
+    slowest_end: Duration,
+}
+
+/// A Secret that was seen.
+enum Known {
+    /// It holds a value of that token, until that end.
+    Value { token: String, value: String, end: Option<Timestamp> },
+    /// It is none of the operator's.
+    Foreign,
+    /// It is the keyring, or something of the operator's that somebody edited.
+    Other,
+}
+
+#[derive(Default)]
+struct TokenSeen {
+    end: Option<Timestamp>,
+    over: Option<ApiTokenState>,
+    /// Its Secret went at its end.
+    ended: bool,
+}
+
+impl Checker {
+    /// Watches a namespace; `clock` is that of the operator.
+    #[must_use]
+    pub fn watch(space: &Space, clock: Arc<dyn Clock>) -> Self {
+        let facts = Arc::new(Mutex::new(Facts {
+            clock,
+            keys: BTreeMap::new(),
+            secrets: HashMap::new(),
+            values: HashMap::new(),
+            tokens: HashMap::new(),
+            found: Vec::new(),
+            slowest_end: Duration::ZERO,
+        }));
+        let mut watches = JoinSet::new();
+        let secrets = watcher(space.api::<Secret>(), watcher::Config::default());
+        watches.spawn(feed(facts.clone(), secrets, Facts::secret_seen, Facts::secret_gone));
+        let tokens = watcher(space.api::<ApiToken>(), watcher::Config::default());
+        watches.spawn(feed(facts.clone(), tokens, Facts::token_seen, |_, _| {}));
+        Self { facts, _watches: watches }
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The longest time from the end of a value to the end of its Secret.
+    #[must_use]
+    pub fn slowest_end(&self) -> Duration {
+        self.facts().slowest_end
+    }
+
+    /// What must never be and was, with what only the end and the API server's log can tell.
+    pub async fn end(&self, space: &Space, audit: &[AuditEvent]) -> Vec<Violation> {
+        let now = self.facts().clock.now();
+        let mut found = bindings(space, now).await;
+        let mut facts = self.facts();
+        found.append(&mut facts.found);
+        for event in audit.iter().filter(|event| event.verb.starts_with("delete")) {
+            let uid = event.request_object.as_ref().and_then(|body| body["preconditions"]["uid"].as_str());
+            match uid {
+                None => {
+                    found.push(violation("S6", format!("no UID in {} {}", event.verb, event.request_uri)));
+                }
+                Some(uid) if matches!(facts.secrets.get(uid), Some(Known::Foreign)) => {
+                    found.push(violation(
+                        "S5",
+                        format!("a Secret of others was to be deleted: {}", event.request_uri),
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        found
+    }
+}
+
+impl Facts {
+    fn report(&mut self, law: &'static str, what: String) {
+        let violation = violation(law, what);
+        if !self.found.contains(&violation) {
+            self.found.push(violation);
+        }
+    }
+
+    fn secret_seen(&mut self, secret: &Secret) {
+        let metadata = &secret.metadata;
+        let name = metadata.name.clone().unwrap_or_default();
+        let uid = metadata.uid.clone().unwrap_or_default();
+        if name == KEYRING {
+            let data = secret.data.iter().flatten();
+            self.keys.extend(data.map(|(id, bytes)| (id.clone(), bytes.0.clone())));
+            return;
+        }
+        if let Some(known) = self.secrets.get(&uid) {
+            let managers = metadata.managed_fields.iter().flatten();
+            let touched = managers.into_iter().any(|entry| entry.manager.as_deref() == Some(OPERATOR));
+            if matches!(known, Known::Foreign) && touched {
+                self.report("S5", format!("Secret {name} of others was changed"));
+            }
+            return;
+        }
+        let known = self.judge(secret);
+        if let Known::Value { token, value, end } = &known {
+            let serial = attestation(metadata).map_or(0, |attestation| attestation.serial);
+            let values = self.values.entry((token.clone(), serial)).or_default();
+            values.insert(value.clone());
+            if values.len() > 1 {
+                self.report(
+                    "S4",
+                    format!("value {serial} of Secret {name} is there a second time, and differs"),
+                );
+            }
+            let another = self.secrets.values().any(|other| {
+                matches!(other, Known::Value { token: of, value: held, .. } if of == token && held != value)
+            });
+            if another {
+                self.report("S4", format!("two values of Secret {name} are there at one time"));
+            }
+            let late = self.clock.now().checked_sub(TOLERANCE).ok();
+            let ended = self.tokens.get(token).is_some_and(|seen| seen.ended);
+            if let (Some(end), Some(late)) = (end, late)
+                && (ended || *end < late)
+            {
+                self.report("S10", format!("Secret {name} was created after the end {end}"));
+            }
+        }
+        self.secrets.insert(uid, known);
+    }
+
+    fn judge(&self, secret: &Secret) -> Known {
+        let metadata = &secret.metadata;
+        let owner = controller(metadata).filter(|owner| owner.kind == "ApiToken");
+        let ours =
+            metadata.managed_fields.iter().flatten().any(|entry| entry.manager.as_deref() == Some(OPERATOR));
+        let text = secret.data.as_ref().and_then(|data| data.get("token"));
+        let text = text.and_then(|text| String::from_utf8(text.0.clone()).ok());
+        let value = text.as_deref().and_then(|text| Token::parse(text).ok());
+        let keyring = Keyring::read(self.keys.iter().map(|(id, bytes)| (id, bytes.as_slice())));
+        if let (Some(owner), Some(attestation), Some(value), Some(text)) =
+            (owner, attestation(metadata), value, text)
+            && attestation.verify(&keyring, &owner.uid, &value).is_ok()
+        {
+            return Known::Value {
+                token: owner.uid.clone(),
+                value: text,
+                end: attestation.end.timestamp().ok(),
+            };
+        }
+        if ours { Known::Other } else { Known::Foreign }
+    }
+
+    fn secret_gone(&mut self, uid: &str) {
+        if let Some(Known::Value { token, end: Some(end), .. }) = self.secrets.get(uid) {
+            let late = self.clock.now().duration_since(*end);
+            self.tokens.entry(token.clone()).or_default().ended |= !late.is_negative();
+            // An hour and more is a stepped clock, not a slow operator.
+            if late.is_positive() && late < SignedDuration::from_mins(30) {
+                let late = Duration::try_from(late).unwrap_or_default();
+                self.slowest_end = self.slowest_end.max(late);
+            }
+        }
+        if !matches!(self.secrets.get(uid), Some(Known::Foreign)) {
+            self.secrets.remove(uid);
+        }
+    }
+
+    fn token_seen(&mut self, token: &ApiToken) {
+        let uid = token.metadata.uid.clone().unwrap_or_default();
+        let name = token.metadata.name.clone().unwrap_or_default();
+        let Some(status) = &token.status else { return };
+        let text = json!(status).to_string();
+        if self.values.values().flatten().any(|value| text.contains(value.as_str())) {
+            self.report("S9", format!("the status of ApiToken {name} holds the value"));
+        }
+        let seen = self.tokens.entry(uid).or_default();
+        let end = status.expires_at.as_ref().map(Instant::timestamp).and_then(Result::ok);
+        let before = seen.end;
+        let over = seen.over;
+        seen.end = end.or(before);
+        if matches!(status.state, Some(ApiTokenState::Expired | ApiTokenState::Revoked)) {
+            seen.over = status.state;
+        }
+        if let (Some(before), Some(end)) = (before, end)
+            && end > before
+        {
+            self.report("S11", format!("the end of ApiToken {name} moved from {before} to {end}"));
+        }
+        if over.is_some_and(|over| status.state != Some(over) && status.state != Some(ApiTokenState::Revoked))
+        {
+            self.report("S10", format!("ApiToken {name} was {over:?} and is {:?}", status.state));
+        }
+    }
+}
+
+/// S8: the bindings are the roles of the active credentials.
+async fn bindings(space: &Space, now: Timestamp) -> Vec<Violation> {
+    let params = ListParams::default();
+    let credentials =
+        space.api::<Credential>().list(&params).await.map(|list| list.items).unwrap_or_default();
+    let active = credentials.iter().filter(|credential| {
+        let end = credential.spec.expires_at.as_ref().map(Instant::timestamp).and_then(Result::ok);
+        credential.spec.state == DesiredState::Active
+            && credential.metadata.deletion_timestamp.is_none()
+            && end.is_none_or(|end| now < end)
+    });
+    let expected: BTreeSet<BindingKey> = active
+        .flat_map(|credential| owner(credential).bindings(&credential.spec.roles).into_keys())
+        .collect();
+    let ours = params.labels(name::MANAGED_BY_SELECTOR);
+    let mut found: BTreeSet<BindingKey> =
+        state::everywhere(space).await.into_iter().map(|found| Binding::from(found).key()).collect();
+    for namespace in [space.namespace.clone(), space.elsewhere()] {
+        let api: Api<RoleBinding> = Api::namespaced(space.client.clone(), &namespace);
+        let listed = api.list(&ours).await.map(|list| list.items).unwrap_or_default();
+        found.extend(listed.into_iter().map(|found| Binding::from(found).key()));
+    }
+    let more =
+        found.difference(&expected).map(|key| format!("{key} grants what no active credential asks for"));
+    let less = expected.difference(&found).map(|key| format!("{key} is missing"));
+    more.chain(less).map(|what| violation("S8", what)).collect()
+}
+
+fn violation(law: &'static str, what: String) -> Violation {
+    Violation { law, what }
+}
+
+async fn feed<K: Resource>(
+    facts: Arc<Mutex<Facts>>,
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
+    seen: fn(&mut Facts, &K),
+    gone: fn(&mut Facts, &str),
+) {
+    let mut events = std::pin::pin!(events.default_backoff());
+    let mut present = HashSet::new();
+    let mut listed = HashSet::new();
+    let uid = |object: &K| object.meta().uid.clone().unwrap_or_default();
+    while let Some(event) = events.next().await {
+        let Ok(event) = event else { continue };
+        let mut facts = facts.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Init => listed.clear(),
+            Event::InitApply(object) => {
+                listed.insert(uid(&object));
+                seen(&mut facts, &object);
+            }
+            Event::InitDone => {
+                let listed = std::mem::take(&mut listed);
+                present.difference(&listed).for_each(|uid: &String| gone(&mut facts, uid));
+                present = listed;
+            }
+            Event::Apply(object) => {
+                present.insert(uid(&object));
+                seen(&mut facts, &object);
+            }
+            Event::Delete(object) => {
+                present.remove(&uid(&object));
+                gone(&mut facts, &uid(&object));
+            }
+        }
+    }
+}

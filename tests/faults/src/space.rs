@@ -1,0 +1,233 @@
+//! A namespace, a clock, and what users do there.
+
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use credential_operator::{
+    api::{ApiToken, ApiTokenState, Credential, CredentialState},
+    domain::clock::Clock,
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::NamespaceResourceScope;
+use kube::{
+    Api, Client, Resource,
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams},
+    core::GroupVersionKind,
+    runtime::wait::{Condition, await_condition},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// By when the desired state must be reached once nothing goes wrong any more (L1).
+pub const DEADLINE: Duration = Duration::from_mins(1);
+
+/// The wall clock, set off by as much as a plan or a scenario likes.
+#[derive(Default)]
+pub struct RunClock(Mutex<SignedDuration>);
+
+impl RunClock {
+    /// Steps it.
+    pub fn step(&self, by: SignedDuration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += by;
+    }
+
+    /// Sees to it that it is `at` or later.
+    pub fn advance_to(&self, at: Timestamp) {
+        let ahead = at.duration_since(self.now());
+        if ahead.is_positive() {
+            self.step(ahead);
+        }
+    }
+}
+
+impl Clock for RunClock {
+    #[expect(clippy::disallowed_methods, reason = "the tests' main is where their clock comes from")]
+    fn now(&self) -> Timestamp {
+        Timestamp::now() + *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A namespace of a run's own, as an administrator sees it.
+#[derive(Clone)]
+pub struct Space {
+    /// The administrator's client.
+    pub client: Client,
+    /// The namespace.
+    pub namespace: String,
+}
+
+/// What users do failed, or what they wait for did not come.
+pub type Outcome<T = ()> = Result<T, String>;
+
+impl Space {
+    /// The API of a kind in the namespace.
+    #[must_use]
+    pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// A second namespace, for roles that are granted elsewhere.
+    #[must_use]
+    pub fn elsewhere(&self) -> String {
+        format!("{}-elsewhere", self.namespace)
+    }
+
+    /// Applies documents of YAML; the API server may be paused meanwhile, so until it works.
+    ///
+    /// # Errors
+    /// When it does not work in time.
+    pub async fn apply(&self, yaml: &str) -> Outcome {
+        let documents = serde_yaml_ng::Deserializer::from_str(yaml).map(DynamicObject::deserialize);
+        let objects: Result<Vec<_>, _> = documents.collect();
+        for object in objects.map_err(|error| error.to_string())? {
+            let types = object.types.clone().unwrap_or_default();
+            let (group, version) = types.api_version.rsplit_once('/').unwrap_or(("", &types.api_version));
+            let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &types.kind));
+            let name = object.metadata.name.clone().unwrap_or_default();
+            let everywhere =
+                ["Namespace", "ClusterRole", "ClusterRoleBinding"].contains(&types.kind.as_str());
+            let api: Api<DynamicObject> = if everywhere {
+                Api::all_with(self.client.clone(), &resource)
+            } else {
+                Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+            };
+            let params = PatchParams::apply("user").force();
+            let patch = Patch::Apply(&object);
+            stubbornly(|| api.patch(&name, &params, &patch)).await?;
+        }
+        Ok(())
+    }
+
+    /// A merge patch.
+    ///
+    /// # Errors
+    /// When it does not work in time.
+    pub async fn patch<K>(&self, name: &str, patch: Value) -> Outcome
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        let api = self.api::<K>();
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        stubbornly(|| api.patch(name, &params, &patch)).await.map(drop)
+    }
+
+    /// Deletes an object, which may be gone already.
+    ///
+    /// # Errors
+    /// When it does not work in time.
+    pub async fn delete<K>(&self, name: &str) -> Outcome
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        let api = self.api::<K>();
+        let params = DeleteParams::background();
+        stubbornly(|| async {
+            match api.delete(name, &params).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                other => other.map(drop),
+            }
+        })
+        .await
+    }
+
+    /// Waits until an object is as `expected`.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub async fn until<K>(&self, name: &str, expected: impl Condition<K> + Clone) -> Outcome<Option<K>>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Serialize
+            + Debug
+            + Send
+            + 'static,
+    {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            match timeout_at(deadline, await_condition(self.api::<K>(), name, expected.clone())).await {
+                Ok(Ok(found)) => return Ok(found),
+                // The API server may be paused.
+                Ok(Err(_)) => sleep(Duration::from_millis(100)).await,
+                Err(_) => {
+                    let last = timeout(Duration::from_secs(5), self.api::<K>().get_opt(name)).await;
+                    // The status alone: a Secret's data has no business in a message.
+                    let last = last.map(|last| last.map(|last| json!(last)["status"].clone()));
+                    let what = format!("{} {name} did not become what was expected", K::kind(&()));
+                    return Err(format!("{what}; its status is {last:?}"));
+                }
+            }
+        }
+    }
+
+    /// Waits until an object is gone.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub async fn gone<K>(&self, name: &str) -> Outcome
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Serialize
+            + Debug
+            + Send
+            + 'static,
+    {
+        self.until::<K>(name, |found: Option<&K>| found.is_none()).await.map(drop)
+    }
+
+    /// Waits until a token is in a state.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub async fn token(&self, name: &str, state: ApiTokenState) -> Outcome<ApiToken> {
+        let there = move |token: Option<&ApiToken>| {
+            token.is_some_and(|token| {
+                let status = token.status.as_ref();
+                status.and_then(|status| status.state) == Some(state)
+                    && status.and_then(|status| status.observed_generation) == token.metadata.generation
+            })
+        };
+        self.until(name, there).await?.ok_or_else(|| format!("ApiToken {name} is gone"))
+    }
+
+    /// Waits until a credential is in a state.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub async fn credential(&self, name: &str, state: CredentialState) -> Outcome<Credential> {
+        let there = move |credential: Option<&Credential>| {
+            credential.is_some_and(|credential| {
+                let status = credential.status.as_ref();
+                status.and_then(|status| status.state) == Some(state)
+                    && status.and_then(|status| status.observed_generation) == credential.metadata.generation
+            })
+        };
+        self.until(name, there).await?.ok_or_else(|| format!("Credential {name} is gone"))
+    }
+}
+
+/// Until it works, or the deadline.
+async fn stubbornly<T, F: Future<Output = kube::Result<T>>>(act: impl Fn() -> F) -> Outcome<T> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match timeout_at(deadline, act()).await {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(error)) if Instant::now() >= deadline => return Err(error.to_string()),
+            Ok(Err(_)) => sleep(Duration::from_millis(200)).await,
+            Err(_) => return Err("the API server does not answer".to_owned()),
+        }
+    }
+}
+
+/// A clock to share.
+#[must_use]
+pub fn clock() -> Arc<RunClock> {
+    Arc::default()
+}

@@ -1,0 +1,216 @@
+//! What there is in the end, less what differs from run to run: UIDs, times, random parts, the namespace's name.
+
+use std::{collections::BTreeMap, fmt::Debug};
+
+use control_plane::AuditEvent;
+use credential_operator::{
+    api::{ApiToken, Credential},
+    domain::name,
+};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        core::v1::{Secret, ServiceAccount},
+        rbac::v1::{ClusterRoleBinding, RoleBinding},
+    },
+};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use crate::{
+    run::{KEYRING, Violation},
+    space::Space,
+};
+
+/// The end of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// By kind and name.
+    pub objects: BTreeMap<String, Value>,
+    /// How often the operator created or deleted something, by verb and resource.
+    pub counts: BTreeMap<String, usize>,
+}
+
+impl State {
+    /// Reads it.
+    pub async fn read(space: &Space, audit: &[AuditEvent]) -> Self {
+        let mut objects = BTreeMap::new();
+        let elsewhere = Space { client: space.client.clone(), namespace: space.elsewhere() };
+        list::<Credential>(space, space, &mut objects).await;
+        list::<ApiToken>(space, space, &mut objects).await;
+        list::<Secret>(space, space, &mut objects).await;
+        list::<ServiceAccount>(space, space, &mut objects).await;
+        list::<RoleBinding>(space, space, &mut objects).await;
+        list::<RoleBinding>(&elsewhere, space, &mut objects).await;
+        for binding in everywhere(space).await {
+            insert(&binding, space, &mut objects);
+        }
+        let mut counts = BTreeMap::new();
+        for event in audit {
+            let done = event.response_status.as_ref().is_some_and(|status| status.code < 300);
+            if done && ["create", "delete"].contains(&event.verb.as_str()) {
+                let resource = event.object_ref.clone().unwrap_or_default().resource;
+                *counts.entry(format!("{} {resource}", event.verb)).or_default() += 1;
+            }
+        }
+        Self { objects, counts }
+    }
+
+    /// What is otherwise in `other`.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<Violation> {
+        let mut found = Vec::new();
+        let keys: std::collections::BTreeSet<_> = self.objects.keys().chain(other.objects.keys()).collect();
+        for key in keys {
+            let (expected, is) = (self.objects.get(key), other.objects.get(key));
+            if expected != is {
+                let what = match (expected, is) {
+                    (Some(expected), Some(is)) => format!("{key}: {}", difference("", expected, is)),
+                    (None, _) => format!("{key} is there, and is not when nothing goes wrong"),
+                    (_, None) => format!("{key} is missing"),
+                };
+                found.push(Violation { law: "state", what });
+            }
+        }
+        if self.counts != other.counts {
+            let what = format!("{:?}, and {:?} when nothing goes wrong", other.counts, self.counts);
+            found.push(Violation { law: "counts", what });
+        }
+        found
+    }
+}
+
+/// The first place where two values differ.
+fn difference(path: &str, expected: &Value, is: &Value) -> String {
+    match (expected, is) {
+        (Value::Object(expected), Value::Object(is)) => {
+            let mut keys = expected.keys().chain(is.keys());
+            let key = keys.find(|key| expected.get(*key) != is.get(*key)).cloned().unwrap_or_default();
+            let (expected, is) = (expected.get(&key), is.get(&key));
+            difference(&format!("{path}.{key}"), expected.unwrap_or(&Value::Null), is.unwrap_or(&Value::Null))
+        }
+        (Value::Array(expected), Value::Array(is)) if expected.len() == is.len() => {
+            let at = expected.iter().zip(is).position(|(expected, is)| expected != is).unwrap_or_default();
+            difference(&format!("{path}[{at}]"), &expected[at], &is[at])
+        }
+        _ => format!("{path} is {is}, and {expected} when nothing goes wrong"),
+    }
+}
+
+/// The bindings of this space that are in no namespace.
+pub async fn everywhere(space: &Space) -> Vec<ClusterRoleBinding> {
+    let api: Api<ClusterRoleBinding> = Api::all(space.client.clone());
+    let params = ListParams::default().labels(name::MANAGED_BY_SELECTOR);
+    let found = api.list(&params).await.map(|list| list.items).unwrap_or_default();
+    let prefix = format!("{}.", space.namespace);
+    found.into_iter().filter(|binding| binding.name_any().starts_with(&prefix)).collect()
+}
+
+/// Takes away what would outlive the namespace, or keep it from going.
+pub async fn release(space: &Space) {
+    let credentials = space.api::<Credential>();
+    let unheld = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    for held in
+        credentials.list_metadata(&ListParams::default()).await.map(|list| list.items).unwrap_or_default()
+    {
+        if held.metadata.finalizers.is_some() {
+            let _ = credentials.patch(&held.name_any(), &PatchParams::default(), &unheld).await;
+        }
+    }
+    let bindings: Api<ClusterRoleBinding> = Api::all(space.client.clone());
+    for binding in everywhere(space).await {
+        let _ = bindings.delete(&binding.name_any(), &DeleteParams::default()).await;
+    }
+}
+
+async fn list<K>(from: &Space, space: &Space, objects: &mut BTreeMap<String, Value>)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Serialize
+        + Debug,
+{
+    let found = from.api::<K>().list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
+    for object in found {
+        if object.name_any() != "default" {
+            insert(&object, space, objects);
+        }
+    }
+}
+
+fn insert<K: Resource<DynamicType = ()> + Serialize>(
+    object: &K,
+    space: &Space,
+    objects: &mut BTreeMap<String, Value>,
+) {
+    let mut value = json!(object);
+    let role = value["roleRef"]["name"].as_str().map(|role| format!("of {role}"));
+    // A binding's name has a hash in it, over the namespace among other things.
+    let name = role.unwrap_or_else(|| object.name_any());
+    value["metadata"]["name"] = json!(name);
+    if name == KEYRING {
+        let keys = value["data"].as_object().map_or(0, serde_json::Map::len);
+        value["data"] = json!(keys);
+    }
+    let status = &mut value["status"];
+    if let Some(status) = status.as_object_mut() {
+        // Counted at most once in ten seconds.
+        status.remove("tokens");
+        status.remove("nextExpiryAt");
+    }
+    simplify(&mut value, &space.namespace);
+    let namespace = object.meta().namespace.clone().unwrap_or_default().replace(&space.namespace, "");
+    objects.insert(format!("{}{namespace} {name}", K::kind(&())), value);
+}
+
+/// Replaces what differs from run to run.
+fn simplify(value: &mut Value, namespace: &str) {
+    match value {
+        Value::Object(fields) => {
+            for random in [
+                "uid",
+                "resourceVersion",
+                "creationTimestamp",
+                "managedFields",
+                "generation",
+                "observedGeneration",
+                "lastTransitionTime",
+            ] {
+                fields.remove(random);
+            }
+            for (key, value) in fields.iter_mut() {
+                let random = [
+                    "digest",
+                    "tokenId",
+                    "credentialUid",
+                    name::ATTESTATION_ANNOTATION,
+                    name::OWNER_UID_ANNOTATION,
+                ];
+                if random.contains(&key.as_str()) || key == "data" && value.is_object() {
+                    *value = match value {
+                        Value::Object(data) => json!(data.keys().collect::<Vec<_>>()),
+                        Value::Null => Value::Null,
+                        _ => json!("set"),
+                    };
+                } else {
+                    simplify(value, namespace);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| simplify(item, namespace)),
+        Value::String(text) => {
+            *text = text.replace(namespace, "NAMESPACE");
+            let words = text.split(' ').map(|word| {
+                let (stem, end) = word.strip_suffix(';').map_or((word, ""), |stem| (stem, ";"));
+                if stem.parse::<jiff::Timestamp>().is_ok() { format!("TIME{end}") } else { word.to_owned() }
+            });
+            *text = words.collect::<Vec<_>>().join(" ");
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}

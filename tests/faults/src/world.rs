@@ -1,0 +1,178 @@
+//! The control plane that all runs share.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use control_plane::{AuditEvent, AuditTail, ControlPlane, Identity};
+use credential_operator::api::{self, ApiToken, ApiTokenState};
+use k8s_openapi::{
+    api::core::v1::{Namespace, Secret},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
+};
+use tokio::time::timeout;
+
+use crate::{
+    plan::Plan,
+    run::{self, Report, Run},
+    space::{Outcome, Space},
+    state::State,
+};
+
+/// Whom the audit log names for the operator.
+pub const OPERATOR_USER: &str = "system:serviceaccount:credential-operator:credential-operator";
+
+/// A control plane with our kinds, the operator's rights, and what undisturbed runs of the scenarios came to.
+pub struct World {
+    /// The control plane.
+    pub control_plane: ControlPlane,
+    /// Somebody who may do everything.
+    pub admin: Client,
+    /// The operator's own `ServiceAccount`.
+    pub operator: Identity,
+    spaces: AtomicUsize,
+    audit: Mutex<(AuditTail, HashMap<String, Vec<AuditEvent>>)>,
+    undisturbed: tokio::sync::Mutex<BTreeMap<String, Undisturbed>>,
+}
+
+/// What a scenario comes to when nothing goes wrong.
+#[derive(Clone)]
+pub struct Undisturbed {
+    /// What there is in the end, and how often something was created or deleted on the way.
+    pub state: State,
+    /// The operator's writes on the way.
+    pub writes: Vec<crate::plan::Request>,
+}
+
+impl World {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When the control plane does not start or does not take our kinds.
+    pub async fn start() -> Outcome<Self> {
+        let text = |error: &dyn std::error::Error| error.to_string();
+        let control_plane = ControlPlane::start().await.map_err(|error| text(&error))?;
+        let admin = control_plane.admin().client().map_err(|error| text(&error))?;
+        let crds: Api<CustomResourceDefinition> = Api::all(admin.clone());
+        let params = PatchParams::apply("tests").force();
+        for crd in api::crds() {
+            let name = crd.metadata.name.clone().unwrap_or_default();
+            crds.patch(&name, &params, &Patch::Apply(&crd)).await.map_err(|error| text(&error))?;
+            let established = kube::runtime::conditions::is_crd_established();
+            let wait = kube::runtime::wait::await_condition(crds.clone(), &name, established);
+            wait.await.map_err(|error| text(&error))?;
+        }
+        let system = Space { client: admin.clone(), namespace: "credential-operator".to_owned() };
+        system.apply(include_str!("../../../deploy/rbac.yaml")).await?;
+        let operator = control_plane.service_account("credential-operator", "credential-operator").await;
+        let operator = operator.map_err(|error| text(&error))?;
+        let tail = control_plane.audit_tail();
+        let world = Self {
+            control_plane,
+            admin,
+            operator,
+            spaces: AtomicUsize::new(0),
+            audit: Mutex::new((tail, HashMap::new())),
+            undisturbed: tokio::sync::Mutex::default(),
+        };
+        world.warm_up().await?;
+        Ok(world)
+    }
+
+    /// Garbage collection takes up to half a minute to learn of our kinds; no run shall wait for that.
+    async fn warm_up(&self) -> Outcome {
+        let run = Run::start(self, &Plan::undisturbed("warm-up"), None).await?;
+        run.space.apply(&(crate::scenario::credential("c") + "---\n" + &crate::scenario::token("t"))).await?;
+        run.space.token("t", ApiTokenState::Active).await?;
+        run.space.delete::<ApiToken>("t").await?;
+        run.space.gone::<Secret>("t-token").await?;
+        run.end().await;
+        Ok(())
+    }
+
+    /// A new namespace, and another for what is granted elsewhere.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub async fn space(&self, purpose: &str) -> Outcome<Space> {
+        let number = self.spaces.fetch_add(1, Ordering::Relaxed);
+        let space = Space { client: self.admin.clone(), namespace: format!("f{number}-{purpose}") };
+        for name in [space.namespace.clone(), space.elsewhere()] {
+            let metadata = ObjectMeta { name: Some(name), ..ObjectMeta::default() };
+            let object = Namespace { metadata, ..Namespace::default() };
+            let api: Api<Namespace> = Api::all(self.admin.clone());
+            api.create(&PostParams::default(), &object).await.map_err(|error| error.to_string())?;
+        }
+        Ok(space)
+    }
+
+    /// Has the namespaces deleted; nobody waits for it.
+    pub async fn clean_up(&self, space: &Space) {
+        let api: Api<Namespace> = Api::all(self.admin.clone());
+        for name in [space.namespace.clone(), space.elsewhere()] {
+            let _ = timeout(Duration::from_secs(5), api.delete(&name, &DeleteParams::background())).await;
+        }
+        self.audit.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&space.namespace);
+    }
+
+    /// What the API server wrote down of the operator in that space.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn audit(&self, space: &Space) -> Outcome<Vec<AuditEvent>> {
+        let mut audit = self.audit.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tail, by_space) = &mut *audit;
+        for event in tail.read().map_err(|error| error.to_string())? {
+            if event.user.username != OPERATOR_USER || event.verb == "watch" {
+                continue;
+            }
+            by_space.entry(space_of(&event)).or_default().push(event);
+        }
+        Ok(by_space.get(&space.namespace).cloned().unwrap_or_default())
+    }
+
+    /// What a scenario comes to when nothing goes wrong; it is run the first time.
+    ///
+    /// # Errors
+    /// When it goes wrong all the same.
+    pub async fn undisturbed(&self, scenario: &str) -> Outcome<Undisturbed> {
+        let mut known = self.undisturbed.lock().await;
+        if let Some(known) = known.get(scenario) {
+            return Ok(known.clone());
+        }
+        let report = run::run(self, &Plan::undisturbed(scenario), None, None).await;
+        if let Some(violation) = report.violations.first() {
+            return Err(format!("{scenario} goes wrong undisturbed: {violation}"));
+        }
+        let state = report.state.clone().ok_or("nothing was seen in the end")?;
+        let undisturbed = Undisturbed { state, writes: report.writes };
+        known.insert(scenario.to_owned(), undisturbed.clone());
+        Ok(undisturbed)
+    }
+
+    /// Runs a plan and compares it with the undisturbed run.
+    pub async fn run(&self, plan: &Plan) -> Report {
+        match self.undisturbed(&plan.scenario).await {
+            Ok(undisturbed) => run::run(self, plan, None, Some(&undisturbed)).await,
+            Err(why) => Report::failed(plan, why),
+        }
+    }
+}
+
+/// The namespace of the run that a request was made in: its own, or that of the binding that it is about.
+fn space_of(event: &AuditEvent) -> String {
+    let object = event.object_ref.clone().unwrap_or_default();
+    let in_body = event.request_object.as_ref().and_then(|body| body["metadata"]["name"].as_str());
+    let name = if object.name.is_empty() { in_body.unwrap_or_default().to_owned() } else { object.name };
+    let namespace = object.namespace.trim_end_matches("-elsewhere").to_owned();
+    if namespace.is_empty() { name.split('.').next().unwrap_or_default().to_owned() } else { namespace }
+}

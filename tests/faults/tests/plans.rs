@@ -1,0 +1,86 @@
+//! Every scenario under faults, and proof that what is looked for would be found.
+//!
+//! `cargo test -p faults -- NAME` runs a part. A failing plan is one line, which
+//! `cargo run --release --example soak -- --plan 'LINE'` replays.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{process::ExitCode, sync::Arc};
+
+use faults::{bug::Bug, plan::Plan, run, sample, world::World};
+use futures::{StreamExt, stream};
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::runtime::Runtime;
+
+/// How many runs at a time.
+const WIDTH: usize = 8;
+/// Of all plans of one fault at one write, so that the test stays within its minutes. `soak --singles` runs them all.
+const SINGLES: usize = 160;
+/// Which of them.
+const SEED: u64 = 20_261_122;
+
+/// Plans that found bugs once.
+const REGRESSIONS: &[&str] = &[];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let runtime = Arc::new(tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap());
+    let world = (!arguments.list).then(|| Arc::new(runtime.block_on(World::start()).unwrap()));
+    let trial = |name: &str, test: fn(&Runtime, &World) -> Result<(), Failed>| {
+        let (runtime, world) = (runtime.clone(), world.clone());
+        Trial::test(name, move || test(&runtime, &*world.ok_or("listed, not run")?))
+    };
+    let trials = vec![
+        trial("a_sample_of_single_faults", |runtime, world| {
+            let plans = runtime.block_on(async {
+                let all = sample::singles(world).await.unwrap();
+                println!("{SINGLES} of {} plans of one fault at one write, by seed {SEED}", all.len());
+                sample::part(&all, SINGLES, SEED)
+            });
+            all_hold(runtime, world, &plans)
+        }),
+        trial("plans_that_found_bugs", |runtime, world| {
+            let plans: Vec<Plan> = REGRESSIONS.iter().map(|line| line.parse().unwrap()).collect();
+            all_hold(runtime, world, &plans)
+        }),
+        trial("deliberate_bugs_are_caught", deliberate_bugs_are_caught),
+    ];
+    // One after the other: each keeps the machine busy.
+    let arguments = Arguments { test_threads: Some(1), ..arguments };
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(world);
+    conclusion.exit_code()
+}
+
+fn all_hold(runtime: &Runtime, world: &World, plans: &[Plan]) -> Result<(), Failed> {
+    let reports = stream::iter(plans).map(|plan| world.run(plan)).buffer_unordered(WIDTH);
+    let reports: Vec<_> = runtime.block_on(reports.collect());
+    let failed: Vec<_> = reports
+        .iter()
+        .flat_map(|report| {
+            report.violations.iter().map(move |violation| format!("{}  {violation}", report.plan))
+        })
+        .collect();
+    let idle = reports.iter().filter(|report| report.not_struck > 0).count();
+    println!("{} plans, {idle} of them with a fault that had no occasion to strike", reports.len());
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n").into()) }
+}
+
+fn deliberate_bugs_are_caught(runtime: &Runtime, world: &World) -> Result<(), Failed> {
+    let runs = stream::iter(Bug::ALL).map(async |(bug, line, law)| {
+        let plan = Bug::plan(line);
+        let undisturbed = world.undisturbed(&plan.scenario).await.unwrap();
+        let report = run::run(world, &plan, Some(bug), Some(&undisturbed)).await;
+        let caught = report.violations.iter().find(|violation| violation.law == law);
+        match caught {
+            Some(violation) => {
+                println!("{bug:?}  {line}  {violation}");
+                None
+            }
+            None => Some(format!("{bug:?} under {line:?} should break {law}, but: {:?}", report.violations)),
+        }
+    });
+    let missed: Vec<_> = runtime.block_on(runs.buffer_unordered(WIDTH).collect());
+    let missed: Vec<_> = missed.into_iter().flatten().collect();
+    if missed.is_empty() { Ok(()) } else { Err(missed.join("\n").into()) }
+}

@@ -34,6 +34,8 @@ use crate::{
 const PLACES: usize = 64;
 /// How often the token counts of one credential are written at most.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
+/// By how much two watches may differ in what they have shown, at the most that we reckon with.
+const SKEW: Duration = Duration::from_mins(1);
 /// What differs from one installation to the next.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -119,6 +121,8 @@ pub(super) struct Memory {
     counted: HashMap<Key, Instant>,
     /// A hash of the annotations that a token had when it stalled.
     stalled: HashMap<Key, u64>,
+    /// When something that was made for it was last seen to go.
+    vanished: HashMap<Key, Instant>,
 }
 
 impl Context {
@@ -181,6 +185,21 @@ impl Context {
         memory.in_the_way.remove(key);
         memory.counted.remove(key);
         memory.stalled.remove(key);
+    }
+
+    /// Something that was made for it went, and not by us.
+    pub(super) fn note_vanished(&self, key: Key) {
+        let vanished = &mut self.memory().vanished;
+        vanished.insert(key, Instant::now());
+        if vanished.len() == vanished.capacity() {
+            vanished.retain(|_, at| at.elapsed() < SKEW);
+        }
+    }
+
+    /// Whether something that was made for it went lately, and not by us. The watch that showed it may be ahead of the
+    /// one that shows why.
+    pub fn saw_vanish(&self, key: &Key) -> bool {
+        self.memory().vanished.get(key).is_some_and(|at| at.elapsed() < SKEW)
     }
 
     pub(super) fn look_next_time(&self, key: &Key) {

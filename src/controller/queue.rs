@@ -356,4 +356,21 @@ mod tests {
         assert_eq!(waits[..4], [0, 250, 500, 1000]);
         assert_eq!(*waits.last().unwrap(), 60_000);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_again_and_again_is_tried_67_times_an_hour() {
+        let (_, queue) = queue();
+        queue.add(Item("poison", 0));
+        let hour = Instant::now() + Duration::from_hours(1);
+        let mut attempts = 0;
+        loop {
+            let item = queue.next().await;
+            if Instant::now() >= hour {
+                break;
+            }
+            attempts += 1;
+            queue.failed(&item, Duration::from_secs(5));
+        }
+        assert_eq!(attempts, 67);
+    }
 }

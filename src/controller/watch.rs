@@ -21,11 +21,15 @@ use tracing::warn;
 use super::{
     Context, Key,
     cache::{Cache, Change, Lost, Place},
+    context::claimed,
     keyring,
 };
 use crate::{
     api::{ApiToken, Credential},
-    domain::{binding::controller, name},
+    domain::{
+        binding::{Binding, controller},
+        name,
+    },
 };
 
 /// How long a burst of token changes is gathered before their credential is counted.
@@ -51,7 +55,11 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
         |ctx| &ctx.secrets,
         |ctx, change| {
             for key in owners(change, "ApiToken") {
-                ctx.queue.add(Key::ApiToken(key));
+                let key = Key::ApiToken(key);
+                if change.after.is_none() {
+                    ctx.note_vanished(key.clone());
+                }
+                ctx.queue.add(key);
             }
         },
     ));
@@ -68,26 +76,14 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
         },
     ));
     let bindings = watcher(Api::<RoleBinding>::all(client()), ours.clone());
-    tasks.spawn(feed(
-        ctx.clone(),
-        "RoleBinding",
-        bindings,
-        |ctx| &ctx.role_bindings,
-        |ctx, change| {
-            let found = [&change.before, &change.after].into_iter().flatten();
-            bindings_changed(ctx, found.map(|found| (**found).clone().into()));
-        },
-    ));
+    tasks.spawn(feed(ctx.clone(), "RoleBinding", bindings, |ctx| &ctx.role_bindings, bindings_changed));
     let bindings = watcher(Api::<ClusterRoleBinding>::all(client()), ours);
     tasks.spawn(feed(
         ctx.clone(),
         "ClusterRoleBinding",
         bindings,
         |ctx| &ctx.cluster_role_bindings,
-        |ctx, change| {
-            let found = [&change.before, &change.after].into_iter().flatten();
-            bindings_changed(ctx, found.map(|found| (**found).clone().into()));
-        },
+        bindings_changed,
     ));
     let keyring = watcher(Api::<Secret>::namespaced(client(), &ctx.config.namespace), keyring);
     tasks.spawn(feed(
@@ -209,9 +205,14 @@ fn credential_changed(ctx: &Context, change: &Change<Credential>) {
     }
 }
 
-fn bindings_changed(ctx: &Context, found: impl Iterator<Item = crate::domain::binding::Binding>) {
-    for place in found.filter_map(|binding| super::context::claimed(&binding)) {
-        ctx.queue.add(Key::Credential(place));
+fn bindings_changed<K: Clone + Into<Binding>>(ctx: &Context, change: &Change<K>) {
+    let found = [&change.before, &change.after].into_iter().flatten();
+    for place in found.filter_map(|found| claimed(&(**found).clone().into())) {
+        let key = Key::Credential(place);
+        if change.after.is_none() {
+            ctx.note_vanished(key.clone());
+        }
+        ctx.queue.add(key);
     }
 }
 

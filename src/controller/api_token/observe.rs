@@ -1,5 +1,6 @@
 //! What there is about an `ApiToken`. Only reads, and in the common case none: the watches have shown it all.
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, api::ObjectMeta};
 
@@ -23,6 +24,9 @@ use crate::{
     },
 };
 
+/// What is younger than this is believed to be as the watch shows it.
+const NEWS: SignedDuration = SignedDuration::from_secs(30);
+
 /// The key of a token's Secret that holds the value.
 pub const TOKEN_KEY: &str = "token";
 
@@ -45,7 +49,26 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
         // It is about to be deleted for not being what the status says, so that must be the latest status.
         latest(ctx, token).await?;
     }
+    let wanted = matches!(credential, CredentialSeen::Present(_)) && !is_over(token, &status);
+    if wanted && matches!(secret, SecretSeen::Absent) && may_be_old_news(ctx, token, &status) {
+        latest(ctx, token).await?;
+    }
     Ok(Observed { credential, secret, key_known, touched: ctx.touched(token), token: token.clone() })
+}
+
+fn is_over(token: &ApiToken, status: &ApiTokenStatus) -> bool {
+    token.spec.revoked == Some(true)
+        || token.metadata.deletion_timestamp.is_some()
+        || matches!(status.state, Some(ApiTokenState::Expired | ApiTokenState::Revoked))
+}
+
+/// Whether a value that is about to be drawn might have been drawn before: there was one, or the token is no new one and
+/// should long have one. A leader that was suspended, or one of whose watches lags, would make a value for a token that
+/// another has revoked since.
+fn may_be_old_news(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus) -> bool {
+    let created = token.metadata.creation_timestamp.as_ref().map(|created| created.0);
+    let old = created.is_none_or(|created| ctx.clock.now().duration_since(created) > NEWS);
+    old || status.serial.is_some() || ctx.saw_vanish(&Key::api_token(token))
 }
 
 /// Fails unless the API server has the token just as it was shown to us.

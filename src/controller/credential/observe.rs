@@ -86,30 +86,38 @@ async fn bindings(ctx: &Context, credential: &Credential) -> Result<Vec<Binding>
     let last_chance = credential.metadata.deletion_timestamp.is_some()
         && finalizers.into_iter().any(|finalizer| finalizer == name::FINALIZER);
     let mut found: BTreeMap<BindingKey, Binding> = ctx.bindings_for(&place);
-    for key in wished.into_keys() {
-        if found.contains_key(&key) {
+    for key in wished.keys() {
+        if found.contains_key(key) {
             continue;
         }
         // One of the name, though it does not say that it is for this credential.
-        let mut held = ctx.binding(&key);
+        let mut held = ctx.binding(key);
         if held.is_none() && (last_chance || ctx.must_look(&Key::credential(credential))) {
-            held = look(ctx, &key).await?;
+            held = look(ctx, key).await?;
         }
-        found.extend(held.map(|held| (key, held)));
+        found.extend(held.map(|held| (key.clone(), held)));
     }
-    if found.values().any(|found| owner.ownership(found) == Ownership::Predecessors) {
+    // What looks like a predecessor's, and is about to be deleted for it, might be a successor's; and what is missing
+    // and is about to be made again might have been taken away for a reason that the watch has not shown yet.
+    let missing = wished.keys().any(|key| !found.contains_key(key));
+    let missing = missing && ctx.saw_vanish(&Key::credential(credential));
+    if missing || found.values().any(|found| owner.ownership(found) == Ownership::Predecessors) {
         latest(ctx, credential).await?;
     }
     Ok(found.into_values().collect())
 }
 
-/// Fails unless the API server has the very credential that was shown to us: what looks like a predecessor's, and is
-/// about to be deleted for it, might be a successor's.
+/// Fails unless the API server has the credential as it was shown to us, but for its status.
 async fn latest(ctx: &Context, credential: &Credential) -> Result<(), RequestError> {
     let place = Place::of(credential);
     let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &place.namespace);
     let found = send(|| format!("get Credential {place}"), api.get_metadata_opt(&place.name)).await?;
-    if found.is_some_and(|found| found.metadata.uid == credential.metadata.uid) {
+    let same = |found: &ObjectMeta| {
+        found.uid == credential.metadata.uid
+            && found.generation == credential.metadata.generation
+            && found.deletion_timestamp.is_some() == credential.metadata.deletion_timestamp.is_some()
+    };
+    if found.is_some_and(|found| same(&found.metadata)) {
         Ok(())
     } else {
         Err(RequestError::Stale { what: format!("Credential {place}") })

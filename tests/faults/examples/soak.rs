@@ -51,6 +51,7 @@ async fn soak(arguments: &Arguments) -> Outcome<bool> {
     eprintln!("starting a control plane");
     let world = World::start().await?;
     eprintln!("running each scenario undisturbed");
+    world.prepare(arguments.width).await?;
     let plans = if !arguments.plan.is_empty() {
         arguments.plan.clone()
     } else if arguments.singles {
@@ -72,6 +73,14 @@ async fn soak(arguments: &Arguments) -> Outcome<bool> {
             }
             reports.push(report);
             bar.inc(1);
+            if bar.is_hidden() && reports.len() % 100 == 0 {
+                eprintln!(
+                    "{} of {} after {:.0} s",
+                    reports.len(),
+                    bar.length().unwrap_or_default(),
+                    started.elapsed().as_secs_f32()
+                );
+            }
         }
     }
     bar.finish_and_clear();

@@ -25,7 +25,7 @@ use futures::{Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{core::v1::Secret, rbac::v1::RoleBinding};
 use kube::{
-    Api, Resource,
+    Resource,
     api::ListParams,
     runtime::{
         WatchStreamExt,
@@ -58,7 +58,11 @@ struct Facts {
     secrets: HashMap<String, Known>,
     /// Which values became readable, by token and serial.
     values: HashMap<(String, i64), BTreeSet<String>>,
+    /// The ids of values that a status ever named. No other is ever accepted.
+    named: HashSet<String>,
     tokens: HashMap<String, TokenSeen>,
+    /// Values that came too late, and what is to be said of them.
+    late: Vec<(String, String)>,
     found: Vec<Violation>,
     slowest_end: Duration,
 }
@@ -90,6 +94,8 @@ impl Checker {
             keys: BTreeMap::new(),
             secrets: HashMap::new(),
             values: HashMap::new(),
+            named: HashSet::new(),
+            late: Vec::new(),
             tokens: HashMap::new(),
             found: Vec::new(),
             slowest_end: Duration::ZERO,
@@ -112,12 +118,23 @@ impl Checker {
         self.facts().slowest_end
     }
 
+    /// How many values became readable that no status ever named.
+    #[must_use]
+    pub fn never_named(&self) -> usize {
+        self.facts().never_named()
+    }
+
     /// What must never be and was, with what only the end and the API server's log can tell.
-    pub async fn end(&self, space: &Space, audit: &[AuditEvent]) -> Vec<Violation> {
+    ///
+    /// Where two operators may have been at work at one time, a request of the one may arrive long after it was sent, and
+    /// make a value of which the other's status knows nothing. The API server cannot fence a create off; so there a value
+    /// that no status ever names, and nobody ever accepts, is no violation.
+    pub async fn end(&self, space: &Space, audit: &[AuditEvent], race: bool) -> Vec<Violation> {
         let now = self.facts().clock.now();
         let mut found = bindings(space, now).await;
         let mut facts = self.facts();
         found.append(&mut facts.found);
+        found.extend(facts.values_seen_twice(race));
         for event in audit.iter().filter(|event| event.verb.starts_with("delete")) {
             let uid = event.request_object.as_ref().and_then(|body| body["preconditions"]["uid"].as_str());
             match uid {
@@ -145,6 +162,27 @@ impl Facts {
         }
     }
 
+    /// How many values became readable that no status ever named.
+    fn never_named(&self) -> usize {
+        self.values.values().flatten().filter(|value| !self.is_named(value)).count()
+    }
+
+    fn is_named(&self, value: &str) -> bool {
+        Token::parse(value).is_ok_and(|value| self.named.contains(value.id()))
+    }
+
+    /// S4 and S10.
+    fn values_seen_twice(&self, race: bool) -> Vec<Violation> {
+        let counts = |value: &String| !race || self.is_named(value);
+        let twice =
+            self.values.iter().filter(|(_, values)| values.iter().filter(|value| counts(value)).count() > 1);
+        let twice = twice.map(|((_, serial), values)| {
+            violation("S4", format!("there were {} values of one token and serial {serial}", values.len()))
+        });
+        let late = self.late.iter().filter(|(value, _)| counts(value));
+        twice.chain(late.map(|(_, what)| violation("S10", what.clone()))).collect()
+    }
+
     fn secret_seen(&mut self, secret: &Secret) {
         let metadata = &secret.metadata;
         let name = metadata.name.clone().unwrap_or_default();
@@ -165,14 +203,7 @@ impl Facts {
         let known = self.judge(secret);
         if let Known::Value { token, value, end } = &known {
             let serial = attestation(metadata).map_or(0, |attestation| attestation.serial);
-            let values = self.values.entry((token.clone(), serial)).or_default();
-            values.insert(value.clone());
-            if values.len() > 1 {
-                self.report(
-                    "S4",
-                    format!("value {serial} of Secret {name} is there a second time, and differs"),
-                );
-            }
+            self.values.entry((token.clone(), serial)).or_default().insert(value.clone());
             let another = self.secrets.values().any(|other| {
                 matches!(other, Known::Value { token: of, value: held, .. } if of == token && held != value)
             });
@@ -184,7 +215,7 @@ impl Facts {
             if let (Some(end), Some(late)) = (end, late)
                 && (ended || *end < late)
             {
-                self.report("S10", format!("Secret {name} was created after the end {end}"));
+                self.late.push((value.clone(), format!("Secret {name} was created after the end {end}")));
             }
         }
         self.secrets.insert(uid, known);
@@ -231,6 +262,7 @@ impl Facts {
         let uid = token.metadata.uid.clone().unwrap_or_default();
         let name = token.metadata.name.clone().unwrap_or_default();
         let Some(status) = &token.status else { return };
+        self.named.extend(status.token_id.clone());
         let text = json!(status).to_string();
         if self.values.values().flatten().any(|value| text.contains(value.as_str())) {
             self.report("S9", format!("the status of ApiToken {name} holds the value"));
@@ -272,11 +304,9 @@ async fn bindings(space: &Space, now: Timestamp) -> Vec<Violation> {
     let ours = params.labels(name::MANAGED_BY_SELECTOR);
     let mut found: BTreeSet<BindingKey> =
         state::everywhere(space).await.into_iter().map(|found| Binding::from(found).key()).collect();
-    for namespace in [space.namespace.clone(), space.elsewhere()] {
-        let api: Api<RoleBinding> = Api::namespaced(space.client.clone(), &namespace);
-        let listed = api.list(&ours).await.map(|list| list.items).unwrap_or_default();
-        found.extend(listed.into_iter().map(|found| Binding::from(found).key()));
-    }
+    let within = space.api::<RoleBinding>().list(&ours).await.map(|list| list.items).unwrap_or_default();
+    let within = within.into_iter().chain(state::elsewhere(space).await);
+    found.extend(within.map(|found| Binding::from(found).key()));
     let more =
         found.difference(&expected).map(|key| format!("{key} grants what no active credential asks for"));
     let less = expected.difference(&found).map(|key| format!("{key} is missing"));

@@ -179,6 +179,22 @@ impl Plan {
         Self { scenario: scenario.to_owned(), injections }
     }
 
+    /// Whether two operators may be at work at one time: a request of one that was killed may still be under way.
+    #[must_use]
+    pub fn may_race(&self) -> bool {
+        let races = |fault| {
+            matches!(
+                fault,
+                Fault::SecondLeader
+                    | Fault::KillBefore
+                    | Fault::KillCommitted
+                    | Fault::KillAnswered
+                    | Fault::LostAnswer
+            )
+        };
+        self.injections.iter().any(|injection| races(injection.fault))
+    }
+
     /// Whether it must have the control plane to itself.
     #[must_use]
     pub fn is_shared(&self) -> bool {

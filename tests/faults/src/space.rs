@@ -51,6 +51,9 @@ impl Clock for RunClock {
     }
 }
 
+/// The namespace that all runs grant roles in.
+pub const ELSEWHERE: &str = "elsewhere";
+
 /// A namespace of a run's own, as an administrator sees it.
 #[derive(Clone)]
 pub struct Space {
@@ -70,10 +73,10 @@ impl Space {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// A second namespace, for roles that are granted elsewhere.
+    /// What the names of this run's bindings outside its namespace begin with.
     #[must_use]
-    pub fn elsewhere(&self) -> String {
-        format!("{}-elsewhere", self.namespace)
+    pub fn prefix(&self) -> String {
+        format!("{}.", self.namespace)
     }
 
     /// Applies documents of YAML; the API server may be paused meanwhile, so until it works.

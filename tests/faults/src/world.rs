@@ -3,28 +3,28 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use control_plane::{AuditEvent, AuditTail, ControlPlane, Identity};
 use credential_operator::api::{self, ApiToken, ApiTokenState};
+use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::{
-    api::core::v1::{Namespace, Secret},
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    api::core::v1::Secret, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
+    api::{Patch, PatchParams},
 };
-use tokio::time::timeout;
+use tokio::sync::OnceCell;
 
 use crate::{
     plan::Plan,
     run::{self, Report, Run},
-    space::{Outcome, Space},
+    scenario,
+    space::{ELSEWHERE, Outcome, Space},
     state::State,
 };
 
@@ -41,7 +41,7 @@ pub struct World {
     pub operator: Identity,
     spaces: AtomicUsize,
     audit: Mutex<(AuditTail, HashMap<String, Vec<AuditEvent>>)>,
-    undisturbed: tokio::sync::Mutex<BTreeMap<String, Undisturbed>>,
+    undisturbed: Mutex<BTreeMap<String, Arc<OnceCell<Undisturbed>>>>,
 }
 
 /// What a scenario comes to when nothing goes wrong.
@@ -73,6 +73,7 @@ impl World {
         }
         let system = Space { client: admin.clone(), namespace: "credential-operator".to_owned() };
         system.apply(include_str!("../../../deploy/rbac.yaml")).await?;
+        system.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {ELSEWHERE}}}\n")).await?;
         let operator = control_plane.service_account("credential-operator", "credential-operator").await;
         let operator = operator.map_err(|error| text(&error))?;
         let tail = control_plane.audit_tail();
@@ -82,7 +83,7 @@ impl World {
             operator,
             spaces: AtomicUsize::new(0),
             audit: Mutex::new((tail, HashMap::new())),
-            undisturbed: tokio::sync::Mutex::default(),
+            undisturbed: Mutex::default(),
         };
         world.warm_up().await?;
         Ok(world)
@@ -91,7 +92,7 @@ impl World {
     /// Garbage collection takes up to half a minute to learn of our kinds; no run shall wait for that.
     async fn warm_up(&self) -> Outcome {
         let run = Run::start(self, &Plan::undisturbed("warm-up"), None).await?;
-        run.space.apply(&(crate::scenario::credential("c") + "---\n" + &crate::scenario::token("t"))).await?;
+        run.space.apply(&(scenario::credential("c") + "---\n" + &scenario::token("t"))).await?;
         run.space.token("t", ApiTokenState::Active).await?;
         run.space.delete::<ApiToken>("t").await?;
         run.space.gone::<Secret>("t-token").await?;
@@ -99,28 +100,21 @@ impl World {
         Ok(())
     }
 
-    /// A new namespace, and another for what is granted elsewhere.
+    /// A new namespace.
     ///
     /// # Errors
-    /// When they cannot be made.
+    /// When it cannot be made.
     pub async fn space(&self, purpose: &str) -> Outcome<Space> {
         let number = self.spaces.fetch_add(1, Ordering::Relaxed);
         let space = Space { client: self.admin.clone(), namespace: format!("f{number}-{purpose}") };
-        for name in [space.namespace.clone(), space.elsewhere()] {
-            let metadata = ObjectMeta { name: Some(name), ..ObjectMeta::default() };
-            let object = Namespace { metadata, ..Namespace::default() };
-            let api: Api<Namespace> = Api::all(self.admin.clone());
-            api.create(&PostParams::default(), &object).await.map_err(|error| error.to_string())?;
-        }
+        space
+            .apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {}}}\n", space.namespace))
+            .await?;
         Ok(space)
     }
 
-    /// Has the namespaces deleted; nobody waits for it.
-    pub async fn clean_up(&self, space: &Space) {
-        let api: Api<Namespace> = Api::all(self.admin.clone());
-        for name in [space.namespace.clone(), space.elsewhere()] {
-            let _ = timeout(Duration::from_secs(5), api.delete(&name, &DeleteParams::background())).await;
-        }
+    /// Forgets a run.
+    pub fn forget(&self, space: &Space) {
         self.audit.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&space.namespace);
     }
 
@@ -145,18 +139,28 @@ impl World {
     /// # Errors
     /// When it goes wrong all the same.
     pub async fn undisturbed(&self, scenario: &str) -> Outcome<Undisturbed> {
-        let mut known = self.undisturbed.lock().await;
-        if let Some(known) = known.get(scenario) {
-            return Ok(known.clone());
-        }
-        let report = run::run(self, &Plan::undisturbed(scenario), None, None).await;
-        if let Some(violation) = report.violations.first() {
-            return Err(format!("{scenario} goes wrong undisturbed: {violation}"));
-        }
-        let state = report.state.clone().ok_or("nothing was seen in the end")?;
-        let undisturbed = Undisturbed { state, writes: report.writes };
-        known.insert(scenario.to_owned(), undisturbed.clone());
-        Ok(undisturbed)
+        let known = {
+            let mut known = self.undisturbed.lock().unwrap_or_else(PoisonError::into_inner);
+            known.entry(scenario.to_owned()).or_default().clone()
+        };
+        let run = async || {
+            let report = run::run(self, &Plan::undisturbed(scenario), None, None).await;
+            if let Some(violation) = report.violations.first() {
+                return Err(format!("{scenario} goes wrong undisturbed: {violation}"));
+            }
+            let state = report.state.clone().ok_or("nothing was seen in the end")?;
+            Ok(Undisturbed { state, writes: report.writes })
+        };
+        known.get_or_try_init(run).await.cloned()
+    }
+
+    /// Runs every scenario undisturbed, as many at a time as that.
+    ///
+    /// # Errors
+    /// When one goes wrong all the same.
+    pub async fn prepare(&self, width: usize) -> Outcome {
+        let runs = stream::iter(scenario::all()).map(|(name, _)| self.undisturbed(name));
+        runs.buffer_unordered(width).try_for_each(async |_| Ok(())).await
     }
 
     /// Runs a plan and compares it with the undisturbed run.
@@ -173,6 +177,10 @@ fn space_of(event: &AuditEvent) -> String {
     let object = event.object_ref.clone().unwrap_or_default();
     let in_body = event.request_object.as_ref().and_then(|body| body["metadata"]["name"].as_str());
     let name = if object.name.is_empty() { in_body.unwrap_or_default().to_owned() } else { object.name };
-    let namespace = object.namespace.trim_end_matches("-elsewhere").to_owned();
-    if namespace.is_empty() { name.split('.').next().unwrap_or_default().to_owned() } else { namespace }
+    let namespace = object.namespace;
+    if namespace.is_empty() || namespace == ELSEWHERE {
+        name.split('.').next().unwrap_or_default().to_owned()
+    } else {
+        namespace
+    }
 }

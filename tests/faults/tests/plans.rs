@@ -33,6 +33,7 @@ fn main() -> ExitCode {
     let trials = vec![
         trial("a_sample_of_single_faults", |runtime, world| {
             let plans = runtime.block_on(async {
+                world.prepare(WIDTH).await.unwrap();
                 let all = sample::singles(world).await.unwrap();
                 println!("{SINGLES} of {} plans of one fault at one write, by seed {SEED}", all.len());
                 sample::part(&all, SINGLES, SEED)

@@ -11,7 +11,10 @@ use serde_json::json;
 use tokio::time::{Duration, sleep};
 
 use super::{Drive, credential, credential_with, token, tokens::issued};
-use crate::{run::Run, space::Outcome};
+use crate::{
+    run::Run,
+    space::{ELSEWHERE, Outcome},
+};
 
 pub(super) const ALL: &[(&str, Drive)] = &[
     ("change-roles", |run| change_roles(run).boxed()),
@@ -23,18 +26,17 @@ pub(super) const ALL: &[(&str, Drive)] = &[
 ];
 
 /// Here, elsewhere, and for the whole cluster.
-fn roles(run: &Run<'_>) -> String {
-    let elsewhere = run.space.elsewhere();
+fn roles() -> String {
     format!(
-        "roles: [{{kind: ClusterRole, name: view}}, {{kind: ClusterRole, name: view, namespace: {elsewhere}}}, \
+        "roles: [{{kind: ClusterRole, name: view}}, {{kind: ClusterRole, name: view, namespace: {ELSEWHERE}}}, \
          {{kind: ClusterRole, name: view, clusterWide: true}}]"
     )
 }
 
 async fn change_roles(run: &Run<'_>) -> Outcome {
-    run.space.apply(&credential_with("c", &roles(run))).await?;
+    run.space.apply(&credential_with("c", &roles())).await?;
     run.space.credential("c", CredentialState::Active).await?;
-    let fewer = json!([{"kind": "ClusterRole", "name": "view", "namespace": run.space.elsewhere()}]);
+    let fewer = json!([{"kind": "ClusterRole", "name": "view", "namespace": ELSEWHERE}]);
     run.space.patch::<Credential>("c", json!({"spec": {"roles": fewer}})).await?;
     run.space.credential("c", CredentialState::Active).await?;
     run.space.patch::<Credential>("c", json!({"spec": {"roles": []}})).await?;
@@ -42,7 +44,7 @@ async fn change_roles(run: &Run<'_>) -> Outcome {
 }
 
 async fn suspend(run: &Run<'_>) -> Outcome {
-    run.space.apply(&(credential_with("c", &roles(run)) + "---\n" + &token("t"))).await?;
+    run.space.apply(&(credential_with("c", &roles()) + "---\n" + &token("t"))).await?;
     run.space.token("t", ApiTokenState::Active).await?;
     run.space.credential("c", CredentialState::Active).await?;
     for (desired, credential, token) in [
@@ -59,7 +61,7 @@ async fn suspend(run: &Run<'_>) -> Outcome {
 async fn cascade(run: &Run<'_>) -> Outcome {
     let names: Vec<_> = (0..20).map(|n| format!("t{n}")).collect();
     let tokens = names.iter().map(|name| token(name)).collect::<Vec<_>>().join("---\n");
-    run.space.apply(&(credential_with("c", &roles(run)) + "---\n" + &tokens)).await?;
+    run.space.apply(&(credential_with("c", &roles()) + "---\n" + &tokens)).await?;
     for name in &names {
         run.space.token(name, ApiTokenState::Active).await?;
     }
@@ -87,7 +89,7 @@ async fn recreate(run: &Run<'_>) -> Outcome {
 
 async fn credential_ends(run: &Run<'_>) -> Outcome {
     let end = run.clock.now() + SignedDuration::from_hours(5);
-    let spec = format!("expiresAt: '{end}', {}", roles(run));
+    let spec = format!("expiresAt: '{end}', {}", roles());
     run.space.apply(&(credential_with("c", &spec) + "---\n" + &token("t"))).await?;
     run.space.token("t", ApiTokenState::Active).await?;
     run.space.credential("c", CredentialState::Active).await?;
@@ -109,7 +111,7 @@ async fn credential_ends(run: &Run<'_>) -> Outcome {
 }
 
 async fn lose_account(run: &Run<'_>) -> Outcome {
-    run.space.apply(&credential_with("c", &roles(run))).await?;
+    run.space.apply(&credential_with("c", &roles())).await?;
     let before = run.space.credential("c", CredentialState::Active).await?;
     let before = before.status.and_then(|status| status.service_account).map(|account| account.uid);
     run.space.delete::<ServiceAccount>("c-credential").await?;

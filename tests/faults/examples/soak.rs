@@ -26,6 +26,9 @@ struct Arguments {
     /// Run every plan of one fault at one write instead.
     #[arg(long)]
     singles: bool,
+    /// Of these, run only those whose line contains this; given more than once, any of them.
+    #[arg(long)]
+    only: Vec<String>,
     /// Run this plan instead; may be given more than once.
     #[arg(long)]
     plan: Vec<Plan>,
@@ -59,6 +62,11 @@ async fn soak(arguments: &Arguments) -> Outcome<bool> {
     } else {
         sample::draw(&world, arguments.plans, arguments.seed).await?
     };
+    let asked = |plan: &Plan| {
+        let line = plan.to_string();
+        arguments.only.is_empty() || arguments.only.iter().any(|only| line.contains(only))
+    };
+    let plans: Vec<_> = plans.into_iter().filter(asked).collect();
     let bar = ProgressBar::new(plans.len() as u64);
     if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} {msg}") {
         bar.set_style(style);

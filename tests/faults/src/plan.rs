@@ -147,7 +147,8 @@ impl Fault {
         matches!(self, Self::Pause(_))
     }
 
-    fn all() -> impl Iterator<Item = Self> {
+    /// Every fault.
+    pub fn all() -> impl Iterator<Item = Self> {
         Self::OF_REQUESTS.into_iter().chain(Self::OF_SURROUNDINGS).chain(Self::OF_SHARED_PARTS)
     }
 }

@@ -42,7 +42,7 @@ pub async fn singles(world: &World) -> Outcome<Vec<Plan>> {
     for (scenario, _) in scenario::all() {
         for at in places(world, scenario).await? {
             let injection = |fault| Injection { fault, at: at.clone() };
-            plans.extend(Fault::OF_REQUESTS.map(|fault| Plan::of(scenario, vec![injection(fault)])));
+            plans.extend(Fault::all().map(|fault| Plan::of(scenario, vec![injection(fault)])));
         }
     }
     Ok(plans)

@@ -71,7 +71,11 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
         |ctx| &ctx.accounts,
         |ctx, change| {
             for key in owners(change, "Credential") {
-                ctx.queue.add(Key::Credential(key));
+                let key = Key::Credential(key);
+                if change.after.is_none() {
+                    ctx.note_vanished(key.clone());
+                }
+                ctx.queue.add(key);
             }
         },
     ));

@@ -108,9 +108,11 @@ async fn credential(
     let Some(found) = send(|| format!("get Credential {place}"), api.get_opt(&place.name)).await? else {
         return Ok(CredentialSeen::Gone);
     };
-    // Nor is a status that anybody might have written, where the Secret can prove that it was issued for this one.
+    // Nor is a status that anybody might have written, where the Secret can prove that it was issued for this one. And a
+    // token that is younger than this credential was meant for it: a lagging watch had it issued for the one before.
     let uid = found.metadata.uid.as_ref();
-    let present = uid == Some(issued_for) || issued_for_it(ctx, token, status, uid).await?;
+    let younger = token.metadata.creation_timestamp > found.metadata.creation_timestamp;
+    let present = uid == Some(issued_for) || younger || issued_for_it(ctx, token, status, uid).await?;
     Ok(if present { CredentialSeen::Present(Box::new(found)) } else { CredentialSeen::Gone })
 }
 
@@ -202,17 +204,18 @@ fn judge(
         .and_then(|value| std::str::from_utf8(&value.0).ok())
         .and_then(|text| Token::parse(text).ok());
     let attested = attestation(metadata).zip(value.as_ref());
-    let attested = attested.filter(|(attestation, value)| {
-        // Issued for another credential of the same name, it is nobody's value now.
-        issued_for == Some(&*attestation.credential) && attestation.verify(&keyring, &uid, value).is_ok()
-    });
+    let attested = attested.filter(|(attestation, value)| attestation.verify(&keyring, &uid, value).is_ok());
+    // Issued for another credential of the same name, it is nobody's value now.
+    let is_for_it = |attestation: &Attestation| issued_for == Some(&*attestation.credential);
+    let anothers = attested.as_ref().is_some_and(|(attestation, _)| !is_for_it(attestation));
+    let attested = attested.filter(|(attestation, _)| is_for_it(attestation));
     let recorded_uid = status.secret.as_ref().map(|secret| &secret.uid) == metadata.uid.as_ref();
     let digested = value.as_ref().is_some_and(|value| {
         let subject = Subject { uid: uid.clone(), serial: status.serial.unwrap_or_default() };
         status.digest.as_ref().is_some_and(|digest| digest::verify(&keyring, digest, &subject, value).is_ok())
     });
     // A status can be forged; what it says of a UID counts only together with a keyed proof.
-    let ours_by_proof = recorded_uid && (attested.is_some() || digested);
+    let ours_by_proof = recorded_uid && (attested.is_some() || anothers || digested);
     if !owned(token, metadata) && !ours_by_proof {
         let predecessor = controller(metadata).is_some_and(|owner| {
             owner.kind == "ApiToken" && Some(&owner.name) == token.metadata.name.as_ref()
@@ -233,7 +236,7 @@ fn judge(
         {
             Content::Attested(attestation)
         }
-        (_, Some(value)) if digested && recorded_uid => Content::Unattested(value.clone()),
+        (_, Some(value)) if digested && recorded_uid && !anothers => Content::Unattested(value.clone()),
         _ => Content::Strange,
     };
     ours(token, metadata, content)

@@ -28,8 +28,13 @@ use crate::{
 /// # Errors
 /// When a read fails.
 pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Observed, RequestError> {
+    let account = account(ctx, credential).await?;
+    // Garbage collection takes an account away whose credential is gone, and a watch that lags has us make it again.
+    if account == AccountSeen::Absent && ctx.saw_vanish(&Key::credential(credential)) {
+        latest(ctx, credential).await?;
+    }
     Ok(Observed {
-        account: account(ctx, credential).await?,
+        account,
         bindings: bindings(ctx, credential).await?,
         tokens: ctx.may_count(credential).then(|| count(ctx, credential)),
         credential: credential.clone(),

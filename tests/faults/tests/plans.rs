@@ -20,7 +20,14 @@ const SINGLES: usize = 500;
 const SEED: u64 = 20_261_122;
 
 /// Plans that found bugs once.
-const REGRESSIONS: &[&str] = &[];
+const REGRESSIONS: &[&str] = &[
+    // A second leader drew a value on old news after the first had ended the token.
+    "revoke: second-leader@create/secrets/credential-operator-keyring#1",
+    "expire: second-leader@create/serviceaccounts/c-credential#1",
+    // A token was issued for the credential before, which a frozen watch still showed, and deleted with it.
+    "recreate: kill-before@create/serviceaccounts/c-credential#1, freeze-credentials@3",
+    "recreate: freeze-credentials@update/credentials.status/c#1",
+];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();

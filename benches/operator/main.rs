@@ -13,6 +13,7 @@ mod issue;
 mod load;
 mod measure;
 mod operator;
+mod poison;
 mod population;
 mod restart;
 mod secrets;
@@ -49,6 +50,8 @@ enum Bench {
     Issue,
     /// Many ends at once: by the clock, by revocation, by deletion.
     Expire,
+    /// A token that can never have its Secret, among many.
+    Poison,
     /// A start with many tokens there.
     Restart,
     /// One more token, when there are many.
@@ -74,7 +77,7 @@ async fn main() {
     let benches: Vec<_> = Bench::value_variants().iter().copied().filter(asked).collect();
     // What needs thousands of tokens to begin with shares them.
     let (alone, together): (Vec<_>, Vec<_>) =
-        benches.into_iter().partition(|bench| matches!(bench, Bench::Issue | Bench::Expire));
+        benches.into_iter().partition(|bench| matches!(bench, Bench::Issue | Bench::Expire | Bench::Poison));
     let groups = alone.iter().map(std::slice::from_ref).chain([together.as_slice()]);
     for (index, group) in groups.filter(|group| !group.is_empty()).enumerate() {
         // A control plane each, so that none pays for what another left behind.
@@ -85,6 +88,7 @@ async fn main() {
         match group {
             [Bench::Issue] => issue::run(&world, &arguments).await,
             [Bench::Expire] => expire::run(&world, &arguments).await,
+            [Bench::Poison] => poison::run(&world, &arguments).await,
             together => population::run(&world, &arguments, together).await,
         }
     }

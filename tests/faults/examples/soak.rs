@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fmt::Write, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use faults::{plan::Plan, run::Report, sample, space::Outcome, world::World};
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
@@ -71,24 +71,17 @@ async fn soak(arguments: &Arguments) -> Outcome<bool> {
     if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} {msg}") {
         bar.set_style(style);
     }
-    let (shared, apart): (Vec<_>, Vec<_>) = plans.iter().partition(|plan| plan.is_shared());
     let mut reports = Vec::new();
-    for (plans, width) in [(apart, arguments.width), (shared, 1)] {
-        let mut runs = stream::iter(plans).map(|plan| world.run(plan)).buffer_unordered(width);
-        while let Some(report) = runs.next().await {
-            for violation in &report.violations {
-                bar.suspend(|| println!("{}\n    {violation}", report.plan));
-            }
-            reports.push(report);
-            bar.inc(1);
-            if bar.is_hidden() && reports.len() % 100 == 0 {
-                eprintln!(
-                    "{} of {} after {:.0} s",
-                    reports.len(),
-                    bar.length().unwrap_or_default(),
-                    started.elapsed().as_secs_f32()
-                );
-            }
+    let mut runs = std::pin::pin!(world.run_all(&plans, arguments.width));
+    while let Some(report) = runs.next().await {
+        for violation in &report.violations {
+            bar.suspend(|| println!("{}\n    {violation}", report.plan));
+        }
+        reports.push(report);
+        bar.inc(1);
+        if bar.is_hidden() && reports.len() % 100 == 0 {
+            let (all, seconds) = (plans.len(), started.elapsed().as_secs_f32());
+            eprintln!("{} of {all} after {seconds:.0} s", reports.len());
         }
     }
     bar.finish_and_clear();

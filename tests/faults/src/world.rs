@@ -10,7 +10,7 @@ use std::{
 
 use control_plane::{AuditEvent, AuditTail, ControlPlane, Identity};
 use credential_operator::api::{self, ApiToken, ApiTokenState};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use k8s_openapi::{
     api::core::v1::Secret, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
@@ -161,6 +161,15 @@ impl World {
     pub async fn prepare(&self, width: usize) -> Outcome {
         let runs = stream::iter(scenario::all()).map(|(name, _)| self.undisturbed(name));
         runs.buffer_unordered(width).try_for_each(async |_| Ok(())).await
+    }
+
+    /// Runs plans, that many at a time, and last, one after the other, those that all the others would feel.
+    pub fn run_all<'a>(&'a self, plans: &'a [Plan], width: usize) -> impl Stream<Item = Report> + 'a {
+        let run = |shared| {
+            let plans = plans.iter().filter(move |plan| plan.is_shared() == shared);
+            stream::iter(plans).map(|plan| self.run(plan)).buffer_unordered(if shared { 1 } else { width })
+        };
+        run(false).chain(run(true))
     }
 
     /// Runs a plan and compares it with the undisturbed run.

@@ -61,8 +61,7 @@ fn main() -> ExitCode {
 }
 
 fn all_hold(runtime: &Runtime, world: &World, plans: &[Plan]) -> Result<(), Failed> {
-    let reports = stream::iter(plans).map(|plan| world.run(plan)).buffer_unordered(WIDTH);
-    let reports: Vec<_> = runtime.block_on(reports.collect());
+    let reports: Vec<_> = runtime.block_on(world.run_all(plans, WIDTH).collect());
     let failed: Vec<_> = reports
         .iter()
         .flat_map(|report| {

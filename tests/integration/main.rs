@@ -11,6 +11,7 @@ mod bad_input;
 mod conflict;
 mod credential;
 mod keyring;
+mod lag;
 mod mass;
 mod support;
 mod token;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         .into_iter()
         .flatten()
         .collect();
-    let alone = [keyring::tests(), mass::tests()].into_iter().flatten().collect();
+    let alone = [keyring::tests(), lag::tests(), mass::tests()].into_iter().flatten().collect();
 
     let mut failed = libtest_mimic::run(&arguments, trials(shared)).has_failed();
     if let Some(world) = &world {

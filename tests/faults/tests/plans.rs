@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 /// How many runs at a time.
 const WIDTH: usize = 8;
 /// Of all plans of one fault at one write, so that the test stays within its minutes. `soak --singles` runs them all.
-const SINGLES: usize = 500;
+const SINGLES: usize = 300;
 /// Which of them.
 const SEED: u64 = 20_261_122;
 

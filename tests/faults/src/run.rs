@@ -73,17 +73,21 @@ pub struct Report {
 }
 
 impl Report {
-    /// A run that could not be.
-    #[must_use]
-    pub fn failed(plan: &Plan, why: String) -> Self {
+    fn of(plan: &Plan) -> Self {
         Self {
             plan: plan.clone(),
-            violations: vec![Violation { law: "L1", what: why }],
+            violations: Vec::new(),
             state: None,
             writes: Vec::new(),
             not_struck: 0,
             slowest_end: Duration::ZERO,
         }
+    }
+
+    /// A run that could not be.
+    #[must_use]
+    pub fn failed(plan: &Plan, why: String) -> Self {
+        Self { violations: vec![Violation { law: "L1", what: why }], ..Self::of(plan) }
     }
 }
 
@@ -243,8 +247,7 @@ pub async fn run(world: &World, plan: &Plan, bug: Option<Bug>, undisturbed: Opti
         Err(why) => return Report::failed(plan, why),
     };
     let checker = Checker::watch(&run.space, run.clock.clone());
-    let mut report = Report::failed(plan, String::new());
-    report.violations.clear();
+    let mut report = Report::of(plan);
     let watched = async {
         if let Err(why) = drive(&run).await {
             report.violations.push(Violation { law: "L1", what: why });

@@ -54,7 +54,7 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
         if ctx.tokens.has_unreadable() { Vec::new() } else { keyring.droppable(&in_use(ctx), now) };
     let mut data: Map<String, Value> = droppable.into_iter().map(|id| (id, Value::Null)).collect();
     if empty || requested.is_some() {
-        let key = ctx.draw(|random| SigningKey::draw(now, random));
+        let key = ctx.draw(|random| keyring.draw(now, random));
         data.insert(key.id().to_owned(), json!(ByteString(key.expose().to_vec())));
     }
     if data.is_empty() {

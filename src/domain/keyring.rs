@@ -80,6 +80,18 @@ impl Keyring {
         entries.into_iter().filter_map(|(id, bytes)| Key::read(id, bytes)).collect()
     }
 
+    /// Draws a key to be added. No two of a keyring are of the same second: by their ids nobody could tell which is newer,
+    /// and the new one might never sign.
+    pub fn draw(&self, now: Timestamp, random: &mut (impl CryptoRng + ?Sized)) -> Key {
+        let taken =
+            |made_at: Timestamp| self.keys().any(|key| key.made_at.as_second() == made_at.as_second());
+        let mut made_at = now;
+        while taken(made_at) {
+            made_at += SignedDuration::from_secs(1);
+        }
+        Key::draw(made_at, random)
+    }
+
     /// The key of that id.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&Key> {
@@ -119,5 +131,26 @@ impl Keyring {
 impl FromIterator<Key> for Keyring {
     fn from_iter<I: IntoIterator<Item = Key>>(keys: I) -> Self {
         Self(keys.into_iter().map(|key| (key.id.clone(), key)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_added_later_sorts_later_also_within_a_second() {
+        let mut random = StdRng::seed_from_u64(1);
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let mut keyring = Keyring::default();
+        for expected in 1..=20 {
+            let key = keyring.draw(now, &mut random);
+            let id = key.id.clone();
+            keyring = keyring.keys().cloned().chain([key]).collect();
+            assert_eq!(keyring.keys().count(), expected);
+            assert_eq!(keyring.keys().last().unwrap().id, id);
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use control_plane::AuditEvent;
 use credential_operator::{
-    api::{ApiToken, ApiTokenState, Credential, Instant, credential::DesiredState},
+    api::{ApiToken, ApiTokenState, Credential, CredentialState, Instant, credential::DesiredState},
     controller::{api_token::observe::attestation, credential::plan::owner},
     domain::{
         binding::{Binding, BindingKey, controller},
@@ -294,8 +294,11 @@ async fn bindings(space: &Space, now: Timestamp) -> Vec<Violation> {
         space.api::<Credential>().list(&params).await.map(|list| list.items).unwrap_or_default();
     let active = credentials.iter().filter(|credential| {
         let end = credential.spec.expires_at.as_ref().map(Instant::timestamp).and_then(Result::ok);
+        // Once expired, always expired, though the clock be set back.
+        let state = credential.status.as_ref().and_then(|status| status.state);
         credential.spec.state == DesiredState::Active
             && credential.metadata.deletion_timestamp.is_none()
+            && state != Some(CredentialState::Expired)
             && end.is_none_or(|end| now < end)
     });
     let expected: BTreeSet<BindingKey> = active

@@ -27,6 +27,10 @@ const REGRESSIONS: &[&str] = &[
     // A token was issued for the credential before, which a frozen watch still showed, and deleted with it.
     "recreate: kill-before@create/serviceaccounts/c-credential#1, freeze-credentials@3",
     "recreate: freeze-credentials@update/credentials.status/c#1",
+    // Two keys of one second: the new one sorted first, never signed, and was dropped.
+    "rotate-keyring: clock-forward@update/credentials.status/c#2",
+    // Not a bug of the operator but of the checker, which took the clock for what decides.
+    "credential-ends: clock-back@update/credentials.status/c#2",
 ];
 
 fn main() -> ExitCode {

@@ -8,7 +8,10 @@ pub mod api_token;
 pub mod cache;
 pub mod context;
 pub mod credential;
+mod kept;
 pub mod keyring;
+mod packed;
+mod place;
 pub mod queue;
 pub mod sweep;
 pub mod unreadable;
@@ -22,10 +25,10 @@ use thiserror::Error;
 use tokio::{sync::oneshot, task::JoinSet};
 use tracing::{Instrument, info, warn};
 
-pub use self::context::{Config, Context, Key};
-use self::{
-    cache::Place,
-    write::{RequestError, Trouble},
+use self::write::{RequestError, Trouble};
+pub use self::{
+    context::{Config, Context, Key},
+    place::Place,
 };
 use crate::api::{ApiToken, Credential, Reason};
 
@@ -157,6 +160,9 @@ async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential)
 }
 
 async fn reconcile_api_token(ctx: &Context, key: &Key, token: &ApiToken) -> Result<(), RequestError> {
+    if let Some(last_word) = ctx.last_word(token) {
+        return api_token::apply::write_status(ctx, token, last_word).await;
+    }
     let observed = api_token::observe::observe(ctx, token).await?;
     let now = ctx.clock.now();
     let plan = api_token::plan::plan(&observed, now);

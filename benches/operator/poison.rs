@@ -1,13 +1,13 @@
 //! A token whose Secret can never be written, among many: what it costs the others, and the API server.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use kube::{Api, api::PostParams};
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use credential_operator::api::ApiToken;
 
@@ -20,13 +20,17 @@ use crate::{
     world::World,
 };
 
+/// So few that no token waits behind the others, and a delay by the one would be seen.
+const CLIENTS: usize = 8;
+
 pub async fn run(world: &World, arguments: &Arguments) {
     deny(world).await;
     for tokens in arguments.tokens_or(&[10_000]) {
-        let (without, _) = burst(world, tokens, false).await;
-        let (with, attempts) = burst(world, tokens, true).await;
-        let title =
-            format!("Poison: {tokens} tokens created 32 at a time beside one that can never have its Secret");
+        let (without, _) = visit(world, tokens, false).await;
+        let (with, attempts) = visit(world, tokens, true).await;
+        let title = format!(
+            "Poison: {tokens} tokens by {CLIENTS} clients, who wait for each Secret, beside one that can never have its own"
+        );
         let mut table = Table::new(title, &["", "with it", "without", "ratio"]);
         for (name, at) in [("p50", 0.5), ("p99", 0.99), ("longest", 1.0)] {
             let figures =
@@ -39,7 +43,7 @@ pub async fn run(world: &World, arguments: &Arguments) {
 }
 
 /// How long each of the others waits, and how often the Secret of the one was tried.
-async fn burst(world: &World, tokens: usize, poison: bool) -> (Vec<Duration>, usize) {
+async fn visit(world: &World, tokens: usize, poison: bool) -> (Vec<Duration>, usize) {
     let operator = world.working_operator().await;
     let space = world.space("poison").await;
     if poison {
@@ -49,15 +53,23 @@ async fn burst(world: &World, tokens: usize, poison: bool) -> (Vec<Duration>, us
             sleep(Duration::from_millis(50)).await;
         }
     }
-    let secrets = Secrets::watch(&space).await;
-    let sent = load::create(&space, 0..tokens, 32, FAR, |_| {}).await;
-    let appeared = secrets.appeared(tokens).await;
+    let secrets = Arc::new(Secrets::watch(&space).await);
+    let one = |number| {
+        let (tokens, secrets) = (space.api::<ApiToken>(), secrets.clone());
+        async move {
+            let sent_at = Instant::now();
+            let token = load::token(&load::name(number), FAR);
+            tokens.create(&PostParams::default(), &token).await.unwrap();
+            let seen_at = secrets.appeared_as(&format!("{}-token", load::name(number))).await;
+            seen_at.duration_since(sent_at)
+        }
+    };
+    let waits = load::each(0..tokens, CLIENTS, one).await;
     let requests = world.requests(&space.namespace, jiff::Timestamp::UNIX_EPOCH);
     let created =
         requests.into_iter().find(|(what, _)| what == "create secrets").map_or(0, |(_, count)| count);
     drop(operator);
     space.remove().await;
-    let waits = sent.iter().map(|(name, sent)| appeared[name].duration_since(*sent)).collect();
     (waits, created.saturating_sub(tokens))
 }
 

@@ -62,8 +62,14 @@ impl Secrets {
     }
 
     async fn until(&self, reached: impl Fn(&Times) -> bool) {
-        while !reached(&self.seen.times.lock().unwrap()) {
-            let news = timeout(STUCK_AFTER, self.seen.news.notified()).await;
+        loop {
+            // Asked for first, so that nothing goes missing between the look and the wait.
+            let mut news = std::pin::pin!(self.seen.news.notified());
+            news.as_mut().enable();
+            if reached(&self.seen.times.lock().unwrap()) {
+                return;
+            }
+            let news = timeout(STUCK_AFTER, news).await;
             let times = self.seen.times.lock().unwrap();
             let counts = (times.appeared.len(), times.gone.len());
             assert!(news.is_ok(), "no Secret appears or goes any more after {counts:?}");
@@ -74,6 +80,12 @@ impl Secrets {
     pub async fn appeared(&self, count: usize) -> HashMap<String, Instant> {
         self.until(|times| times.appeared.len() >= count).await;
         self.seen.times.lock().unwrap().appeared.clone()
+    }
+
+    /// Waits until the Secret of this name has appeared since the watch was opened, and tells when it was seen.
+    pub async fn appeared_as(&self, name: &str) -> Instant {
+        self.until(|times| times.appeared.contains_key(name)).await;
+        self.seen.times.lock().unwrap().appeared[name]
     }
 
     /// Waits until that many have gone, and tells when the last did.
@@ -99,7 +111,7 @@ impl Seen {
             Event::Init | Event::InitApply(_) => {}
         }
         drop(times);
-        self.news.notify_one();
+        self.news.notify_waiters();
     }
 }
 

@@ -6,49 +6,38 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use kube::{Resource, runtime::watcher::Event};
+use serde::{Serialize, de::DeserializeOwned};
 
-/// An object's place: its namespace (empty for a cluster-scoped one) and its name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
-    /// The namespace.
-    pub namespace: String,
-    /// The name.
-    pub name: String,
+use super::{
+    Key, Place,
+    packed::{Packed, Packer},
+};
+
+/// What can be kept.
+pub trait Kept: Resource<DynamicType = ()> + Serialize + DeserializeOwned {
+    /// What is told of one without unpacking it.
+    type Brief: Clone + PartialEq;
+
+    /// In brief.
+    fn brief(&self) -> Self::Brief;
+
+    /// What it belongs to.
+    fn owner(&self) -> Option<Key>;
 }
 
-impl Place {
-    /// The place of that name.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
-    }
-
-    /// The place of an object.
-    pub fn of(object: &impl Resource) -> Self {
-        let metadata = object.meta();
-        Self::new(metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
-    }
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-/// The objects of one watch, each also found by the object that it belongs to.
-pub struct Cache<K> {
-    owner: fn(&K) -> Option<Place>,
+/// The objects of one watch, each also found by what it belongs to.
+pub struct Cache<K: Kept> {
+    packer: Packer<K>,
     state: Mutex<State<K>>,
 }
 
-struct State<K> {
-    objects: HashMap<Place, Arc<K>>,
-    by_owner: HashMap<Place, BTreeSet<Place>>,
+struct State<K: Kept> {
+    objects: HashMap<Place, Held<K>>,
+    by_owner: HashMap<Key, BTreeSet<Place>>,
     /// The latest version that the watch has shown: what it does not have by then is gone.
     seen: u64,
     /// What the list that is being read has named so far.
@@ -56,6 +45,13 @@ struct State<K> {
     /// What is there in a form that cannot be read.
     unreadable: HashSet<Place>,
     complete: bool,
+}
+
+struct Held<K: Kept> {
+    version: u64,
+    brief: K::Brief,
+    owner: Option<Key>,
+    object: Packed,
 }
 
 #[derive(Default)]
@@ -79,18 +75,25 @@ pub enum Lost {
 }
 
 /// What an event of the watch changed.
-pub struct Change<K> {
+pub struct Change<K: Kept> {
     /// Where.
     pub place: Place,
-    /// What was there.
-    pub before: Option<Arc<K>>,
+    /// What was there, and what it belonged to.
+    pub before: Option<(K::Brief, Option<Key>)>,
     /// What is there now.
-    pub after: Option<Arc<K>>,
+    pub after: Option<K>,
 }
 
-impl<K: Resource> Cache<K> {
-    /// An empty cache; `owner` names the object that one belongs to.
-    pub fn new(owner: fn(&K) -> Option<Place>) -> Self {
+impl<K: Kept> Change<K> {
+    /// What it belonged to before and what it belongs to now.
+    pub fn owners(&self) -> BTreeSet<Key> {
+        let before = self.before.iter().filter_map(|(_, owner)| owner.clone());
+        before.chain(self.after.as_ref().and_then(Kept::owner)).collect()
+    }
+}
+
+impl<K: Kept> Default for Cache<K> {
+    fn default() -> Self {
         let state = State {
             objects: HashMap::new(),
             by_owner: HashMap::new(),
@@ -99,9 +102,11 @@ impl<K: Resource> Cache<K> {
             unreadable: HashSet::new(),
             complete: false,
         };
-        Self { owner, state: Mutex::new(state) }
+        Self { packer: Packer::new(), state: Mutex::new(state) }
     }
+}
 
+impl<K: Kept> Cache<K> {
     fn state(&self) -> MutexGuard<'_, State<K>> {
         // No method panics half-way through a change, so a poisoned state is a whole one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -112,21 +117,43 @@ impl<K: Resource> Cache<K> {
         self.state().complete
     }
 
-    /// The object at that place.
-    pub fn get(&self, place: &Place) -> Option<Arc<K>> {
-        self.state().objects.get(place).cloned()
+    /// Whether there is one at that place.
+    pub fn has(&self, place: &Place) -> bool {
+        self.state().objects.contains_key(place)
     }
 
-    /// The objects that belong to `owner`.
-    pub fn owned_by(&self, owner: &Place) -> Vec<Arc<K>> {
+    /// The object at that place.
+    pub fn get(&self, place: &Place) -> Option<K> {
+        let packed = self.state().objects.get(place)?.object.clone();
+        Some(self.packer.unpack(&packed))
+    }
+
+    /// The objects that belong to `owner`, each unpacked as it is asked for.
+    pub fn owned_by(&self, owner: &Key) -> impl Iterator<Item = K> {
+        let places = self.places_owned_by(owner);
+        places.into_iter().filter_map(|place| self.get(&place))
+    }
+
+    /// Where the objects are that belong to `owner`.
+    pub fn places_owned_by(&self, owner: &Key) -> Vec<Place> {
+        self.state().by_owner.get(owner).into_iter().flatten().cloned().collect()
+    }
+
+    /// The objects that belong to `owner`, in brief.
+    pub fn briefs_owned_by(&self, owner: &Key) -> Vec<K::Brief> {
         let state = self.state();
         let places = state.by_owner.get(owner).into_iter().flatten();
-        places.filter_map(|place| state.objects.get(place)).cloned().collect()
+        places.filter_map(|place| state.objects.get(place)).map(|held| held.brief.clone()).collect()
     }
 
-    /// All objects.
-    pub fn all(&self) -> Vec<Arc<K>> {
-        self.state().objects.values().cloned().collect()
+    /// All objects, each unpacked as it is asked for.
+    pub fn all(&self) -> impl Iterator<Item = K> {
+        self.places().into_iter().filter_map(|place| self.get(&place))
+    }
+
+    /// Where all objects are.
+    pub fn places(&self) -> Vec<Place> {
+        self.state().objects.keys().cloned().collect()
     }
 
     /// Whether what is there cannot be read.
@@ -148,8 +175,8 @@ impl<K: Resource> Cache<K> {
                 state.seen = state.seen.max(version(&object));
                 let gone = Place::of(&object);
                 // Deleted and made anew: what we wrote since is not what was deleted.
-                let same = state.objects.get(&gone).is_some_and(|held| held.meta().uid == object.meta().uid);
-                if same { self.remove(&mut state, gone).into_iter().collect() } else { Vec::new() }
+                let same = self.uid(&state, &gone) == object.meta().uid;
+                if same { remove(&mut state, gone).into_iter().collect() } else { Vec::new() }
             }
             Event::Init => {
                 state.listed = Some(Listed::default());
@@ -166,7 +193,7 @@ impl<K: Resource> Cache<K> {
                 // What we wrote during the list may go missing here. It is looked up before it is believed lost.
                 let gone: Vec<_> =
                     state.objects.keys().filter(|place| !listed.places.contains(place)).cloned().collect();
-                gone.into_iter().filter_map(|place| self.remove(&mut state, place)).collect()
+                gone.into_iter().filter_map(|place| remove(&mut state, place)).collect()
             }
         }
     }
@@ -188,8 +215,8 @@ impl<K: Resource> Cache<K> {
     /// Forgets an object that a write of ours deleted.
     pub fn forget(&self, place: &Place, uid: &str) {
         let mut state = self.state();
-        if state.objects.get(place).is_some_and(|held| held.meta().uid.as_deref() == Some(uid)) {
-            self.remove(&mut state, place.clone());
+        if self.uid(&state, place).as_deref() == Some(uid) {
+            remove(&mut state, place.clone());
         }
     }
 
@@ -208,20 +235,20 @@ impl<K: Resource> Cache<K> {
                 state.unreadable.remove(place);
             }
         }
-        let change = self.remove(&mut state, place.clone());
+        let change = remove(&mut state, place.clone());
         change.unwrap_or_else(|| Change { place: place.clone(), before: None, after: None })
     }
 
     /// A list is the truth of the time when it began, also where it is older than what was known before.
     fn put_listed(&self, state: &mut State<K>, object: K) -> Option<Change<K>> {
         let place = Place::of(&object);
-        let known = state.objects.get(&place).map(|held| version(&**held));
+        let known = state.objects.get(&place).map(|held| held.version);
         if let Some(listed) = &mut state.listed {
             listed.places.insert(place.clone());
             listed.latest = listed.latest.max(version(&object));
             if known.is_some_and(|known| known > version(&object)) && !listed.written.contains(&place) {
                 listed.went_back = true;
-                let before = self.remove(state, place).and_then(|change| change.before);
+                let before = remove(state, place).and_then(|change| change.before);
                 return self.put(state, object).map(|change| Change { before, ..change });
             }
         }
@@ -231,39 +258,39 @@ impl<K: Resource> Cache<K> {
     fn put(&self, state: &mut State<K>, mut object: K) -> Option<Change<K>> {
         object.meta_mut().managed_fields = None;
         let place = Place::of(&object);
-        state.seen = state.seen.max(version(&object));
-        let before = state.objects.get(&place).cloned();
-        if before.as_ref().is_some_and(|before| version(&**before) >= version(&object)) {
+        let version = version(&object);
+        state.seen = state.seen.max(version);
+        if state.objects.get(&place).is_some_and(|held| held.version >= version) {
             return None;
         }
-        if let Some(owner) = before.as_deref().and_then(self.owner) {
-            unlink(state, &owner, &place);
-        }
-        if let Some(owner) = (self.owner)(&object) {
-            state.by_owner.entry(owner).or_default().insert(place.clone());
+        let before = remove(state, place.clone()).and_then(|change| change.before);
+        let owner = object.owner();
+        if let Some(owner) = &owner {
+            state.by_owner.entry(owner.clone()).or_default().insert(place.clone());
         }
         state.unreadable.remove(&place);
-        let after = Arc::new(object);
-        state.objects.insert(place.clone(), after.clone());
-        Some(Change { place, before, after: Some(after) })
+        let held = Held { version, brief: object.brief(), owner, object: self.packer.pack(&object) };
+        state.objects.insert(place.clone(), held);
+        Some(Change { place, before, after: Some(object) })
     }
 
-    fn remove(&self, state: &mut State<K>, place: Place) -> Option<Change<K>> {
-        let before = state.objects.remove(&place)?;
-        if let Some(owner) = (self.owner)(&before) {
-            unlink(state, &owner, &place);
-        }
-        Some(Change { place, before: Some(before), after: None })
+    fn uid(&self, state: &State<K>, place: &Place) -> Option<String> {
+        let held = state.objects.get(place)?;
+        self.packer.unpack(&held.object).meta().uid.clone()
     }
 }
 
-fn unlink<K>(state: &mut State<K>, owner: &Place, place: &Place) {
-    if let Some(owned) = state.by_owner.get_mut(owner) {
-        owned.remove(place);
+fn remove<K: Kept>(state: &mut State<K>, place: Place) -> Option<Change<K>> {
+    let held = state.objects.remove(&place)?;
+    if let Some(owner) = &held.owner
+        && let Some(owned) = state.by_owner.get_mut(owner)
+    {
+        owned.remove(&place);
         if owned.is_empty() {
             state.by_owner.remove(owner);
         }
     }
+    Some(Change { place, before: Some((held.brief, held.owner)), after: None })
 }
 
 fn version(object: &impl Resource) -> u64 {
@@ -277,6 +304,22 @@ mod tests {
 
     use super::*;
 
+    impl Kept for ConfigMap {
+        type Brief = Option<String>;
+
+        fn brief(&self) -> Self::Brief {
+            self.metadata.resource_version.clone()
+        }
+
+        fn owner(&self) -> Option<Key> {
+            Some(owner())
+        }
+    }
+
+    fn owner() -> Key {
+        Key::Credential(Place::new("ns", "owner"))
+    }
+
     fn object(name: &str, uid: &str, version: u64) -> ConfigMap {
         let metadata = ObjectMeta {
             namespace: Some("ns".to_owned()),
@@ -289,11 +332,11 @@ mod tests {
     }
 
     fn held(cache: &Cache<ConfigMap>, name: &str) -> Option<String> {
-        cache.get(&Place::new("ns", name)).and_then(|held| held.metadata.resource_version.clone())
+        cache.get(&Place::new("ns", name)).and_then(|held| held.metadata.resource_version)
     }
 
     fn cache() -> Cache<ConfigMap> {
-        let cache = Cache::new(|_| Some(Place::new("ns", "owner")));
+        let cache = Cache::default();
         cache.observe(Event::Init);
         cache.observe(Event::InitApply(object("a", "1", 5)));
         cache.observe(Event::InitDone);
@@ -333,10 +376,7 @@ mod tests {
         cache.observe(Event::Apply(object("a", "1", 90)));
         cache.observe(Event::Init);
         let changes = cache.observe(Event::InitApply(object("a", "1", 5)));
-        assert_eq!(
-            changes[0].before.as_ref().and_then(|held| held.metadata.resource_version.as_deref()),
-            Some("90")
-        );
+        assert_eq!(changes[0].before, Some((Some("90".to_owned()), Some(owner()))));
         cache.observe(Event::InitDone);
         assert_eq!(held(&cache, "a").as_deref(), Some("5"));
         // What is written from now on has versions that were seen before.
@@ -378,6 +418,6 @@ mod tests {
         cache.observe(Event::InitApply(object("b", "2", 9)));
         let gone = cache.observe(Event::InitDone);
         assert_eq!(gone.len(), 1);
-        assert_eq!((held(&cache, "a"), cache.owned_by(&Place::new("ns", "owner")).len()), (None, 1));
+        assert_eq!((held(&cache, "a"), cache.places_owned_by(&owner()).len()), (None, 1));
     }
 }

@@ -16,14 +16,14 @@ use rand::CryptoRng;
 use tokio::time::Instant;
 
 use super::{
-    api_token,
-    cache::{Cache, Place},
+    Place, api_token,
+    cache::Cache,
     queue::{self, Queue},
 };
 use crate::{
-    api::{ApiToken, Credential},
+    api::{ApiToken, ApiTokenStatus, Credential},
     domain::{
-        binding::{Binding, BindingKey, controller},
+        binding::{Binding, BindingKey},
         clock::Clock,
         keyring::{Key as SigningKey, Keyring},
         token::Prefix,
@@ -36,6 +36,9 @@ const PLACES: usize = 64;
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// By how much two watches may differ in what they have shown, at the most that we reckon with.
 const SKEW: Duration = Duration::from_mins(1);
+/// How many tokens may have lost their Secret and not say so yet.
+const LAST_WORDS: usize = 1_000;
+
 /// What differs from one installation to the next.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -77,7 +80,7 @@ impl Key {
 impl queue::Key for Key {
     fn lane(&self) -> &str {
         match self {
-            Self::Credential(place) | Self::ApiToken(place) => &place.namespace,
+            Self::Credential(place) | Self::ApiToken(place) => place.namespace(),
             Self::Keyring | Self::Sweep => "",
         }
     }
@@ -123,6 +126,8 @@ pub(super) struct Memory {
     stalled: HashMap<Key, u64>,
     /// When something that was made for it was last seen to go.
     vanished: HashMap<Key, Instant>,
+    /// The last status of a token whose Secret is gone already, and the version that it is for.
+    last_words: HashMap<Key, (Option<String>, ApiTokenStatus)>,
 }
 
 impl Context {
@@ -139,15 +144,13 @@ impl Context {
             queue: Queue::new(clock.clone(), PLACES),
             clock,
             config,
-            tokens: Cache::new(|token: &ApiToken| {
-                Some(Place::new(token.metadata.namespace.clone()?, token.spec.credential_ref.name.clone()))
-            }),
-            credentials: Cache::new(|_| None),
-            secrets: Cache::new(|_| None),
-            accounts: Cache::new(|_| None),
-            role_bindings: Cache::new(|found: &RoleBinding| claimed(&found.clone().into())),
-            cluster_role_bindings: Cache::new(|found: &ClusterRoleBinding| claimed(&found.clone().into())),
-            keyring_secret: Cache::new(|_| None),
+            tokens: Cache::default(),
+            credentials: Cache::default(),
+            secrets: Cache::default(),
+            accounts: Cache::default(),
+            role_bindings: Cache::default(),
+            cluster_role_bindings: Cache::default(),
+            keyring_secret: Cache::default(),
             random: Mutex::new(random),
             keyring: RwLock::default(),
             memory: Mutex::default(),
@@ -185,6 +188,28 @@ impl Context {
         memory.in_the_way.remove(key);
         memory.counted.remove(key);
         memory.stalled.remove(key);
+        memory.last_words.remove(key);
+    }
+
+    /// Has the last status of a token written once those who wait had their turn; or gives it back, when so many are put
+    /// off already that memory would suffer.
+    pub(super) fn say_later(&self, token: &ApiToken, last_word: ApiTokenStatus) -> Option<ApiTokenStatus> {
+        let last_words = &mut self.memory().last_words;
+        if last_words.len() >= LAST_WORDS {
+            return Some(last_word);
+        }
+        let key = Key::api_token(token);
+        last_words.insert(key.clone(), (token.metadata.resource_version.clone(), last_word));
+        self.queue.add(key);
+        None
+    }
+
+    /// The last status of a token that was put off, unless the token changed since.
+    pub(super) fn last_word(&self, token: &ApiToken) -> Option<ApiTokenStatus> {
+        let put_off = self.memory().last_words.remove(&Key::api_token(token));
+        put_off
+            .filter(|(version, _)| *version == token.metadata.resource_version)
+            .map(|(_, last_word)| last_word)
     }
 
     /// Something that was made for it went, and not by us.
@@ -247,10 +272,9 @@ impl Context {
 
     /// All bindings that say they are for the credential at `place`.
     pub fn bindings_for(&self, place: &Place) -> BTreeMap<BindingKey, Binding> {
-        let within =
-            self.role_bindings.owned_by(place).into_iter().map(|found| Binding::from((*found).clone()));
-        let everywhere = self.cluster_role_bindings.owned_by(place).into_iter();
-        let everywhere = everywhere.map(|found| Binding::from((*found).clone()));
+        let credential = Key::Credential(place.clone());
+        let within = self.role_bindings.owned_by(&credential).map(Binding::from);
+        let everywhere = self.cluster_role_bindings.owned_by(&credential).map(Binding::from);
         within.chain(everywhere).map(|binding| (binding.key(), binding)).collect()
     }
 
@@ -258,8 +282,8 @@ impl Context {
     pub fn binding(&self, key: &BindingKey) -> Option<Binding> {
         let place = Place::new(key.namespace.clone().unwrap_or_default(), key.name.clone());
         match key.namespace {
-            Some(_) => self.role_bindings.get(&place).map(|found| (*found).clone().into()),
-            None => self.cluster_role_bindings.get(&place).map(|found| (*found).clone().into()),
+            Some(_) => self.role_bindings.get(&place).map(Into::into),
+            None => self.cluster_role_bindings.get(&place).map(Into::into),
         }
     }
 
@@ -270,8 +294,8 @@ impl Context {
         *held = Arc::new(keyring);
         drop(held);
         if changed {
-            for token in self.tokens.all() {
-                self.queue.add(Key::api_token(&token));
+            for token in self.tokens.places() {
+                self.queue.add(Key::ApiToken(token));
             }
         }
     }
@@ -281,13 +305,4 @@ fn annotations(token: &ApiToken) -> u64 {
     let mut hasher = DefaultHasher::new();
     token.metadata.annotations.hash(&mut hasher);
     hasher.finish()
-}
-
-/// The credential that a binding says it is for: by its annotation, or by its owner reference where that was edited.
-pub(super) fn claimed(binding: &Binding) -> Option<Place> {
-    let annotated = binding.claimed_owner().map(|owner| Place::new(owner.namespace, owner.name));
-    annotated.or_else(|| {
-        let owner = controller(&binding.metadata).filter(|owner| owner.kind == "Credential")?;
-        Some(Place::new(binding.metadata.namespace.clone()?, owner.name.clone()))
-    })
 }

@@ -11,9 +11,8 @@ use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
 use super::{
-    Context, Key,
+    Context, Key, Place,
     api_token::observe::attestation,
-    cache::Place,
     write::{FIELD_MANAGER, RequestError, Trouble, send},
 };
 use crate::domain::{
@@ -24,6 +23,8 @@ use crate::domain::{
 
 /// How often keys that nothing names are looked for.
 const LOOK_EVERY: Duration = Duration::from_mins(10);
+/// How many objects are looked at before others get a turn.
+const AT_ONCE: usize = 256;
 
 /// Reads the keys out of the Secret that the watch shows.
 pub fn read(ctx: &Context) {
@@ -51,7 +52,7 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     let empty = keyring.keys().next().is_none();
     // Of a token that cannot be read nobody knows which key it names.
     let droppable =
-        if ctx.tokens.has_unreadable() { Vec::new() } else { keyring.droppable(&in_use(ctx), now) };
+        if ctx.tokens.has_unreadable() { Vec::new() } else { keyring.droppable(&in_use(ctx).await, now) };
     let mut data: Map<String, Value> = droppable.into_iter().map(|id| (id, Value::Null)).collect();
     if empty || requested.is_some() {
         let key = ctx.draw(|random| keyring.draw(now, random));
@@ -79,7 +80,7 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
 }
 
 async fn create(ctx: &Context) -> Result<(), RequestError> {
-    let lost = in_use(ctx);
+    let lost = in_use(ctx).await;
     if !lost.is_empty() {
         warn!(keys = ?lost, "the keyring is gone; tokens under its keys cannot be checked until they are put back");
     }
@@ -110,13 +111,18 @@ async fn create(ctx: &Context) -> Result<(), RequestError> {
 }
 
 /// The keys that a status names, or a Secret: one that was just created is in no status yet.
-fn in_use(ctx: &Context) -> BTreeSet<String> {
-    let tokens = ctx.tokens.all();
-    let stated = tokens.iter().filter_map(|token| token.status.as_ref()?.digest.clone());
+async fn in_use(ctx: &Context) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    let stated = ctx.tokens.all().map(|token| token.status.and_then(|status| status.digest));
     let secrets = ctx.secrets.all();
-    let attested =
-        secrets.iter().filter_map(|secret| attestation(&secret.metadata)).map(|found| found.digest);
-    stated.chain(attested).filter_map(|digest| digest::key_id(&digest).map(ToOwned::to_owned)).collect()
+    let attested = secrets.map(|secret| attestation(&secret.metadata).map(|found| found.digest));
+    for (looked_at, digest) in stated.chain(attested).enumerate() {
+        keys.extend(digest.as_deref().and_then(digest::key_id).map(ToOwned::to_owned));
+        if looked_at % AT_ONCE == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    keys
 }
 
 fn place(ctx: &Context) -> Place {

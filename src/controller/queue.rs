@@ -207,6 +207,11 @@ impl<K: Key> Queue<K> {
         }
     }
 
+    /// Whether any key waits for a place.
+    pub fn has_waiting(&self) -> bool {
+        !self.state().lanes.is_empty()
+    }
+
     /// How often work on `key` failed since it last succeeded.
     pub fn attempts(&self, key: &K) -> u32 {
         self.state().attempts.get(key).copied().unwrap_or_default()

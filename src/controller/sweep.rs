@@ -7,8 +7,7 @@ use kube::Api;
 use tracing::info;
 
 use super::{
-    Context, Key,
-    cache::Place,
+    Context, Key, Place,
     credential::apply::delete_binding,
     write::{RequestError, send},
 };
@@ -25,8 +24,8 @@ const SWEEP_EVERY: Duration = Duration::from_mins(10);
 /// The first deletion that failed, after the others were tried; or the first read that failed.
 pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     ctx.queue.add_after(&Key::Sweep, SWEEP_EVERY);
-    let within = ctx.role_bindings.all().into_iter().map(|found| Binding::from((*found).clone()));
-    let everywhere = ctx.cluster_role_bindings.all().into_iter().map(|found| Binding::from((*found).clone()));
+    let within = ctx.role_bindings.all().map(Binding::from);
+    let everywhere = ctx.cluster_role_bindings.all().map(Binding::from);
     let mut failed = None;
     for binding in within.chain(everywhere) {
         let Some(owner) = binding.claimed_owner() else {

@@ -2,17 +2,16 @@
 //! done for them; their status says so, and what to mend.
 
 use kube::{
-    Api, Resource,
+    Api,
     api::PostParams,
     core::{ApiResource, DynamicObject},
 };
-use serde::de::DeserializeOwned;
 use serde_json::json;
 use tracing::warn;
 
 use super::{
-    Context,
-    cache::{Cache, Place},
+    Context, Place,
+    cache::{Cache, Kept},
     write::{RequestError, Trouble, send, unless_gone},
 };
 use crate::api::{
@@ -26,15 +25,15 @@ use crate::api::{
 /// When it cannot be fetched, or the write fails for other reasons than that it is refused.
 pub async fn reconcile<K>(ctx: &Context, cache: &Cache<K>, place: &Place) -> Result<(), RequestError>
 where
-    K: Resource<DynamicType = ()> + DeserializeOwned,
+    K: Kept,
 {
     if !cache.is_unreadable(place) {
         return Ok(());
     }
     let resource = ApiResource::erase::<K>(&());
     let kind = &resource.kind;
-    let api: Api<DynamicObject> = Api::namespaced_with(ctx.client.clone(), &place.namespace, &resource);
-    let Some(mut found) = send(|| format!("get {kind} {place}"), api.get_opt(&place.name)).await? else {
+    let api: Api<DynamicObject> = Api::namespaced_with(ctx.client.clone(), place.namespace(), &resource);
+    let Some(mut found) = send(|| format!("get {kind} {place}"), api.get_opt(place.name())).await? else {
         return Ok(());
     };
     // The parser's own words may repeat what somebody put there by mistake, so only the place is told.
@@ -69,7 +68,7 @@ where
     found.data["status"] = status;
     let written = send(
         || format!("update the status of {kind} {place}"),
-        api.replace_status(&place.name, &PostParams::default(), &found),
+        api.replace_status(place.name(), &PostParams::default(), &found),
     )
     .await;
     match unless_gone(written) {

@@ -8,7 +8,7 @@ use k8s_openapi::api::{
     rbac::v1::{ClusterRoleBinding, RoleBinding},
 };
 use kube::{
-    Api, Resource,
+    Api,
     core::{DeserializeGuard, PartialObjectMeta, error_boundary::InvalidObject},
     runtime::{
         WatchStreamExt,
@@ -19,27 +19,27 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::{
-    Context, Key,
-    cache::{Cache, Change, Lost, Place},
-    context::claimed,
+    Context, Key, Place,
+    cache::{Cache, Change, Kept, Lost},
     keyring,
 };
 use crate::{
     api::{ApiToken, Credential},
-    domain::{
-        binding::{Binding, controller},
-        name,
-    },
+    domain::name,
 };
 
 /// How long a burst of token changes is gathered before their credential is counted.
 const GATHER: Duration = Duration::from_secs(1);
 
+/// How many objects a list asks for at a time: what is read at once is in memory at once, and memory that was needed at
+/// the start is not given back.
+const PAGE: u32 = 100;
+
 /// Starts all watches. They end with the set.
 pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let all = watcher::Config::default();
-    let ours = watcher::Config::default().labels(name::MANAGED_BY_SELECTOR);
+    let all = watcher::Config::default().page_size(PAGE);
+    let ours = all.clone().labels(name::MANAGED_BY_SELECTOR);
     let keyring = watcher::Config::default().fields(&format!("metadata.name={}", ctx.config.keyring_secret));
     let client = || ctx.client.clone();
 
@@ -48,46 +48,18 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let credentials = watcher(Api::<DeserializeGuard<Credential>>::all(client()), all);
     tasks.spawn(feed(ctx.clone(), "Credential", credentials, |ctx| &ctx.credentials, credential_changed));
     let secrets = watcher(Api::<PartialObjectMeta<Secret>>::all(client()), ours.clone());
-    tasks.spawn(feed(
-        ctx.clone(),
-        "Secret",
-        secrets,
-        |ctx| &ctx.secrets,
-        |ctx, change| {
-            for key in owners(change, "ApiToken") {
-                let key = Key::ApiToken(key);
-                if change.after.is_none() {
-                    ctx.note_vanished(key.clone());
-                }
-                ctx.queue.add(key);
-            }
-        },
-    ));
+    tasks.spawn(feed(ctx.clone(), "Secret", secrets, |ctx| &ctx.secrets, owner_changed));
     let accounts = watcher(Api::<PartialObjectMeta<ServiceAccount>>::all(client()), ours.clone());
-    tasks.spawn(feed(
-        ctx.clone(),
-        "ServiceAccount",
-        accounts,
-        |ctx| &ctx.accounts,
-        |ctx, change| {
-            for key in owners(change, "Credential") {
-                let key = Key::Credential(key);
-                if change.after.is_none() {
-                    ctx.note_vanished(key.clone());
-                }
-                ctx.queue.add(key);
-            }
-        },
-    ));
+    tasks.spawn(feed(ctx.clone(), "ServiceAccount", accounts, |ctx| &ctx.accounts, owner_changed));
     let bindings = watcher(Api::<RoleBinding>::all(client()), ours.clone());
-    tasks.spawn(feed(ctx.clone(), "RoleBinding", bindings, |ctx| &ctx.role_bindings, bindings_changed));
+    tasks.spawn(feed(ctx.clone(), "RoleBinding", bindings, |ctx| &ctx.role_bindings, owner_changed));
     let bindings = watcher(Api::<ClusterRoleBinding>::all(client()), ours);
     tasks.spawn(feed(
         ctx.clone(),
         "ClusterRoleBinding",
         bindings,
         |ctx| &ctx.cluster_role_bindings,
-        bindings_changed,
+        owner_changed,
     ));
     let keyring = watcher(Api::<Secret>::namespaced(client(), &ctx.config.namespace), keyring);
     tasks.spawn(feed(
@@ -141,7 +113,7 @@ impl<K> Shown<K> for DeserializeGuard<K> {
     }
 }
 
-async fn feed<S: Shown<K>, K: Resource>(
+async fn feed<S: Shown<K>, K: Kept>(
     ctx: Arc<Context>,
     kind: &'static str,
     events: impl Stream<Item = watcher::Result<Event<S>>> + Send,
@@ -173,58 +145,39 @@ async fn feed<S: Shown<K>, K: Resource>(
 
 fn token_changed(ctx: &Context, change: &Change<ApiToken>) {
     ctx.queue.add(Key::ApiToken(change.place.clone()));
-    let state =
-        |token: &ApiToken| token.status.as_ref().map(|status| (status.state, status.expires_at.clone()));
-    let counted = match (&change.before, &change.after) {
-        (Some(before), Some(after)) => state(before) != state(after),
-        _ => true,
-    };
-    if counted && let Some(token) = change.after.as_ref().or(change.before.as_ref()) {
-        count_soon(ctx, token);
+    let before = change.before.as_ref().map(|(brief, _)| brief);
+    if before != change.after.as_ref().map(Kept::brief).as_ref() {
+        for credential in change.owners() {
+            count_soon(ctx, &credential);
+        }
     }
 }
 
-/// Has the tokens of this one's credential counted after the burst.
-pub fn count_soon(ctx: &Context, token: &ApiToken) {
-    let place = Place::new(
-        token.metadata.namespace.clone().unwrap_or_default(),
-        token.spec.credential_ref.name.clone(),
-    );
-    ctx.queue.add_after(&Key::Credential(place), GATHER);
+/// Has the tokens of a credential counted after the burst.
+pub fn count_soon(ctx: &Context, credential: &Key) {
+    ctx.queue.add_after(credential, GATHER);
 }
 
 fn credential_changed(ctx: &Context, change: &Change<Credential>) {
-    ctx.queue.add(Key::Credential(change.place.clone()));
+    let key = Key::Credential(change.place.clone());
     if change.after.is_none() {
         ctx.queue.add(Key::Sweep);
     }
-    let same = matches!((&change.before, &change.after), (Some(before), Some(after))
-        if before.spec == after.spec
-            && before.metadata.uid == after.metadata.uid
-            && before.metadata.deletion_timestamp == after.metadata.deletion_timestamp);
-    if !same {
-        for token in ctx.tokens.owned_by(&change.place) {
-            ctx.queue.add(Key::api_token(&token));
+    let before = change.before.as_ref().map(|(brief, _)| brief);
+    if before != change.after.as_ref().map(Kept::brief).as_ref() {
+        for token in ctx.tokens.places_owned_by(&key) {
+            ctx.queue.add(Key::ApiToken(token));
         }
     }
+    ctx.queue.add(key);
 }
 
-fn bindings_changed<K: Clone + Into<Binding>>(ctx: &Context, change: &Change<K>) {
-    let found = [&change.before, &change.after].into_iter().flatten();
-    for place in found.filter_map(|found| claimed(&(**found).clone().into())) {
-        let key = Key::Credential(place);
+/// Something that was made for an object changed.
+fn owner_changed<K: Kept>(ctx: &Context, change: &Change<K>) {
+    for owner in change.owners() {
         if change.after.is_none() {
-            ctx.note_vanished(key.clone());
+            ctx.note_vanished(owner.clone());
         }
-        ctx.queue.add(key);
+        ctx.queue.add(owner);
     }
-}
-
-/// The controllers of that kind, before the change and after it.
-fn owners<K: Resource>(change: &Change<K>, kind: &str) -> Vec<Place> {
-    let found = [&change.before, &change.after].into_iter().flatten();
-    let owners = found.filter_map(|found| controller(found.meta())).filter(|owner| owner.kind == kind);
-    let mut places: Vec<_> = owners.map(|owner| Place::new(&change.place.namespace, &owner.name)).collect();
-    places.dedup();
-    places
 }

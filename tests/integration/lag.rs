@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use credential_operator::{
     api::{ApiToken, ApiTokenState, Credential, CredentialState},
-    controller::{Config, Context, api_token::observe::observe, cache::Place, keyring, write::RequestError},
+    controller::{Config, Context, Place, api_token::observe::observe, keyring, write::RequestError},
     domain::token::Prefix,
 };
 use jiff::SignedDuration;

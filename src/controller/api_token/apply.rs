@@ -17,10 +17,10 @@ use super::{
     plan::{Mend, Plan, Recipe, Step},
 };
 use crate::{
-    api::{ApiToken, ApiTokenStatus, credential::ObjectReference},
+    api::{ApiToken, ApiTokenState, ApiTokenStatus, credential::ObjectReference},
     controller::{
-        Context,
-        cache::Place,
+        Context, Place,
+        cache::Kept,
         watch::count_soon,
         write::{FIELD_MANAGER, RequestError, delete_only, send, unless_gone},
     },
@@ -54,6 +54,15 @@ pub async fn apply(ctx: &Context, token: &ApiToken, plan: Plan) -> Result<(), Re
             }
             Step::DeleteSecret { secret, resource_version } => {
                 delete_secret(ctx, token, &secret, resource_version.as_deref()).await?;
+                // Of many that end at once, each loses its Secret before the first is told about.
+                let ended = |status: &mut ApiTokenStatus| {
+                    matches!(status.state, Some(ApiTokenState::Expired | ApiTokenState::Revoked))
+                };
+                if ctx.queue.has_waiting()
+                    && let Some(last_word) = status.take_if(ended)
+                {
+                    status = ctx.say_later(token, last_word);
+                }
             }
             Step::MendSecret(mend) => mend_secret(ctx, token, mend).await?,
             Step::DeleteToken => delete_token(ctx, token).await?,
@@ -78,17 +87,19 @@ pub async fn write_status(
         return Ok(());
     }
     let place = Place::of(token);
-    let api: Api<ApiToken> = Api::namespaced(ctx.client.clone(), &place.namespace);
+    let api: Api<ApiToken> = Api::namespaced(ctx.client.clone(), place.namespace());
     // The version makes it fail where another leader, or a stale watch, would overwrite what it has not seen.
     let changed = ApiToken { status: Some(status), ..token.clone() };
     let written = send(
         || format!("update the status of ApiToken {place}"),
-        api.replace_status(&place.name, &PostParams::default(), &changed),
+        api.replace_status(place.name(), &PostParams::default(), &changed),
     )
     .await;
     if let Some(written) = unless_gone(written)? {
         // The echo of this write is no change to the cache, so nobody else asks for the count.
-        count_soon(ctx, &written);
+        if let Some(credential) = written.owner() {
+            count_soon(ctx, &credential);
+        }
         ctx.tokens.remember(written);
     }
     Ok(())
@@ -114,8 +125,8 @@ async fn create_secret(
     annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), json!(attestation).to_string());
     let secret = Secret {
         metadata: ObjectMeta {
-            name: Some(place.name.clone()),
-            namespace: Some(place.namespace.clone()),
+            name: Some(place.name().to_owned()),
+            namespace: Some(place.namespace().to_owned()),
             labels: Some(recipe.labels),
             annotations: Some(annotations),
             owner_references: Some(vec![reference(token)]),
@@ -126,7 +137,7 @@ async fn create_secret(
         data: Some([(TOKEN_KEY.to_owned(), ByteString(value.expose().as_bytes().to_vec()))].into()),
         ..Secret::default()
     };
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &place.namespace);
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let created = send(|| format!("create Secret {place}"), api.create(&params, &secret)).await?;
     let uid = created.metadata.uid.clone().unwrap_or_default();
@@ -134,7 +145,7 @@ async fn create_secret(
     Ok(Issued {
         id: attestation.id,
         digest: attestation.digest,
-        secret: ObjectReference { name: place.name, uid },
+        secret: ObjectReference { name: place.name().to_owned(), uid },
     })
 }
 
@@ -145,7 +156,7 @@ async fn delete_secret(
     resource_version: Option<&str>,
 ) -> Result<(), RequestError> {
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret.name.clone());
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &place.namespace);
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
     let params = delete_only(&secret.uid, resource_version);
     unless_gone(send(|| format!("delete Secret {place}"), api.delete(&secret.name, &params)).await)?;
     ctx.secrets.forget(&place, &secret.uid);
@@ -177,7 +188,7 @@ async fn mend_secret(ctx: &Context, token: &ApiToken, mend: Mend) -> Result<(), 
     if mend.own {
         metadata["ownerReferences"] = json!([reference(token)]);
     }
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &place.namespace);
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let patch = Patch::Merge(json!({ "metadata": metadata }));
     let mended: PartialObjectMeta<Secret> =
@@ -190,9 +201,9 @@ async fn mend_secret(ctx: &Context, token: &ApiToken, mend: Mend) -> Result<(), 
 async fn delete_token(ctx: &Context, token: &ApiToken) -> Result<(), RequestError> {
     let place = Place::of(token);
     let uid = token.metadata.uid.clone().unwrap_or_default();
-    let api: Api<ApiToken> = Api::namespaced(ctx.client.clone(), &place.namespace);
+    let api: Api<ApiToken> = Api::namespaced(ctx.client.clone(), place.namespace());
     let deleted =
-        send(|| format!("delete ApiToken {place}"), api.delete(&place.name, &delete_only(&uid, None))).await;
+        send(|| format!("delete ApiToken {place}"), api.delete(place.name(), &delete_only(&uid, None))).await;
     unless_gone(deleted)?;
     Ok(())
 }

@@ -11,8 +11,7 @@ use super::{
 use crate::{
     api::{ApiToken, ApiTokenState, ApiTokenStatus, Credential, credential::ObjectReference},
     controller::{
-        Context, Key,
-        cache::Place,
+        Context, Key, Place,
         write::{RequestError, send, unless_gone},
     },
     domain::{
@@ -74,8 +73,8 @@ fn may_be_old_news(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus) -> 
 /// Fails unless the API server has the token just as it was shown to us.
 async fn latest(ctx: &Context, token: &ApiToken) -> Result<(), RequestError> {
     let place = Place::of(token);
-    let api: Api<ApiToken> = Api::namespaced(ctx.client.clone(), &place.namespace);
-    let found = send(|| format!("get ApiToken {place}"), api.get_opt(&place.name)).await?;
+    let api: Api<ApiToken> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let found = send(|| format!("get ApiToken {place}"), api.get_opt(place.name())).await?;
     match found {
         Some(found) if found.metadata.resource_version == token.metadata.resource_version => Ok(()),
         found => {
@@ -96,16 +95,14 @@ async fn credential(
     let place = Place::new(namespace, token.spec.credential_ref.name.clone());
     let cached = ctx.credentials.get(&place);
     let Some(issued_for) = &status.credential_uid else {
-        return Ok(
-            cached.map_or(CredentialSeen::Absent, |held| CredentialSeen::Present(Box::new((*held).clone())))
-        );
+        return Ok(cached.map_or(CredentialSeen::Absent, |held| CredentialSeen::Present(Box::new(held))));
     };
     if let Some(held) = cached.filter(|held| held.metadata.uid.as_ref() == Some(issued_for)) {
-        return Ok(CredentialSeen::Present(Box::new((*held).clone())));
+        return Ok(CredentialSeen::Present(Box::new(held)));
     }
     // What follows destroys; a watch that lags is not enough to go by.
-    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &place.namespace);
-    let Some(found) = send(|| format!("get Credential {place}"), api.get_opt(&place.name)).await? else {
+    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let Some(found) = send(|| format!("get Credential {place}"), api.get_opt(place.name())).await? else {
         return Ok(CredentialSeen::Gone);
     };
     // Nor is a status that anybody might have written, where the Secret can prove that it was issued for this one. And a
@@ -135,12 +132,11 @@ async fn secret(
     issued_for: Option<&str>,
 ) -> Result<SecretSeen, RequestError> {
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret_name(token));
-    if let Some(held) = ctx.secrets.get(&place)
-        && let Some(seen) = recorded(token, status, &held.metadata)
-    {
+    let held = ctx.secrets.get(&place);
+    if let Some(seen) = held.as_ref().and_then(|held| recorded(token, status, &held.metadata)) {
         return Ok(seen);
     }
-    let expected = status.secret.is_some() || ctx.secrets.get(&place).is_some();
+    let expected = status.secret.is_some() || held.is_some();
     let in_the_way = ctx.must_look(&Key::api_token(token));
     if !expected && !in_the_way && !ends_unseen(ctx, token, status) {
         return Ok(SecretSeen::Absent);
@@ -167,8 +163,8 @@ async fn read(
     issued_for: Option<&str>,
 ) -> Result<SecretSeen, RequestError> {
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret_name(token));
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &place.namespace);
-    let found = send(|| format!("get Secret {place}"), api.get(&place.name)).await;
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let found = send(|| format!("get Secret {place}"), api.get(place.name())).await;
     Ok(unless_gone(found)?.map_or(SecretSeen::Absent, |found| judge(ctx, token, status, issued_for, &found)))
 }
 

@@ -19,8 +19,7 @@ use super::plan::{Plan, Step, owner, refused};
 use crate::{
     api::{Credential, CredentialStatus, Reason, credential::ObjectReference},
     controller::{
-        Context,
-        cache::Place,
+        Context, Place,
         write::{FIELD_MANAGER, RequestError, Trouble, delete_only, send, unless_gone},
     },
     domain::{
@@ -104,11 +103,11 @@ pub async fn write_status(
     }
     let place = Place::of(credential);
     let counted = credential.status.as_ref().is_none_or(|before| before.tokens != status.tokens);
-    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &place.namespace);
+    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), place.namespace());
     let changed = Credential { status: Some(status), ..credential.clone() };
     let written = send(
         || format!("update the status of Credential {place}"),
-        api.replace_status(&place.name, &PostParams::default(), &changed),
+        api.replace_status(place.name(), &PostParams::default(), &changed),
     )
     .await;
     if let Some(written) = unless_gone(written)? {
@@ -138,7 +137,7 @@ async fn create_account(ctx: &Context, credential: &Credential) -> Result<Object
     let created = send(|| format!("create ServiceAccount {place}"), api.create(&post(), &account)).await?;
     let uid = created.metadata.uid.clone().unwrap_or_default();
     ctx.accounts.remember(created.metadata.into_response_partial());
-    Ok(ObjectReference { name: place.name, uid })
+    Ok(ObjectReference { name: place.name().to_owned(), uid })
 }
 
 async fn mend_account(
@@ -158,7 +157,7 @@ async fn mend_account(
     let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), &owner.namespace);
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let mended: PartialObjectMeta<ServiceAccount> =
-        send(|| format!("mend ServiceAccount {place}"), api.patch_metadata(&place.name, &params, &patch))
+        send(|| format!("mend ServiceAccount {place}"), api.patch_metadata(place.name(), &params, &patch))
             .await?;
     ctx.accounts.remember(mended);
     Ok(())
@@ -181,10 +180,10 @@ async fn set_finalizer(
         "resourceVersion": credential.metadata.resource_version,
         "finalizers": finalizers,
     }}));
-    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &place.namespace);
+    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), place.namespace());
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let patched =
-        send(|| format!("set the finalizer of Credential {place}"), api.patch(&place.name, &params, &patch));
+        send(|| format!("set the finalizer of Credential {place}"), api.patch(place.name(), &params, &patch));
     let patched = unless_gone(patched.await)?;
     if let Some(patched) = patched.clone().filter(|patched| patched.metadata.deletion_timestamp.is_none()) {
         ctx.credentials.remember(patched);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::ServiceAccount,
     rbac::v1::{ClusterRoleBinding, RoleBinding},
@@ -11,10 +10,9 @@ use kube::{Api, api::ObjectMeta};
 
 use super::plan::{AccountSeen, Observed, Tokens, owner};
 use crate::{
-    api::{ApiTokenState, Credential, Instant},
+    api::{ApiTokenState, Credential},
     controller::{
-        Context, Key,
-        cache::Place,
+        Context, Key, Place,
         write::{RequestError, send},
     },
     domain::{
@@ -43,7 +41,7 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Observed,
 
 async fn account(ctx: &Context, credential: &Credential) -> Result<AccountSeen, RequestError> {
     let place = Place::of(credential);
-    let place = Place::new(place.namespace, name::service_account(&place.name));
+    let place = Place::new(place.namespace(), name::service_account(place.name()));
     if let Some(held) = ctx.accounts.get(&place) {
         return Ok(judge(credential, &held.metadata));
     }
@@ -51,8 +49,8 @@ async fn account(ctx: &Context, credential: &Credential) -> Result<AccountSeen, 
     if !recorded && !ctx.must_look(&Key::credential(credential)) {
         return Ok(AccountSeen::Absent);
     }
-    let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), &place.namespace);
-    let found = send(|| format!("get ServiceAccount {place}"), api.get_metadata_opt(&place.name)).await?;
+    let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let found = send(|| format!("get ServiceAccount {place}"), api.get_metadata_opt(place.name())).await?;
     Ok(found.map_or(AccountSeen::Absent, |found| judge(credential, &found.metadata)))
 }
 
@@ -115,8 +113,8 @@ async fn bindings(ctx: &Context, credential: &Credential) -> Result<Vec<Binding>
 /// Fails unless the API server has the credential as it was shown to us, but for its status.
 async fn latest(ctx: &Context, credential: &Credential) -> Result<(), RequestError> {
     let place = Place::of(credential);
-    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &place.namespace);
-    let found = send(|| format!("get Credential {place}"), api.get_metadata_opt(&place.name)).await?;
+    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let found = send(|| format!("get Credential {place}"), api.get_metadata_opt(place.name())).await?;
     let same = |found: &ObjectMeta| {
         found.uid == credential.metadata.uid
             && found.generation == credential.metadata.generation
@@ -142,13 +140,10 @@ async fn look(ctx: &Context, key: &BindingKey) -> Result<Option<Binding>, Reques
 
 fn count(ctx: &Context, credential: &Credential) -> Tokens {
     let mut tokens = Tokens::default();
-    for token in ctx.tokens.owned_by(&Place::of(credential)) {
+    for (state, end) in ctx.tokens.briefs_owned_by(&Key::credential(credential)) {
         tokens.count.total += 1;
-        let Some(status) = &token.status else { continue };
-        if status.state == Some(ApiTokenState::Active) {
+        if state == Some(ApiTokenState::Active) {
             tokens.count.active += 1;
-            let end: Option<Timestamp> =
-                status.expires_at.as_ref().map(Instant::timestamp).and_then(Result::ok);
             tokens.next_end = tokens.next_end.into_iter().chain(end).min();
         }
     }

@@ -15,13 +15,16 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::domain::clock::Clock;
 
 /// How often the wall clock is compared with the schedule at the least.
 const TICK: Duration = Duration::from_millis(500);
+
+/// A clock that is slewed goes back by less.
+const SET_BACK: SignedDuration = SignedDuration::from_secs(1);
 
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LAST_RETRY: Duration = Duration::from_mins(1);
@@ -48,6 +51,8 @@ struct State<K> {
     working: HashMap<String, usize>,
     standing: HashMap<K, Standing>,
     ends: Schedule<Timestamp, K>,
+    /// The wall clock when it was last looked at.
+    clock_showed: Option<Timestamp>,
     retries: Schedule<Instant, K>,
     attempts: HashMap<K, u32>,
 }
@@ -139,6 +144,13 @@ impl<K: Key> State<K> {
     }
 
     fn take_due(&mut self, now: Timestamp, instant: Instant) {
+        // What was put down for ten seconds later, by a clock that has been set back by an hour since, is planned anew.
+        if self.clock_showed.is_some_and(|before| before.duration_since(now) > SET_BACK) {
+            while let Some(key) = self.ends.pop_due(Timestamp::MAX) {
+                self.add(key);
+            }
+        }
+        self.clock_showed = Some(now);
         while let Some(key) = self.ends.pop_due(now) {
             self.add(key);
         }
@@ -158,6 +170,7 @@ impl<K: Key> Queue<K> {
             working: HashMap::new(),
             standing: HashMap::new(),
             ends: Schedule::new(),
+            clock_showed: None,
             retries: Schedule::new(),
             attempts: HashMap::new(),
         };
@@ -345,6 +358,19 @@ mod tests {
         assert_eq!(soon(&queue).await, None);
         *clock.0.lock().unwrap() = hour;
         assert_eq!(soon(&queue).await, Some(Item("a", 0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_back_has_everything_planned_anew() {
+        let (clock, queue) = queue();
+        let hour = Timestamp::from_second(3600).unwrap();
+        *clock.0.lock().unwrap() = hour;
+        queue.wake(&Item("a", 0), Some(hour + SignedDuration::from_secs(10)));
+        assert_eq!(soon(&queue).await, None);
+        *clock.0.lock().unwrap() = Timestamp::UNIX_EPOCH;
+        assert_eq!(soon(&queue).await, Some(Item("a", 0)));
+        queue.done(&Item("a", 0));
+        assert_eq!(soon(&queue).await, None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -118,7 +118,7 @@ async fn run(arguments: &Arguments) -> Result<End, Error> {
     // Not earlier: while a control plane starts, every request of ours that comes too soon would be logged.
     telemetry::start(LogFormat::Text, &arguments.log).or_could_not("start logging")?;
 
-    let outcome = operate(&cluster, &mut interrupt, started, arguments.keep).await;
+    let outcome = Box::pin(operate(&cluster, &mut interrupt, started, arguments.keep)).await;
     if cluster.is_the_users() {
         tell_what_is_left(&cluster);
     }
@@ -137,7 +137,7 @@ async fn operate(
         () = interrupt.received() => return Ok(End::Interrupted),
     };
     let seen = async {
-        tour(cluster, started).await?;
+        Box::pin(tour(cluster, started)).await?;
         tell_how_to_go_on(cluster, keep);
         if keep {
             std::future::pending::<()>().await;

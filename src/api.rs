@@ -9,10 +9,11 @@ pub mod condition;
 pub mod credential;
 pub mod instant;
 pub mod lifetime;
+pub mod material;
 
 pub use api_token::{ApiToken, ApiTokenSpec, ApiTokenState, ApiTokenStatus};
 pub use condition::{Condition, ConditionType, Reason};
-pub use credential::{Credential, CredentialSpec, CredentialState, CredentialStatus};
+pub use credential::{Credential, CredentialSpec, CredentialState, CredentialStatus, CredentialType};
 pub use instant::Instant;
 pub use lifetime::Lifetime;
 

@@ -8,6 +8,8 @@ pub mod api_token;
 pub mod cache;
 pub mod context;
 pub mod credential;
+pub mod draws;
+pub mod dress;
 mod kept;
 pub mod keyring;
 mod packed;
@@ -68,6 +70,10 @@ async fn work(ctx: Arc<Context>, mut stop: oneshot::Receiver<()>) {
     loop {
         let key = tokio::select! {
             key = ctx.queue.next() => key,
+            key = ctx.draws.done() => {
+                ctx.queue.add(key);
+                continue;
+            }
             _ = &mut stop => break,
         };
         while tasks.try_join_next().is_some() {}
@@ -76,7 +82,7 @@ async fn work(ctx: Arc<Context>, mut stop: oneshot::Receiver<()>) {
         tasks.spawn(
             async move {
                 // A key that nobody gives back would never be worked on again.
-                match AssertUnwindSafe(reconcile(&ctx, &key)).catch_unwind().await {
+                match AssertUnwindSafe(Box::pin(reconcile(&ctx, &key))).catch_unwind().await {
                     Ok(outcome) => finish(&ctx, &key, outcome),
                     Err(_) => ctx.queue.failed(&key, REFUSED_AFTER),
                 }
@@ -117,7 +123,7 @@ async fn reconcile(ctx: &Context, key: &Key) -> Result<(), RequestError> {
         Key::Sweep => sweep::reconcile(ctx).await,
         Key::Credential(place) => {
             if let Some(credential) = ctx.credentials.get(place) {
-                return reconcile_credential(ctx, key, &credential).await;
+                return Box::pin(reconcile_credential(ctx, key, &credential)).await;
             }
             ctx.forget(key);
             unreadable::reconcile(ctx, &ctx.credentials, place).await
@@ -139,7 +145,7 @@ async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential)
     let wake = plan.wake;
     let planned = plan.status.clone();
     let plan_waits = plan.waits_for_others;
-    let outcome = credential::apply::apply(ctx, credential, plan, now).await;
+    let outcome = credential::apply::apply(ctx, &observed, plan, now).await;
     ctx.queue.wake(key, wake);
     let Err(error) = outcome else {
         if !plan_waits {

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod digest;
 pub mod expiry;
 pub mod keyring;
+pub mod material;
 pub mod name;
 pub mod redacted;
 pub mod token;

@@ -77,7 +77,7 @@ pub async fn tour(cluster: &Cluster, started: Instant) -> Result<(), Error> {
         await_condition(credentials, "edge-nodes", counted).await.or_could_not("watch the credential")
     };
     println!("  the operator writes the count of tokens every 10 s at most; waiting for it\n");
-    within(PATIENCE, "Credential edge-nodes to count its tokens", counted).await?;
+    Box::pin(within(PATIENCE, "Credential edge-nodes to count its tokens", counted)).await?;
     show(cluster, &["get", "access"]).await?;
 
     heading("The end of a token");

@@ -103,8 +103,8 @@ pub struct CredentialReference {
     validation = Rule::new("!has(self.annotations) || self.annotations.all(k, k.size() <= 317 && k.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$'))").message("not an annotation: keys look like example.com/name").field_path(".annotations")
 )]
 pub struct SecretOptions {
-    /// The Secret's name; absent: <name>-token. Immutable. A Secret of that name that is not the operator's own is
-    /// never touched.
+    /// The Secret's name; absent: <name>-token for an ApiToken, whose choice is immutable, and <name>-credential for a
+    /// Credential. A Secret of that name that is not the operator's own is never touched.
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")

@@ -4,7 +4,14 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Instant};
+use super::{
+    Condition, Instant,
+    api_token::SecretOptions,
+    material::{
+        BasicAuth, HashedPassword, HelmRepository, ObjectStore, Opaque, Provided, Registry, Rotation, SshKey,
+        Tls, Totp,
+    },
+};
 
 /// The most characters of a Credential's name: `<name>-credential` must fit a ServiceAccount's 63.
 pub const MAX_NAME_LENGTH: usize = 52;
@@ -38,7 +45,22 @@ pub const MAX_NAME_LENGTH: usize = 52;
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(oldSelf.expiresAt) || (has(self.expiresAt) && self.expiresAt <= oldSelf.expiresAt)").message("expiresAt can only be brought forward; for a longer life create another credential").field_path(".expiresAt"),
-    validation = Rule::new("!has(self.roles) || self.roles.all(a, self.roles.exists_one(b, a == b))").message("a role is granted twice with the same target; remove one of the two").field_path(".roles")
+    validation = Rule::new("!has(self.roles) || self.roles.all(a, self.roles.exists_one(b, a == b))").message("a role is granted twice with the same target; remove one of the two").field_path(".roles"),
+    validation = Rule::new("!has(self.basicAuth) || self.type == 'BasicAuth'").message("basicAuth goes with type BasicAuth only; remove it, or create a credential of that type").field_path(".basicAuth"),
+    validation = Rule::new("!has(self.sshKey) || self.type == 'SshKey'").message("sshKey goes with type SshKey only; remove it, or create a credential of that type").field_path(".sshKey"),
+    validation = Rule::new("!has(self.tls) || self.type == 'Tls'").message("tls goes with type Tls only; remove it, or create a credential of that type").field_path(".tls"),
+    validation = Rule::new("!has(self.objectStore) || self.type == 'ObjectStore'").message("objectStore goes with type ObjectStore only; remove it, or create a credential of that type").field_path(".objectStore"),
+    validation = Rule::new("!has(self.registry) || self.type == 'Registry'").message("registry goes with type Registry only; remove it, or create a credential of that type").field_path(".registry"),
+    validation = Rule::new("!has(self.helmRepository) || self.type == 'HelmRepository'").message("helmRepository goes with type HelmRepository only; remove it, or create a credential of that type").field_path(".helmRepository"),
+    validation = Rule::new("!has(self.opaque) || self.type == 'Opaque'").message("opaque goes with type Opaque only; remove it, or create a credential of that type").field_path(".opaque"),
+    validation = Rule::new("!has(self.hashedPassword) || self.type == 'HashedPassword'").message("hashedPassword goes with type HashedPassword only; remove it, or create a credential of that type").field_path(".hashedPassword"),
+    validation = Rule::new("!has(self.totp) || self.type == 'Totp'").message("totp goes with type Totp only; remove it, or create a credential of that type").field_path(".totp"),
+    validation = Rule::new("self.type != 'Token' || (!has(self.rotation) && !has(self.provided) && !has(self.secret))").message("a credential of type Token holds no material: remove rotation, provided and secret, or choose another type").field_path(".type"),
+    validation = Rule::new("has(self.provided) || !(self.type in ['GpgKey', 'SwarmToken', 'DockerSwarm', 'KubernetesApi', 'Vpn', 'AmazonEc2', 'Azure', 'Exoscale', 'GoogleCloud', 'OpenStack'])").message("material of this type is not generated: set provided.secretRef to the Secret that has it").field_path(".type"),
+    validation = Rule::new("!has(self.provided) || !(has(self.rotation) || has(self.basicAuth) || has(self.sshKey) || has(self.tls) || has(self.objectStore) || has(self.registry) || has(self.helmRepository) || has(self.opaque) || has(self.totp))").message("provided material is neither drawn nor rotated: remove rotation and the options of the type").field_path(".provided"),
+    validation = Rule::new("has(self.provided) || self.type != 'Registry' || has(self.registry)").message("set registry.server, such as registry.example, so that the login can name it").field_path(".type"),
+    validation = Rule::new("has(self.provided) || self.type != 'Opaque' || has(self.opaque)").message("set opaque.fields, such as [{name: api-key}]").field_path(".type"),
+    validation = Rule::new("!has(self.rotation) || !has(self.rotation.overlap) || self.type == 'ClientSecret'").message("overlap goes with type ClientSecret only: of other material nobody can be told that two are valid; remove it").field_path(".rotation.overlap")
 )]
 pub struct CredentialSpec {
     /// A name for people, free to change. Example: "Edge nodes".
@@ -56,7 +78,10 @@ pub struct CredentialSpec {
     #[serde(default)]
     pub state: DesiredState,
 
-    /// What kind of material the credential itself holds. Token: none, only ApiTokens. Immutable.
+    /// What kind of material the credential itself holds. Token: none, only ApiTokens. ClientSecret, BasicAuth, SshKey,
+    /// Tls, ObjectStore, Registry, HelmRepository, Opaque, HashedPassword and Totp are generated, or provided by you;
+    /// GpgKey, SwarmToken, DockerSwarm, KubernetesApi, Vpn, AmazonEc2, Azure, Exoscale, GoogleCloud and OpenStack are
+    /// provided only. Immutable.
     #[serde(default, rename = "type")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("type is immutable; create another credential for another type"))]
     pub credential_type: CredentialType,
@@ -84,6 +109,55 @@ pub struct CredentialSpec {
     /// Example: 2027-06-30T00:00:00Z.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Instant>,
+
+    /// When generated material is drawn anew. Example: {every: 90d}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
+
+    /// Material that you bring: it is checked, and published under the keys of the type. Absent: it is generated.
+    /// Example: {secretRef: {name: my-secret}}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provided: Option<Provided>,
+
+    /// The Secret that the material is published in. Not for type Token, which has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretOptions>,
+
+    /// Options of type BasicAuth. A change draws a new password. Example: {username: svc}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basic_auth: Option<BasicAuth>,
+
+    /// Options of type SshKey. A change draws a new key. Example: {algorithm: Rsa, size: 4096}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh_key: Option<SshKey>,
+
+    /// Options of type Tls. A change draws a new key and certificate. Example: {dnsNames: [orders.example]}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+
+    /// Options of type ObjectStore. A change is published beside the same keys. Example: {bucket: backups}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store: Option<ObjectStore>,
+
+    /// Options of type Registry, which needs them. A change draws a new password. Example: {server: registry.example}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<Registry>,
+
+    /// Options of type HelmRepository. A change draws a new password. Example: {username: charts}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub helm_repository: Option<HelmRepository>,
+
+    /// Options of type Opaque, which needs them. A change draws all fields anew. Example: {fields: [{name: api-key}]}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opaque: Option<Opaque>,
+
+    /// Options of type HashedPassword. A change draws a new password. Example: {algorithm: Argon2id}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hashed_password: Option<HashedPassword>,
+
+    /// Options of type Totp. A change draws a new seed. Example: {account: alice}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub totp: Option<Totp>,
 }
 
 /// Whether a credential may be used.
@@ -100,13 +174,30 @@ pub enum DesiredState {
 /// What kind of material a credential holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
+#[expect(missing_docs, reason = "told at CredentialSpec::credential_type, where kubectl explain shows it")]
 pub enum CredentialType {
     #[default]
-    #[expect(
-        missing_docs,
-        reason = "told at CredentialSpec::credential_type, where kubectl explain shows it"
-    )]
     Token,
+    ClientSecret,
+    BasicAuth,
+    SshKey,
+    Tls,
+    ObjectStore,
+    Registry,
+    HelmRepository,
+    Opaque,
+    HashedPassword,
+    Totp,
+    GpgKey,
+    SwarmToken,
+    DockerSwarm,
+    KubernetesApi,
+    Vpn,
+    AmazonEc2,
+    Azure,
+    Exoscale,
+    GoogleCloud,
+    OpenStack,
 }
 
 /// One role granted to the credential's ServiceAccount, with one target.
@@ -171,6 +262,12 @@ pub struct CredentialStatus {
     /// The identity that the roles are bound to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<ObjectReference>,
+    /// The Secret that the material is published in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<ObjectReference>,
+    /// The material, as far as it may be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub material: Option<MaterialStatus>,
     /// The names of the granted roles, for the column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roles: Option<String>,
@@ -202,6 +299,77 @@ pub struct ObjectReference {
     pub name: String,
     /// Its UID, which no other object ever has.
     pub uid: String,
+}
+
+/// What may be told of material.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+#[serde(rename_all = "camelCase")]
+pub struct MaterialStatus {
+    /// The number of the value, from 0; each that is drawn or provided anew is the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<i64>,
+    /// The public id: a client id, an access key id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `hmac-sha256:<key id>:<hex>` over the Credential's UID, the serial and the material.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// The fingerprint of the public part: of an SSH key, as ssh-keygen -l prints it; of a certificate, SHA-256 in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// The rotation.revision that was answered last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
+    /// The annotation credential-operator.io/rotate-requested-at that was answered last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation_answered: Option<String>,
+    /// A digest of the options that the material was made by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub options: Option<String>,
+    /// The version of the provided Secret that was published: its UID and its resourceVersion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// When it was drawn, or taken over from the provided Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_at: Option<Instant>,
+    /// When it ends of itself: a certificate by its own date, a client secret by rotation.every and rotation.overlap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Instant>,
+    /// When it is to be drawn anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotates_at: Option<Instant>,
+    /// Valid, Invalid or Unknown: what the check of provided material, or of a certificate's date, says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validity: Option<Validity>,
+    /// The client secret before this one, while rotation.overlap keeps it valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<PreviousMaterial>,
+}
+
+/// Whether material is what it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+#[expect(missing_docs, reason = "told at MaterialStatus::validity, where kubectl explain shows it")]
+pub enum Validity {
+    Valid,
+    Invalid,
+    Unknown,
+}
+
+/// A client secret that was replaced and is still valid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+#[serde(rename_all = "camelCase")]
+pub struct PreviousMaterial {
+    /// Its number.
+    pub serial: i64,
+    /// Its public id.
+    pub id: String,
+    /// Its digest.
+    pub digest: String,
+    /// From this instant it is refused.
+    pub expires_at: Instant,
 }
 
 /// How many ApiTokens a credential has.

@@ -13,7 +13,7 @@ use kube::{Resource, runtime::watcher::Event};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Key, Place,
+    Place,
     packed::{Packed, Packer},
 };
 
@@ -25,8 +25,11 @@ pub trait Kept: Resource<DynamicType = ()> + Serialize + DeserializeOwned {
     /// In brief.
     fn brief(&self) -> Self::Brief;
 
+    /// What one belongs to.
+    type Owner: Clone + Eq + std::hash::Hash + Ord;
+
     /// What it belongs to.
-    fn owner(&self) -> Option<Key>;
+    fn owner(&self) -> Option<Self::Owner>;
 }
 
 /// The objects of one watch, each also found by what it belongs to.
@@ -37,7 +40,7 @@ pub struct Cache<K: Kept> {
 
 struct State<K: Kept> {
     objects: HashMap<Place, Held<K>>,
-    by_owner: HashMap<Key, BTreeSet<Place>>,
+    by_owner: HashMap<K::Owner, BTreeSet<Place>>,
     /// The latest version that the watch has shown: what it does not have by then is gone.
     seen: u64,
     /// What the list that is being read has named so far.
@@ -50,7 +53,7 @@ struct State<K: Kept> {
 struct Held<K: Kept> {
     version: u64,
     brief: K::Brief,
-    owner: Option<Key>,
+    owner: Option<K::Owner>,
     object: Packed,
 }
 
@@ -79,14 +82,14 @@ pub struct Change<K: Kept> {
     /// Where.
     pub place: Place,
     /// What was there, and what it belonged to.
-    pub before: Option<(K::Brief, Option<Key>)>,
+    pub before: Option<(K::Brief, Option<K::Owner>)>,
     /// What is there now.
     pub after: Option<K>,
 }
 
 impl<K: Kept> Change<K> {
     /// What it belonged to before and what it belongs to now.
-    pub fn owners(&self) -> BTreeSet<Key> {
+    pub fn owners(&self) -> BTreeSet<K::Owner> {
         let before = self.before.iter().filter_map(|(_, owner)| owner.clone());
         before.chain(self.after.as_ref().and_then(Kept::owner)).collect()
     }
@@ -129,18 +132,18 @@ impl<K: Kept> Cache<K> {
     }
 
     /// The objects that belong to `owner`, each unpacked as it is asked for.
-    pub fn owned_by(&self, owner: &Key) -> impl Iterator<Item = K> {
+    pub fn owned_by(&self, owner: &K::Owner) -> impl Iterator<Item = K> {
         let places = self.places_owned_by(owner);
         places.into_iter().filter_map(|place| self.get(&place))
     }
 
     /// Where the objects are that belong to `owner`.
-    pub fn places_owned_by(&self, owner: &Key) -> Vec<Place> {
+    pub fn places_owned_by(&self, owner: &K::Owner) -> Vec<Place> {
         self.state().by_owner.get(owner).into_iter().flatten().cloned().collect()
     }
 
     /// The objects that belong to `owner`, in brief.
-    pub fn briefs_owned_by(&self, owner: &Key) -> Vec<K::Brief> {
+    pub fn briefs_owned_by(&self, owner: &K::Owner) -> Vec<K::Brief> {
         let state = self.state();
         let places = state.by_owner.get(owner).into_iter().flatten();
         places.filter_map(|place| state.objects.get(place)).map(|held| held.brief.clone()).collect()
@@ -303,9 +306,11 @@ mod tests {
     use kube::api::ObjectMeta;
 
     use super::*;
+    use crate::controller::Key;
 
     impl Kept for ConfigMap {
         type Brief = Option<String>;
+        type Owner = Key;
 
         fn brief(&self) -> Self::Brief {
             self.metadata.resource_version.clone()

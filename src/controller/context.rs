@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::{
     Place, api_token,
     cache::Cache,
+    draws::Draws,
     queue::{self, Queue},
 };
 use crate::{
@@ -102,6 +103,8 @@ pub struct Context {
     pub credentials: Cache<Credential>,
     /// The metadata of the Secrets that we made. Their values never come here.
     pub secrets: Cache<PartialObjectMeta<Secret>>,
+    /// The metadata of the Secrets that users provide. Their values are read when they are needed, and not kept.
+    pub provided: Cache<PartialObjectMeta<Secret>>,
     /// The metadata of the `ServiceAccount`s that we made.
     pub accounts: Cache<PartialObjectMeta<ServiceAccount>>,
     /// The `RoleBinding`s that we made, by credential.
@@ -110,6 +113,8 @@ pub struct Context {
     pub cluster_role_bindings: Cache<ClusterRoleBinding>,
     /// The keyring's Secret, and no other.
     pub keyring_secret: Cache<Secret>,
+    /// Draws that take long.
+    pub draws: Draws,
     random: Mutex<Box<dyn CryptoRng + Send>>,
     keyring: RwLock<Arc<Keyring>>,
     memory: Mutex<Memory>,
@@ -126,6 +131,8 @@ pub(super) struct Memory {
     stalled: HashMap<Key, u64>,
     /// When something that was made for it was last seen to go.
     vanished: HashMap<Key, Instant>,
+    /// The version in which a Secret with material was last seen to hold what the operator said.
+    whole: HashMap<Place, String>,
     /// The last status of a token whose Secret is gone already, and the version that it is for.
     last_words: HashMap<Key, (Option<String>, ApiTokenStatus)>,
 }
@@ -147,10 +154,12 @@ impl Context {
             tokens: Cache::default(),
             credentials: Cache::default(),
             secrets: Cache::default(),
+            provided: Cache::default(),
             accounts: Cache::default(),
             role_bindings: Cache::default(),
             cluster_role_bindings: Cache::default(),
             keyring_secret: Cache::default(),
+            draws: Draws::default(),
             random: Mutex::new(random),
             keyring: RwLock::default(),
             memory: Mutex::default(),
@@ -184,11 +193,22 @@ impl Context {
     /// The object is gone; whatever comes in its place is another.
     pub(super) fn forget(&self, key: &Key) {
         self.queue.wake(key, None);
+        self.draws.forget(key);
         let mut memory = self.memory();
         memory.in_the_way.remove(key);
         memory.counted.remove(key);
         memory.stalled.remove(key);
         memory.last_words.remove(key);
+    }
+
+    /// Whether the Secret at `place` was seen in this version, and held what the operator said of it.
+    pub fn is_whole(&self, place: &Place, version: &str) -> bool {
+        self.memory().whole.get(place).is_some_and(|whole| whole == version)
+    }
+
+    /// The Secret at `place` holds, in this version, what the operator said of it.
+    pub(super) fn note_whole(&self, place: &Place, version: &str) {
+        self.memory().whole.insert(place.clone(), version.to_owned());
     }
 
     /// Has the last status of a token written once those who wait had their turn; or gives it back, when so many are put
@@ -296,6 +316,9 @@ impl Context {
         if changed {
             for token in self.tokens.places() {
                 self.queue.add(Key::ApiToken(token));
+            }
+            for credential in self.credentials.places() {
+                self.queue.add(Key::Credential(credential));
             }
         }
     }

@@ -16,6 +16,7 @@ use crate::{
 impl Kept for ApiToken {
     /// The state and the end, which its credential counts.
     type Brief = (Option<ApiTokenState>, Option<Timestamp>);
+    type Owner = Key;
 
     fn brief(&self) -> Self::Brief {
         let status = self.status.as_ref();
@@ -32,19 +33,25 @@ impl Kept for ApiToken {
 impl Kept for Credential {
     /// UID, generation and whether it is being deleted: what its tokens go by.
     type Brief = (Option<String>, Option<i64>, bool);
+    /// The Secret that it takes its material from, or has its certificate signed by.
+    type Owner = Place;
 
     fn brief(&self) -> Self::Brief {
         let metadata = &self.metadata;
         (metadata.uid.clone(), metadata.generation, metadata.deletion_timestamp.is_some())
     }
 
-    fn owner(&self) -> Option<Key> {
-        None
+    fn owner(&self) -> Option<Place> {
+        let provided = self.spec.provided.as_ref().map(|provided| &provided.secret_ref);
+        let issuer =
+            self.spec.tls.as_ref().and_then(|tls| tls.issuer.as_ref()).map(|issuer| &issuer.secret_ref);
+        Some(Place::new(self.metadata.namespace.as_ref()?, &provided.or(issuer)?.name))
     }
 }
 
 impl Kept for PartialObjectMeta<Secret> {
     type Brief = ();
+    type Owner = Key;
 
     fn brief(&self) {}
 
@@ -55,6 +62,7 @@ impl Kept for PartialObjectMeta<Secret> {
 
 impl Kept for PartialObjectMeta<ServiceAccount> {
     type Brief = ();
+    type Owner = Key;
 
     fn brief(&self) {}
 
@@ -65,6 +73,7 @@ impl Kept for PartialObjectMeta<ServiceAccount> {
 
 impl Kept for RoleBinding {
     type Brief = ();
+    type Owner = Key;
 
     fn brief(&self) {}
 
@@ -75,6 +84,7 @@ impl Kept for RoleBinding {
 
 impl Kept for ClusterRoleBinding {
     type Brief = ();
+    type Owner = Key;
 
     fn brief(&self) {}
 
@@ -86,6 +96,7 @@ impl Kept for ClusterRoleBinding {
 /// The keyring's Secret.
 impl Kept for Secret {
     type Brief = ();
+    type Owner = Key;
 
     fn brief(&self) {}
 

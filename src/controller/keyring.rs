@@ -12,7 +12,6 @@ use tracing::{info, warn};
 
 use super::{
     Context, Key, Place,
-    api_token::observe::attestation,
     write::{FIELD_MANAGER, RequestError, Trouble, send},
 };
 use crate::domain::{
@@ -114,9 +113,11 @@ async fn create(ctx: &Context) -> Result<(), RequestError> {
 async fn in_use(ctx: &Context) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     let stated = ctx.tokens.all().map(|token| token.status.and_then(|status| status.digest));
-    let secrets = ctx.secrets.all();
-    let attested = secrets.map(|secret| attestation(&secret.metadata).map(|found| found.digest));
-    for (looked_at, digest) in stated.chain(attested).enumerate() {
+    let attested = ctx.secrets.all().map(|secret| digest::named_by(&secret.metadata));
+    let credentials = ctx.credentials.all().filter_map(|credential| credential.status?.material);
+    let material =
+        credentials.flat_map(|material| [material.digest, material.previous.map(|previous| previous.digest)]);
+    for (looked_at, digest) in stated.chain(attested).chain(material).enumerate() {
         keys.extend(digest.as_deref().and_then(digest::key_id).map(ToOwned::to_owned));
         if looked_at % AT_ONCE == 0 {
             tokio::task::yield_now().await;

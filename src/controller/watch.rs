@@ -45,10 +45,23 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
 
     let tokens = watcher(Api::<DeserializeGuard<ApiToken>>::all(client()), all.clone());
     tasks.spawn(feed(ctx.clone(), "ApiToken", tokens, |ctx| &ctx.tokens, token_changed));
-    let credentials = watcher(Api::<DeserializeGuard<Credential>>::all(client()), all);
+    let credentials = watcher(Api::<DeserializeGuard<Credential>>::all(client()), all.clone());
     tasks.spawn(feed(ctx.clone(), "Credential", credentials, |ctx| &ctx.credentials, credential_changed));
     let secrets = watcher(Api::<PartialObjectMeta<Secret>>::all(client()), ours.clone());
     tasks.spawn(feed(ctx.clone(), "Secret", secrets, |ctx| &ctx.secrets, owner_changed));
+    let provided =
+        watcher(Api::<PartialObjectMeta<Secret>>::all(client()), all.clone().labels(name::PROVIDED_SELECTOR));
+    tasks.spawn(feed(
+        ctx.clone(),
+        "provided Secret",
+        provided,
+        |ctx| &ctx.provided,
+        |ctx, change| {
+            for credential in ctx.credentials.places_owned_by(&change.place) {
+                ctx.queue.add(Key::Credential(credential));
+            }
+        },
+    ));
     let accounts = watcher(Api::<PartialObjectMeta<ServiceAccount>>::all(client()), ours.clone());
     tasks.spawn(feed(ctx.clone(), "ServiceAccount", accounts, |ctx| &ctx.accounts, owner_changed));
     let bindings = watcher(Api::<RoleBinding>::all(client()), ours.clone());
@@ -81,6 +94,7 @@ pub async fn complete(ctx: &Context) {
         let complete = ctx.tokens.is_complete()
             && ctx.credentials.is_complete()
             && ctx.secrets.is_complete()
+            && ctx.provided.is_complete()
             && ctx.accounts.is_complete()
             && ctx.role_bindings.is_complete()
             && ctx.cluster_role_bindings.is_complete()
@@ -173,7 +187,7 @@ fn credential_changed(ctx: &Context, change: &Change<Credential>) {
 }
 
 /// Something that was made for an object changed.
-fn owner_changed<K: Kept>(ctx: &Context, change: &Change<K>) {
+fn owner_changed<K: Kept<Owner = Key>>(ctx: &Context, change: &Change<K>) {
     for owner in change.owners() {
         if change.after.is_none() {
             ctx.note_vanished(owner.clone());

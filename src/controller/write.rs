@@ -7,7 +7,7 @@ use std::{future::Future, time::Duration};
 use kube::{api::DeleteParams, core::params::Preconditions};
 use thiserror::Error;
 
-use crate::api::Reason;
+use crate::{api::Reason, domain::material::Problem};
 
 /// No request of ours may hold a worker longer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -41,6 +41,15 @@ pub enum RequestError {
     Stale {
         /// Kind and place.
         what: String,
+    },
+    /// There can be no such material.
+    #[error("no material for Credential {place}")]
+    Material {
+        /// Namespace and name.
+        place: String,
+        /// Why, without any value.
+        #[source]
+        problem: Problem,
     },
     /// There was no answer in time; the write may or may not have happened.
     #[error("no answer within {} s to: {what}", DEADLINE.as_secs())]
@@ -76,7 +85,10 @@ impl RequestError {
     pub fn into_no_such_role(self, role: String) -> Self {
         match self {
             Self::Api { source, .. } => Self::NoSuchRole { role, source },
-            other @ (Self::NoSuchRole { .. } | Self::Stale { .. } | Self::Late { .. }) => other,
+            other @ (Self::NoSuchRole { .. }
+            | Self::Stale { .. }
+            | Self::Material { .. }
+            | Self::Late { .. }) => other,
         }
     }
 
@@ -92,6 +104,13 @@ impl RequestError {
                 };
             }
             Self::Stale { .. } => return Trouble::Moved,
+            Self::Material { problem, .. } => {
+                let reason = match problem {
+                    Problem::Options(_) => Reason::InvalidSpec,
+                    Problem::Material(_) => Reason::MaterialInvalid,
+                };
+                return Trouble::Refused { reason, message: problem.to_string() };
+            }
             Self::Late { .. } => return Trouble::Passing,
         };
         let kube::Error::Api(status) = &**source else {

@@ -3,22 +3,29 @@
 //! Both are HMAC-SHA256 (RFC 2104) over length-prefixed fields after a label of their purpose, so that no input of
 //! one can be passed off as an input of the other.
 
+use std::collections::BTreeMap;
+
 use hmac::{Hmac, Mac};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use sha2::Sha256;
 use thiserror::Error;
 
 use super::{
     keyring::{Key, Keyring},
-    name::hex,
+    material::{Entries, SECRET_KEY},
+    name::{self, hex},
     token::Token,
 };
-use crate::api::Instant;
+use crate::api::{Instant, credential::MaterialStatus};
 
 const ALGORITHM: &str = "hmac-sha256";
 const DIGEST_PURPOSE: &str = "credential-operator.io/v1/api-token-digest";
 const ATTESTATION_PURPOSE: &str = "credential-operator.io/v1/api-token-secret";
+const MATERIAL_DIGEST_PURPOSE: &str = "credential-operator.io/v1/material-digest";
+const MATERIAL_PURPOSE: &str = "credential-operator.io/v1/material-secret";
 
 /// Which value of which `ApiToken`: the same secret under another UID or serial has another digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +125,120 @@ impl Attestation {
             token.id().to_owned() + token.expose_secret(),
         ]
     }
+}
+
+/// The digest that the annotation on a Secret of ours names, proven or not.
+#[must_use]
+pub fn named_by(found: &ObjectMeta) -> Option<String> {
+    let said: Value =
+        serde_json::from_str(found.annotations.as_ref()?.get(name::ATTESTATION_ANNOTATION)?).ok()?;
+    let digest = said["digest"].as_str().or_else(|| said["material"]["digest"].as_str());
+    digest.map(ToOwned::to_owned)
+}
+
+/// What the annotation on a credential's Secret says of the material in it, and the proof that the operator said it.
+///
+/// All that the status tells of material is here, too, so that it can be taken over after a crash between the write of
+/// the Secret and that of the status.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MaterialAttestation {
+    /// The status of the material as it was when it was published; what changes without a new value is left out.
+    pub material: MaterialStatus,
+    /// Until when the value before this one stays valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_until: Option<Instant>,
+    /// The keys that the material takes.
+    pub keys: Vec<String>,
+    /// The entries that are no secrets and follow the spec.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub plain: BTreeMap<String, String>,
+    /// The keyed digest over all of this and the UID; the digest of the material covers its value.
+    #[serde(default)]
+    pub proof: String,
+}
+
+impl MaterialAttestation {
+    /// The number of the value.
+    #[must_use]
+    pub fn serial(&self) -> i64 {
+        self.material.serial.unwrap_or_default()
+    }
+
+    /// Puts the digest of `entries`, and the proof, in place.
+    #[must_use]
+    pub fn signed(mut self, key: &Key, uid: &str, entries: &Entries) -> Self {
+        let subject = Subject { uid: uid.to_owned(), serial: self.serial() };
+        self.material.digest = Some(match client_secret(entries, self.material.id.as_deref()) {
+            Some(token) => digest(key, &subject, &token),
+            None => encode(key, &material_mac(key, &subject, entries).finalize().into_bytes()),
+        });
+        self.keys = entries.keys().cloned().collect();
+        self.resigned(key, uid)
+    }
+
+    /// Puts a new proof in place; the digest stays.
+    #[must_use]
+    pub fn resigned(self, key: &Key, uid: &str) -> Self {
+        let mut said = json!(self);
+        let proof = mac(key, MATERIAL_PURPOSE, &unsigned(&mut said, uid));
+        Self { proof: encode(key, &proof.finalize().into_bytes()), ..self }
+    }
+
+    /// Reads an annotation that the operator made for the credential of this UID.
+    ///
+    /// # Errors
+    /// When the key is gone, or anything at all differs.
+    pub fn read(text: &str, keyring: &Keyring, uid: &str) -> Result<Self, DigestError> {
+        // The proof is over all that was said, also by a later version that says more.
+        let mut said: Value = serde_json::from_str(text).map_err(|_| DigestError::Mismatch)?;
+        let proof = said["proof"].as_str().unwrap_or_default().to_owned();
+        check(keyring, &proof, MATERIAL_PURPOSE, &unsigned(&mut said, uid))?;
+        Ok(Self { proof, ..serde_json::from_value(said).map_err(|_| DigestError::Mismatch)? })
+    }
+}
+
+fn unsigned(said: &mut Value, uid: &str) -> [String; 2] {
+    if let Some(fields) = said.as_object_mut() {
+        fields.remove("proof");
+    }
+    [uid.to_owned(), said.to_string()]
+}
+
+/// Checks material against its digest, in time that does not depend on the material.
+///
+/// # Errors
+/// When the key is gone, or the digest is of other material, another UID or another serial.
+pub fn verify_material(
+    keyring: &Keyring,
+    text: &str,
+    subject: &Subject,
+    id: Option<&str>,
+    entries: &Entries,
+) -> Result<(), DigestError> {
+    if let Some(token) = client_secret(entries, id) {
+        return verify(keyring, text, subject, &token);
+    }
+    let (key, given) = decode(text).ok_or(DigestError::Mismatch)?;
+    let key = keyring.get(key).ok_or(DigestError::KeyMissing)?;
+    material_mac(key, subject, entries).verify_slice(&given).map_err(|_| DigestError::Mismatch)
+}
+
+/// A client secret that is a token of ours, so that the verifier can tell it by itself.
+fn client_secret(entries: &Entries, id: Option<&str>) -> Option<Token> {
+    let text = std::str::from_utf8(entries.get(SECRET_KEY)?.expose()).ok()?;
+    Token::parse(text).ok().filter(|token| Some(token.id()) == id && entries.len() == 2)
+}
+
+fn material_mac(key: &Key, subject: &Subject, entries: &Entries) -> Hmac<Sha256> {
+    let mut mac = mac(key, MATERIAL_DIGEST_PURPOSE, &[subject.uid.clone(), subject.serial.to_string()]);
+    for (name, value) in entries {
+        for field in [name.as_bytes(), value.expose().as_slice()] {
+            mac.update(&(field.len() as u64).to_be_bytes());
+            mac.update(field);
+        }
+    }
+    mac
 }
 
 fn token_fields(subject: &Subject, token: &Token) -> [String; 4] {

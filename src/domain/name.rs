@@ -14,13 +14,17 @@ pub const MANAGED_BY_SELECTOR: &str = "app.kubernetes.io/managed-by=credential-o
 pub const ATTESTATION_ANNOTATION: &str = "credential-operator.io/attestation";
 /// On a token's Secret: which labels and annotations came from `spec.secret`, so that they can be taken back.
 pub const PUBLISHED_ANNOTATION: &str = "credential-operator.io/published";
+/// On a Secret that a user provides, with the value `true`: its owner's consent.
+pub const PROVIDED_LABEL: &str = "credential-operator.io/provided";
+/// [`PROVIDED_LABEL`] as a label selector.
+pub const PROVIDED_SELECTOR: &str = "credential-operator.io/provided=true";
 /// On a binding: the UID of the Credential that it is for.
 pub const OWNER_UID_ANNOTATION: &str = "credential-operator.io/owner-uid";
 /// On a binding: the `namespace/name` of the Credential that it is for.
 pub const OWNER_ANNOTATION: &str = "credential-operator.io/owner";
 /// On a Credential with bindings outside its namespace.
 pub const FINALIZER: &str = "credential-operator.io/bindings";
-/// On the keyring: any new value asks for a new signing key.
+/// On the keyring: any new value asks for a new signing key. On a Credential: for new material.
 pub const ROTATE_ANNOTATION: &str = "credential-operator.io/rotate-requested-at";
 /// On the keyring: the last value of [`ROTATE_ANNOTATION`] that was answered.
 pub const ROTATED_ANNOTATION: &str = "credential-operator.io/rotate-answered";
@@ -28,6 +32,12 @@ pub const ROTATED_ANNOTATION: &str = "credential-operator.io/rotate-answered";
 /// The ServiceAccount of a credential.
 #[must_use]
 pub fn service_account(credential: &str) -> String {
+    format!("{credential}-credential")
+}
+
+/// The default Secret of a credential's material.
+#[must_use]
+pub fn material_secret(credential: &str) -> String {
     format!("{credential}-credential")
 }
 

@@ -13,6 +13,7 @@ mod credential;
 mod keyring;
 mod lag;
 mod mass;
+mod material;
 mod support;
 mod token;
 
@@ -29,10 +30,11 @@ fn main() -> ExitCode {
     let trials = |tests: Vec<support::Test>| -> Vec<Trial> {
         tests.into_iter().map(|test| test.trial(runtime.clone(), world.clone())).collect()
     };
-    let shared = [token::tests(), credential::tests(), conflict::tests(), bad_input::tests()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let shared =
+        [token::tests(), credential::tests(), conflict::tests(), bad_input::tests(), material::tests()]
+            .into_iter()
+            .flatten()
+            .collect();
     let alone = [keyring::tests(), lag::tests(), mass::tests()].into_iter().flatten().collect();
 
     let mut failed = libtest_mimic::run(&arguments, trials(shared)).has_failed();

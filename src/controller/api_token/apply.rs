@@ -166,7 +166,7 @@ async fn delete_secret(
 async fn mend_secret(ctx: &Context, token: &ApiToken, mend: Mend) -> Result<(), RequestError> {
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), mend.secret.name.clone());
     let keyring = ctx.keyring();
-    let mut annotations = mend.annotations;
+    let mut annotations = mend.dress.annotations;
     if let Some((value, serial, end)) = &mend.attest {
         let subject = Subject { uid: token.metadata.uid.clone().unwrap_or_default(), serial: *serial };
         // Under the key of the digest in the status, so that both say the same again.
@@ -182,7 +182,7 @@ async fn mend_secret(ctx: &Context, token: &ApiToken, mend: Mend) -> Result<(), 
     let mut metadata = json!({
         "uid": mend.secret.uid,
         "resourceVersion": mend.resource_version,
-        "labels": mend.labels,
+        "labels": mend.dress.labels,
         "annotations": annotations,
     });
     if mend.own {

@@ -2,14 +2,12 @@
 //!
 //! Pure and infallible: no client, no clock, no randomness. A spec that makes no sense is a plan too.
 
-mod dress;
 mod loss;
 
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use self::dress::{dress, mend};
 use super::observed::{Content, CredentialSeen, Observed, OwnSecret, SecretSeen};
 
 use crate::{
@@ -18,6 +16,7 @@ use crate::{
         condition::{ConditionType, Finding, conditions, seconds},
         credential::{DesiredState, ObjectReference},
     },
+    controller::dress::{self, Dress},
     domain::{expiry::token_end, name, token::Token},
 };
 
@@ -77,10 +76,8 @@ pub struct Mend {
     pub secret: ObjectReference,
     /// In which version.
     pub resource_version: String,
-    /// Labels that differ.
-    pub labels: BTreeMap<String, Option<String>>,
-    /// Annotations that differ.
-    pub annotations: BTreeMap<String, Option<String>>,
+    /// Labels and annotations that differ.
+    pub dress: Dress,
     /// Whether the owner reference is to be put back.
     pub own: bool,
     /// The value to attest anew, with its serial and end.
@@ -231,7 +228,16 @@ impl Live<'_> {
             self.status.token_id = Some(value.id().to_owned());
         }
         let attest = unattested.map(|value| (value.clone(), serial, self.own_end));
-        let mend = mend(&self.observed.token, secret, attest);
+        let dress =
+            dress::changes(&secret.labels, &secret.annotations, self.observed.token.spec.secret.as_ref());
+        let needed = !secret.owned || !dress.is_empty() || attest.is_some();
+        let mend = needed.then(|| Mend {
+            secret: secret.reference.clone(),
+            resource_version: secret.resource_version.clone(),
+            dress,
+            own: !secret.owned,
+            attest,
+        });
         self.issued(mend.map(Step::MendSecret).into_iter().collect())
     }
 
@@ -247,7 +253,7 @@ impl Live<'_> {
         }
         let serial = self.status.serial.map_or(0, |serial| serial.saturating_add(1));
         self.note_replacement();
-        let (labels, annotations) = dress(&self.observed.token);
+        let (labels, annotations) = dress::new(self.observed.token.spec.secret.as_ref());
         steps.push(Step::CreateSecret(Recipe {
             name: self.secret_name(),
             serial,

@@ -15,7 +15,10 @@ use kube::{
 };
 use serde_json::json;
 
-use super::plan::{Plan, Step, owner, refused};
+use super::{
+    material::{self, apply::Done},
+    plan::{Observed, Plan, Step, owner, refused},
+};
 use crate::{
     api::{Credential, CredentialStatus, Reason, credential::ObjectReference},
     controller::{
@@ -35,13 +38,15 @@ use crate::{
 /// The first failure, after all was done that could be.
 pub async fn apply(
     ctx: &Context,
-    credential: &Credential,
+    observed: &Observed,
     plan: Plan,
     now: Timestamp,
 ) -> Result<(), RequestError> {
+    let credential = &observed.credential;
     let mut status = plan.status;
     let mut current = credential.clone();
     let mut refusal = None;
+    let mut later = false;
     for step in plan.steps {
         match step {
             Step::CreateAccount => {
@@ -53,6 +58,18 @@ pub async fn apply(
             Step::MendAccount { uid, resource_version } => {
                 mend_account(ctx, credential, &uid, &resource_version).await?;
             }
+            Step::Material(step) => {
+                let issuer = observed.material.as_ref().and_then(|seen| seen.issuer.as_ref());
+                match material::apply::apply(ctx, credential, issuer, step, status.as_mut()).await {
+                    Ok(Done::Yes) => {}
+                    // What was planned to be said speaks of what is not there yet.
+                    Ok(Done::Later) => later = true,
+                    Err(error) if matches!(error.trouble(), Trouble::Refused { .. }) => {
+                        refusal.get_or_insert(error);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
             Step::AddFinalizer => current = set_finalizer(ctx, &current, true).await?.unwrap_or(current),
             Step::RemoveFinalizer => current = set_finalizer(ctx, &current, false).await?.unwrap_or(current),
             Step::DeleteBinding { key, uid } => delete_binding(ctx, &key, &uid).await?,
@@ -63,6 +80,9 @@ pub async fn apply(
                 other => other?,
             },
         }
+    }
+    if later && let Some(status) = &mut status {
+        super::plan::put_off(credential, status, now);
     }
     if let (Some(planned), Some(Trouble::Refused { reason, message })) =
         (status.take_if(|_| refusal.is_some()), refusal.as_ref().map(RequestError::trouble))
@@ -83,6 +103,7 @@ pub fn what_to_do(reason: Reason, message: &str) -> String {
             "give the operator the verb bind on that role, or remove the role from the credential"
         }
         Reason::RoleNotFound => "create the role, or remove it from the credential",
+        Reason::InvalidSpec | Reason::MaterialInvalid => "nothing was changed",
         Reason::QuotaExceeded => "raise the quota or delete what is not needed",
         _ => "it is tried again at least once a minute",
     };

@@ -8,7 +8,10 @@ use k8s_openapi::api::{
 };
 use kube::{Api, api::ObjectMeta};
 
-use super::plan::{AccountSeen, Observed, Tokens, owner};
+use super::{
+    material::{self, SecretSeen},
+    plan::{AccountSeen, Observed, Tokens, owner},
+};
 use crate::{
     api::{ApiTokenState, Credential},
     controller::{
@@ -31,8 +34,16 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Observed,
     if account == AccountSeen::Absent && ctx.saw_vanish(&Key::credential(credential)) {
         latest(ctx, credential).await?;
     }
+    let material = material::observe::observe(ctx, credential).await?;
+    let unfilled = material.as_ref().is_some_and(|seen| matches!(seen.secret, SecretSeen::Absent));
+    let filled_before = credential.status.as_ref().is_some_and(|status| status.material.is_some());
+    if unfilled && (filled_before || ctx.saw_vanish(&Key::credential(credential))) {
+        // What is drawn now might have been drawn before, or not be wished any more.
+        latest(ctx, credential).await?;
+    }
     Ok(Observed {
         account,
+        material,
         bindings: bindings(ctx, credential).await?,
         tokens: ctx.may_count(credential).then(|| count(ctx, credential)),
         credential: credential.clone(),

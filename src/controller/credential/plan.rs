@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::material::{self, plan::Trouble};
 use crate::{
     api::{
         Credential, CredentialState, CredentialStatus, Instant, Reason,
@@ -15,7 +16,7 @@ use crate::{
     controller::api_token::plan::LOOK_AGAIN_AFTER,
     domain::{
         binding::{Binding, BindingKey, Owner, Ownership},
-        name,
+        material as domain_material, name,
     },
 };
 
@@ -28,6 +29,8 @@ pub struct Observed {
     pub account: AccountSeen,
     /// Every binding of its names, and every one that says it is for it.
     pub bindings: Vec<Binding>,
+    /// Its material, where its type has any.
+    pub material: Option<material::Seen>,
     /// Its tokens, counted, when the status may be brought up to date now.
     pub tokens: Option<Tokens>,
 }
@@ -77,7 +80,7 @@ pub struct Plan {
 }
 
 /// One write.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Step {
     /// Create the `ServiceAccount`; its UID goes into the status.
     CreateAccount,
@@ -94,6 +97,8 @@ pub enum Step {
     RemoveFinalizer,
     /// Create this binding.
     CreateBinding(Box<Binding>),
+    /// Something about the material.
+    Material(material::plan::Step),
     /// Delete the binding of this UID.
     DeleteBinding {
         /// Where it stands.
@@ -128,7 +133,11 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let kept = keep_or_delete(&owner, observed, &wished, &mut steps, &mut in_the_way);
     let outside = wished.keys().any(|key| key.namespace.as_ref() != Some(&owner.namespace));
     let held = credential.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == name::FINALIZER);
+    let over = terminating || expired;
+    let material = observed.material.as_ref().map(|seen| material::plan::plan(credential, seen, over, now));
+    let material = material.unwrap_or_default();
     if terminating {
+        steps.extend(material.steps.into_iter().map(Step::Material));
         if held {
             steps.push(Step::RemoveFinalizer);
         }
@@ -153,18 +162,26 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         steps.push(Step::RemoveFinalizer);
     }
 
+    if end.is_ok() {
+        steps.extend(material.steps.into_iter().map(Step::Material));
+    }
+
     let verdict = if end.is_err() {
         Verdict::Invalid
     } else if expired {
         Verdict::Expired
     } else {
-        judge(observed, &in_the_way)
+        judge(observed, &in_the_way, material.trouble.as_ref())
     };
     let end = end.ok().flatten();
     let waits_for_others = verdict.waits_for_others();
     let look_again = waits_for_others.then(|| now.checked_add(LOOK_AGAIN_AFTER).ok()).flatten();
-    let status = status(observed, verdict, end, now);
-    let wake = end.filter(|_| !expired).into_iter().chain(look_again).min();
+    let status = CredentialStatus {
+        secret: material.secret,
+        material: material.material,
+        ..status(observed, verdict, end, now)
+    };
+    let wake = end.filter(|_| !expired).into_iter().chain(look_again).chain(material.wake).min();
     Plan { steps, status: Some(status), wake, waits_for_others }
 }
 
@@ -200,17 +217,22 @@ enum Verdict {
     Expired,
     Conflict(String),
     Waiting(String),
+    Material(Trouble),
     Inactive,
     Active,
 }
 
 impl Verdict {
     fn waits_for_others(&self) -> bool {
-        matches!(self, Self::Conflict(_) | Self::Waiting(_))
+        match self {
+            Self::Conflict(_) | Self::Waiting(_) => true,
+            Self::Material(trouble) => trouble.waits_for_others,
+            Self::Invalid | Self::Expired | Self::Inactive | Self::Active => false,
+        }
     }
 }
 
-fn judge(observed: &Observed, in_the_way: &[BindingKey]) -> Verdict {
+fn judge(observed: &Observed, in_the_way: &[BindingKey], trouble: Option<&Trouble>) -> Verdict {
     let account = name::service_account(observed.credential.metadata.name.as_deref().unwrap_or_default());
     match &observed.account {
         AccountSeen::Foreign => Verdict::Conflict(format!(
@@ -231,16 +253,17 @@ fn judge(observed: &Observed, in_the_way: &[BindingKey]) -> Verdict {
                     .any(|found| found.metadata.deletion_timestamp.is_some() && found.key() == *key)
             };
             let (leaving, staying): (Vec<_>, Vec<_>) = in_the_way.iter().partition(|key| leaves(key));
-            match (staying.first(), leaving.first(), observed.credential.spec.state) {
-                (Some(key), _, _) => Verdict::Conflict(format!(
+            match (staying.first(), leaving.first(), trouble, observed.credential.spec.state) {
+                (Some(key), ..) => Verdict::Conflict(format!(
                     "{key} exists and is not this credential's; delete it if it is not needed; it was not touched, and the \
                  role is not bound"
                 )),
-                (None, Some(key), _) => Verdict::Waiting(format!(
+                (None, Some(key), ..) => Verdict::Waiting(format!(
                     "{key} is being deleted; waiting for that, then the role is bound"
                 )),
-                (None, None, DesiredState::Inactive) => Verdict::Inactive,
-                (None, None, DesiredState::Active) => Verdict::Active,
+                (None, None, Some(trouble), _) => Verdict::Material(trouble.clone()),
+                (None, None, None, DesiredState::Inactive) => Verdict::Inactive,
+                (None, None, None, DesiredState::Active) => Verdict::Active,
             }
         }
     }
@@ -257,7 +280,6 @@ fn status(observed: &Observed, verdict: Verdict, end: Option<Timestamp>, now: Ti
             finding(ConditionType::Usable, usable, reason, message),
         ]
     };
-    let active = credential.spec.state == DesiredState::Active;
     let (state, findings) = match verdict {
         Verdict::Invalid => {
             let say = "spec.expiresAt is not an instant; set it to an RFC 3339 one with an offset, such as 2027-06-30T00:00:00Z";
@@ -275,23 +297,35 @@ fn status(observed: &Observed, verdict: Verdict, end: Option<Timestamp>, now: Ti
         Verdict::Conflict(say) => {
             // The tokens are judged by spec and UID; a name that is taken does not make them worse.
             let mut findings = vec![finding(ConditionType::Ready, false, Reason::Conflict, &say)];
-            findings.push(usability(active));
+            findings.push(usability(credential));
             findings.push(finding(ConditionType::Stalled, true, Reason::Conflict, &say));
             (CredentialState::Failed, findings)
         }
         Verdict::Waiting(say) => {
             let mut findings = vec![finding(ConditionType::Ready, false, Reason::Pending, &say)];
-            findings.push(usability(active));
+            findings.push(usability(credential));
             findings.push(finding(ConditionType::Reconciling, true, Reason::Pending, &say));
             (CredentialState::Pending, findings)
         }
+        Verdict::Material(Trouble { reason, message, .. }) => {
+            let stalled = reason != Reason::Pending;
+            let (kind, state) = if stalled {
+                (ConditionType::Stalled, CredentialState::Failed)
+            } else {
+                (ConditionType::Reconciling, CredentialState::Pending)
+            };
+            let mut findings = vec![finding(ConditionType::Ready, false, reason, &message)];
+            findings.push(usability(credential));
+            findings.push(finding(kind, true, reason, &message));
+            (state, findings)
+        }
         Verdict::Inactive => {
             let ready = finding(ConditionType::Ready, true, Reason::CredentialInactive, "no role is bound");
-            (CredentialState::Inactive, vec![ready, usability(false)])
+            (CredentialState::Inactive, vec![ready, usability(credential)])
         }
         Verdict::Active => {
             let ready = finding(ConditionType::Ready, true, Reason::Published, "the roles are bound");
-            (CredentialState::Active, vec![ready, usability(true)])
+            (CredentialState::Active, vec![ready, usability(credential)])
         }
     };
     let service_account = match &observed.account {
@@ -316,19 +350,41 @@ fn status(observed: &Observed, verdict: Verdict, end: Option<Timestamp>, now: Ti
         conditions: conditions(&before.conditions, findings, credential.metadata.generation, now),
         state: Some(state),
         service_account,
+        secret: None,
+        material: None,
         roles: (!roles.is_empty()).then(|| roles.join(", ")),
         tokens,
         next_expiry_at,
     }
 }
 
-fn usability(active: bool) -> Finding {
+fn usability(credential: &Credential) -> Finding {
+    let active = credential.spec.state == DesiredState::Active;
     let (reason, message) = if active {
-        (Reason::Published, "its tokens are accepted, each until its end")
+        (Reason::Published, "its tokens are accepted, each until its end".to_owned())
     } else {
-        (Reason::CredentialInactive, "its tokens are refused while state is Inactive; nothing is lost")
+        let say = "its tokens are refused while state is Inactive; nothing is lost";
+        let of_the_material = domain_material::kind(credential.spec.credential_type)
+            .map(|kind| format!("; of the material: {}", kind.when_inactive));
+        (Reason::CredentialInactive, say.to_owned() + of_the_material.as_deref().unwrap_or_default())
     };
-    Finding { kind: ConditionType::Usable, holds: active, reason, message: message.to_owned() }
+    Finding { kind: ConditionType::Usable, holds: active, reason, message }
+}
+
+/// What the status says while something that takes long is being made.
+pub fn put_off(credential: &Credential, planned: &mut CredentialStatus, now: Timestamp) {
+    let before = credential.status.clone().unwrap_or_default();
+    let say = "the material is being drawn";
+    let finding = |kind, holds| Finding { kind, holds, reason: Reason::Pending, message: say.to_owned() };
+    let findings = vec![
+        finding(ConditionType::Ready, false),
+        usability(credential),
+        finding(ConditionType::Reconciling, true),
+    ];
+    planned.conditions = conditions(&before.conditions, findings, credential.metadata.generation, now);
+    planned.state = Some(CredentialState::Pending);
+    planned.secret = before.secret;
+    planned.material = before.material;
 }
 
 /// What the status says after a write was refused: nothing that happened, and what to do.
@@ -342,19 +398,29 @@ pub fn refused(
 ) -> CredentialStatus {
     let before = credential.status.clone().unwrap_or_default();
     let blame = |kind, holds| Finding { kind, holds, reason, message: message.to_owned() };
-    let usable =
-        planned.conditions.iter().any(|condition| condition.kind == "Usable" && condition.status == "True");
-    let stalled = matches!(reason, Reason::RoleNotBindable | Reason::RoleNotFound | Reason::Conflict);
+    let stalled = matches!(
+        reason,
+        Reason::RoleNotBindable
+            | Reason::RoleNotFound
+            | Reason::Conflict
+            | Reason::InvalidSpec
+            | Reason::MaterialInvalid
+    );
     let findings = vec![
         blame(ConditionType::Ready, false),
-        usability(usable),
+        usability(credential),
         blame(ConditionType::Reconciling, !stalled),
         blame(ConditionType::Stalled, stalled),
     ];
     let state = if stalled { CredentialState::Failed } else { CredentialState::Pending };
     let service_account = planned.service_account.clone().or(before.service_account);
     let conditions = conditions(&before.conditions, findings, credential.metadata.generation, now);
-    CredentialStatus { conditions, state: Some(state), service_account, ..planned }
+    // What was to be published is not.
+    let (secret, material) = match reason {
+        Reason::RoleNotBindable | Reason::RoleNotFound => (planned.secret.clone(), planned.material.clone()),
+        _ => (before.secret, before.material),
+    };
+    CredentialStatus { conditions, state: Some(state), service_account, secret, material, ..planned }
 }
 
 /// The credential as the owner of bindings.

@@ -253,7 +253,8 @@ impl World {
     fn mend(&mut self, mend: Mend) {
         let secret = self.secret.as_mut().unwrap();
         assert_eq!((&mend.secret.uid, &mend.resource_version), (&secret.uid, &secret.version.to_string()));
-        for (all, changes) in [(&mut secret.labels, mend.labels), (&mut secret.annotations, mend.annotations)]
+        for (all, changes) in
+            [(&mut secret.labels, mend.dress.labels), (&mut secret.annotations, mend.dress.annotations)]
         {
             for (key, value) in changes {
                 match value {
@@ -809,15 +810,18 @@ fn labels_and_annotations_follow_the_spec() {
     let planned = plan(&observed, now());
     let [Step::MendSecret(mend)] = &planned.steps[..] else { panic!("{:?}", planned.steps) };
     let change = |key: &str, value: Option<&str>| (key.to_owned(), value.map(ToOwned::to_owned));
-    assert_eq!(mend.labels, [change("app", None), change("tier", Some("a"))].into());
+    assert_eq!(mend.dress.labels, [change("app", None), change("tier", Some("a"))].into());
     let published = r#"{"annotations":["note"],"labels":["tier"]}"#;
-    assert_eq!(mend.annotations, [change(name::PUBLISHED_ANNOTATION, Some(published))].into());
+    assert_eq!(mend.dress.annotations, [change(name::PUBLISHED_ANNOTATION, Some(published))].into());
 
     observed.token.spec.secret = None;
     let planned = plan(&observed, now());
     let [Step::MendSecret(mend)] = &planned.steps[..] else { panic!("{:?}", planned.steps) };
-    assert_eq!(mend.labels, [change("app", None), change("tier", None)].into());
-    assert_eq!(mend.annotations, [change("note", None), change(name::PUBLISHED_ANNOTATION, None)].into());
+    assert_eq!(mend.dress.labels, [change("app", None), change("tier", None)].into());
+    assert_eq!(
+        mend.dress.annotations,
+        [change("note", None), change(name::PUBLISHED_ANNOTATION, None)].into()
+    );
 }
 
 #[test]
@@ -833,8 +837,8 @@ fn the_list_of_what_was_published_takes_nothing_of_ours_away() {
     annotations.insert(name::PUBLISHED_ANNOTATION.to_owned(), forged);
     let planned = plan(&observed, now());
     let [Step::MendSecret(mend)] = &planned.steps[..] else { panic!("{:?}", planned.steps) };
-    assert!(mend.labels.is_empty());
-    assert_eq!(mend.annotations, [(name::PUBLISHED_ANNOTATION.to_owned(), None)].into());
+    assert!(mend.dress.labels.is_empty());
+    assert_eq!(mend.dress.annotations, [(name::PUBLISHED_ANNOTATION.to_owned(), None)].into());
 }
 
 // Lost values.

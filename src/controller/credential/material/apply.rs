@@ -1,0 +1,256 @@
+//! Carries the steps for material out. Only writes, and draws what is to be written; what to do was decided before.
+
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+    core::{PartialObjectMeta, PartialObjectMetaExt},
+};
+use rand::{CryptoRng, SeedableRng, rngs::StdRng};
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+use super::plan::{Content, Mend, Recipe, Step};
+use crate::{
+    api::{
+        Credential, CredentialStatus,
+        credential::{MaterialStatus, ObjectReference},
+    },
+    controller::{
+        Context, Key, Place,
+        credential::plan::owner,
+        write::{FIELD_MANAGER, RequestError, delete_only, send, unless_gone},
+    },
+    domain::{
+        digest::{self, MaterialAttestation},
+        keyring::Key as SigningKey,
+        material::{self, Drawn, Entries, Facts, Problem, Request},
+        name,
+    },
+};
+
+/// Whether a step was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// It was.
+    Yes,
+    /// It takes a while, and is tried again when what it needs is there.
+    Later,
+}
+
+/// Carries out one step, and puts what it tells into the status.
+///
+/// # Errors
+/// When the write fails, or there can be no such material.
+pub async fn apply(
+    ctx: &Context,
+    credential: &Credential,
+    issuer: Option<&Entries>,
+    step: Step,
+    status: Option<&mut CredentialStatus>,
+) -> Result<Done, RequestError> {
+    match step {
+        Step::Publish(recipe) => publish(ctx, credential, issuer, *recipe, status).await,
+        Step::Mend(mend) => mend_secret(ctx, credential, *mend).await.map(|()| Done::Yes),
+        Step::Delete(secret) => delete(ctx, credential, &secret).await.map(|()| Done::Yes),
+    }
+}
+
+async fn publish(
+    ctx: &Context,
+    credential: &Credential,
+    issuer: Option<&Entries>,
+    recipe: Recipe,
+    status: Option<&mut CredentialStatus>,
+) -> Result<Done, RequestError> {
+    // Without a key nothing is issued; the keyring's return asks for every credential again.
+    let Some(key) = ctx.signing_key() else {
+        return Ok(Done::Later);
+    };
+    let uid = credential.metadata.uid.as_deref().unwrap_or_default();
+    // Whenever it is drawn, it is for the same wish.
+    let timeless =
+        MaterialStatus { issued_at: None, expires_at: None, ..recipe.attestation.material.clone() };
+    let wish = format!("{uid}/{}", json!(timeless));
+    let (entries, attestation) = match recipe.content {
+        Content::Copied(entries) => (entries, recipe.attestation),
+        content => {
+            let Some(drawn) = draw(ctx, credential, issuer, content, wish) else {
+                return Ok(Done::Later);
+            };
+            let place = Place::of(credential);
+            let drawn =
+                drawn.map_err(|problem| RequestError::Material { place: place.to_string(), problem })?;
+            let mut attestation = recipe.attestation;
+            attestation.material.id = drawn.facts.id;
+            attestation.material.fingerprint = drawn.facts.fingerprint;
+            let end = drawn.facts.expires_at.map(Into::into);
+            attestation.material.expires_at = end.or(attestation.material.expires_at);
+            let attestation = attestation.signed(&key, uid, &drawn.entries);
+            let mut entries = drawn.entries;
+            for (name, value) in &attestation.plain {
+                entries
+                    .insert(name.clone(), crate::domain::redacted::Redacted::new(value.clone().into_bytes()));
+            }
+            (entries, attestation)
+        }
+    };
+    let mut annotations = recipe.dress.annotations;
+    annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
+    let place = Place::new(Place::of(credential).namespace(), &recipe.name);
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let data = entries.iter().map(|(name, value)| (name.clone(), ByteString(value.expose().clone())));
+    let (written, recorded) = if let Some((secret, resource_version, keys)) = recipe.into {
+        // What was under a key that this value does not have goes with the value that it was of.
+        let gone = keys.iter().filter(|name| !entries.contains_key(*name));
+        let mut data: Map<String, Value> = data.map(|(name, value)| (name, json!(value))).collect();
+        data.extend(gone.map(|name| (name.clone(), Value::Null)));
+        let patch = Patch::Merge(json!({ "data": data, "metadata": {
+            "uid": secret.uid,
+            "resourceVersion": resource_version,
+            "labels": recipe.dress.labels,
+            "annotations": annotations,
+        }}));
+        let what = || format!("replace the material in Secret {place}");
+        (send(what, api.patch(place.name(), &params(), &patch)).await?, true)
+    } else {
+        let present = |changes: std::collections::BTreeMap<String, Option<String>>| {
+            changes.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+        };
+        let secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(place.name().to_owned()),
+                namespace: Some(place.namespace().to_owned()),
+                labels: Some(present(recipe.dress.labels)),
+                annotations: Some(present(annotations)),
+                owner_references: Some(vec![owner(credential).reference()]),
+                ..ObjectMeta::default()
+            },
+            type_: material::kind(credential.spec.credential_type).map(|kind| kind.secret_type.to_owned()),
+            data: Some(data.collect()),
+            ..Secret::default()
+        };
+        let post = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let recorded = credential.status.as_ref().and_then(|status| status.secret.as_ref());
+        let renamed = recorded.is_some_and(|recorded| recorded.name != place.name());
+        (send(|| format!("create Secret {place}"), api.create(&post, &secret)).await?, !renamed)
+    };
+    ctx.note_whole(&place, &written.resource_version().unwrap_or_default());
+    let reference = ObjectReference { name: place.name().to_owned(), uid: written.uid().unwrap_or_default() };
+    ctx.secrets.remember(written.metadata.into_response_partial());
+    if let Some(status) = status {
+        // A copy is recorded only when it was seen to be there, and the one before goes then.
+        if recorded {
+            status.secret = Some(reference);
+        }
+        if let Some(material) = &mut status.material {
+            let said = attestation.material;
+            material.id = said.id;
+            material.digest = said.digest;
+            material.fingerprint = said.fingerprint;
+            material.expires_at = said.expires_at;
+        }
+    }
+    Ok(Done::Yes)
+}
+
+/// What is to be published, or `None` while it is being drawn.
+fn draw(
+    ctx: &Context,
+    credential: &Credential,
+    issuer: Option<&Entries>,
+    content: Content,
+    wish: String,
+) -> Option<Result<Drawn, Problem>> {
+    let kind = material::kind(credential.spec.credential_type)?;
+    let place = Place::of(credential);
+    let (spec, now, prefix) = (credential.spec.clone(), ctx.clock.now(), ctx.config.token_prefix.clone());
+    let issuer = issuer.cloned();
+    let costly = kind.generated.as_ref().is_some_and(|generated| (generated.costly)(&spec));
+    let make = move |random: &mut dyn CryptoRng| {
+        let request = Request {
+            spec: &spec,
+            namespace: place.namespace(),
+            name: place.name(),
+            now,
+            prefix: &prefix,
+            issuer: issuer.as_ref(),
+        };
+        match (content, &kind.generated) {
+            (Content::Drawn, Some(generated)) => (generated.draw)(&request, random),
+            (Content::Provided(found, facts), _) => {
+                let entries = material::publish(kind, &request, &found, random)?;
+                Ok(Drawn { entries, facts })
+            }
+            (Content::Copied(entries), _) => Ok(Drawn { entries, facts: Facts::default() }),
+            (Content::Drawn, None) => {
+                Err(Problem::Options("material of this type is not generated".to_owned()))
+            }
+        }
+    };
+    if !costly {
+        return Some(ctx.draw(|random| make(random)));
+    }
+    let mut seed = Zeroizing::new([0; 32]);
+    ctx.draw(|random| random.fill_bytes(&mut *seed));
+    ctx.draws.fetch(&Key::credential(credential), wish, move || make(&mut StdRng::from_seed(*seed)))
+}
+
+async fn mend_secret(ctx: &Context, credential: &Credential, mend: Mend) -> Result<(), RequestError> {
+    let place = Place::new(Place::of(credential).namespace(), &mend.secret.name);
+    let keyring = ctx.keyring();
+    let mut annotations = mend.dress.annotations;
+    if let Some(attestation) = mend.attest {
+        // Under the key of the digest, so that both say the same.
+        let digest = attestation.material.digest.as_deref();
+        let key: Option<&SigningKey> = digest.and_then(digest::key_id).and_then(|id| keyring.get(id));
+        if let Some(key) = key {
+            let uid = credential.metadata.uid.as_deref().unwrap_or_default();
+            let said: MaterialAttestation = attestation.resigned(key, uid);
+            annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(said).to_string()));
+        }
+    }
+    let mut metadata = json!({
+        "uid": mend.secret.uid,
+        "resourceVersion": mend.resource_version,
+        "labels": mend.dress.labels,
+        "annotations": annotations,
+    });
+    if mend.own {
+        metadata["ownerReferences"] = json!([owner(credential).reference()]);
+    }
+    let mut patch = json!({ "metadata": metadata });
+    if !mend.plain.is_empty() {
+        let plain = mend.plain.into_iter();
+        let data: Map<_, _> = plain
+            .map(|(name, value)| (name, json!(value.map(|value| ByteString(value.into_bytes())))))
+            .collect();
+        patch["data"] = Value::Object(data);
+    }
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let mended: PartialObjectMeta<Secret> = send(
+        || format!("mend Secret {place}"),
+        api.patch_metadata(place.name(), &params(), &Patch::Merge(patch)),
+    )
+    .await?;
+    ctx.note_whole(&place, mended.metadata.resource_version.as_deref().unwrap_or_default());
+    ctx.secrets.remember(mended);
+    Ok(())
+}
+
+async fn delete(
+    ctx: &Context,
+    credential: &Credential,
+    secret: &ObjectReference,
+) -> Result<(), RequestError> {
+    let place = Place::new(Place::of(credential).namespace(), &secret.name);
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let params = delete_only(&secret.uid, None);
+    unless_gone(send(|| format!("delete Secret {place}"), api.delete(&secret.name, &params)).await)?;
+    ctx.secrets.forget(&place, &secret.uid);
+    Ok(())
+}
+
+fn params() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+}

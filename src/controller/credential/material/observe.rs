@@ -1,0 +1,290 @@
+//! What there is of a credential's material. Only reads: none in the common case, for metadata tells enough; the Secret
+//! itself where its version is one that was not seen whole yet, and the provided Secret where it is news.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, api::ObjectMeta};
+
+use super::{OwnSecret, SecretSeen, Seen, SourceSeen, secret_name};
+use crate::{
+    api::{
+        Credential, CredentialStatus,
+        credential::{MaterialStatus, ObjectReference},
+    },
+    controller::{
+        Context, Key, Place,
+        write::{RequestError, send, unless_gone},
+    },
+    domain::{
+        binding::controller,
+        digest::{self, DigestError, MaterialAttestation, Subject, verify_material},
+        material::{self, Entries, Kind, Request},
+        name,
+        redacted::Redacted,
+    },
+};
+
+/// Looks at the material of a credential; `None` where its type has none.
+///
+/// # Errors
+/// When a read fails.
+pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Option<Seen>, RequestError> {
+    let Some(kind) = material::kind(credential.spec.credential_type) else {
+        return Ok(None);
+    };
+    let status = credential.status.clone().unwrap_or_default();
+    let keyring = ctx.keyring();
+    let digest = status.material.as_ref().and_then(|material| material.digest.as_deref());
+    let key_known = digest.and_then(digest::key_id).is_none_or(|key| keyring.get(key).is_some());
+    let place = Place::of(credential);
+    let place = Place::new(place.namespace(), secret_name(credential));
+    let secret = secret(ctx, credential, &status, &place).await?;
+    let former = match &secret {
+        SecretSeen::Absent => former(ctx, credential, &status, &place).await?,
+        SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign | SecretSeen::Ours(_) => {
+            None
+        }
+    };
+    let attested = match &secret {
+        SecretSeen::Ours(own) => own.attested.as_ref().map(|attestation| &attestation.material),
+        SecretSeen::Absent | SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => None,
+    };
+    let issuer = match credential.spec.tls.as_ref().and_then(|tls| tls.issuer.as_ref()) {
+        Some(issuer) => {
+            consenting(ctx, credential, &issuer.secret_ref.name).await?.map(|(_, entries)| entries)
+        }
+        None => None,
+    };
+    let options = options(ctx, credential, kind);
+    let published = attested.filter(|attested| attested.options.as_ref() == options.as_ref().ok());
+    let source = source(ctx, credential, kind, published).await?;
+    let named = |other: &ObjectReference| other.name == place.name();
+    let recorded = |other: &ObjectReference| Some(other) == status.secret.as_ref();
+    let key = Key::credential(credential);
+    let strays = ctx.secrets.owned_by(&key).map(|found| reference(&found.metadata));
+    let strays = strays.filter(|other| !named(other) && !recorded(other)).collect();
+    Ok(Some(Seen { secret, former, strays, source, issuer, options, key_known }))
+}
+
+fn options(ctx: &Context, credential: &Credential, kind: &Kind) -> Result<String, material::Problem> {
+    let place = Place::of(credential);
+    let request = Request {
+        spec: &credential.spec,
+        namespace: place.namespace(),
+        name: place.name(),
+        now: ctx.clock.now(),
+        prefix: &ctx.config.token_prefix,
+        issuer: None,
+    };
+    material::options(kind, &request)
+}
+
+async fn secret(
+    ctx: &Context,
+    credential: &Credential,
+    status: &CredentialStatus,
+    place: &Place,
+) -> Result<SecretSeen, RequestError> {
+    if let Some(held) = ctx.secrets.get(place) {
+        if held.metadata.deletion_timestamp.is_some() {
+            return Ok(SecretSeen::Terminating);
+        }
+        let version = held.metadata.resource_version.as_deref().unwrap_or_default();
+        if owned(credential, &held.metadata)
+            && ctx.is_whole(place, version)
+            && let Ok(attestation) = attestation(ctx, credential, &held.metadata)
+        {
+            return Ok(ours(credential, &held.metadata, Some(attestation)));
+        }
+    } else {
+        let expected = status.secret.as_ref().is_some_and(|secret| secret.name == place.name());
+        // Whoever fills it next sees by the answer whether it is really not there.
+        if !expected && !ctx.must_look(&Key::credential(credential)) && !ends_unseen(ctx, credential, status)
+        {
+            return Ok(SecretSeen::Absent);
+        }
+    }
+    let found = read(ctx, place).await?;
+    Ok(found.map_or(SecretSeen::Absent, |found| judge(ctx, credential, status, place, &found)))
+}
+
+/// Whether it ends before its status ever named a Secret: we may have died just after that was made.
+fn ends_unseen(ctx: &Context, credential: &Credential, status: &CredentialStatus) -> bool {
+    let end = credential.spec.expires_at.as_ref().and_then(|end| end.timestamp().ok());
+    let over =
+        credential.metadata.deletion_timestamp.is_some() || end.is_some_and(|end| end <= ctx.clock.now());
+    let ended = status.state == Some(crate::api::CredentialState::Expired);
+    over && !ended && status.secret.is_none()
+}
+
+async fn read(ctx: &Context, place: &Place) -> Result<Option<Secret>, RequestError> {
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    unless_gone(send(|| format!("get Secret {place}"), api.get(place.name())).await)
+}
+
+fn judge(
+    ctx: &Context,
+    credential: &Credential,
+    status: &CredentialStatus,
+    place: &Place,
+    found: &Secret,
+) -> SecretSeen {
+    let metadata = &found.metadata;
+    if metadata.deletion_timestamp.is_some() {
+        return SecretSeen::Terminating;
+    }
+    let attestation = whole(ctx, credential, status, found);
+    // A status can be forged; what it says of a UID counts only together with a keyed proof.
+    let recorded = status.secret.as_ref().map(|secret| &secret.uid) == metadata.uid.as_ref();
+    if !(owned(credential, metadata) || recorded && attestation.is_some()) {
+        let predecessors = controller(metadata).is_some_and(|owner| {
+            owner.kind == "Credential" && Some(&owner.name) == credential.metadata.name.as_ref()
+        });
+        return if predecessors { SecretSeen::Predecessors } else { SecretSeen::Foreign };
+    }
+    if attestation.is_some() {
+        ctx.note_whole(place, metadata.resource_version.as_deref().unwrap_or_default());
+    }
+    ours(credential, metadata, attestation)
+}
+
+/// What the operator said of the material, if that is what the Secret holds.
+fn whole(
+    ctx: &Context,
+    credential: &Credential,
+    status: &CredentialStatus,
+    found: &Secret,
+) -> Option<MaterialAttestation> {
+    let said = attestation(ctx, credential, &found.metadata).ok();
+    // Where somebody took the annotation away, the status can tell as much, if its digest fits.
+    let said = said.or_else(|| restored(status.material.as_ref()?, credential, found))?;
+    let entries = entries(found, &said.keys);
+    let subject = Subject { uid: credential.metadata.uid.clone().unwrap_or_default(), serial: said.serial() };
+    let digest = said.material.digest.as_deref()?;
+    let fits = verify_material(&ctx.keyring(), digest, &subject, said.material.id.as_deref(), &entries);
+    fits.is_ok().then_some(said)
+}
+
+fn restored(
+    material: &MaterialStatus,
+    credential: &Credential,
+    found: &Secret,
+) -> Option<MaterialAttestation> {
+    let plain = material::plain(&credential.spec);
+    let keys = found.data.as_ref()?.keys().filter(|key| !plain.contains_key(*key)).cloned().collect();
+    let material = MaterialStatus { previous: None, rotates_at: None, validity: None, ..material.clone() };
+    // Unsigned, so that it is signed again with the next mend.
+    Some(MaterialAttestation { material, keys, plain, ..MaterialAttestation::default() })
+}
+
+fn entries(found: &Secret, keys: &[String]) -> Entries {
+    let data = found.data.iter().flatten().filter(|(key, _)| keys.contains(key));
+    data.map(|(key, value)| (key.clone(), Redacted::new(value.0.clone()))).collect()
+}
+
+fn attestation(
+    ctx: &Context,
+    credential: &Credential,
+    found: &ObjectMeta,
+) -> Result<MaterialAttestation, DigestError> {
+    let text =
+        found.annotations.as_ref().and_then(|annotations| annotations.get(name::ATTESTATION_ANNOTATION));
+    let uid = credential.metadata.uid.as_deref().unwrap_or_default();
+    MaterialAttestation::read(text.map(String::as_str).unwrap_or_default(), &ctx.keyring(), uid)
+}
+
+fn ours(credential: &Credential, found: &ObjectMeta, attested: Option<MaterialAttestation>) -> SecretSeen {
+    SecretSeen::Ours(Box::new(OwnSecret {
+        reference: reference(found),
+        resource_version: found.resource_version.clone().unwrap_or_default(),
+        labels: found.labels.clone().unwrap_or_default(),
+        annotations: found.annotations.clone().unwrap_or_default(),
+        owned: owned(credential, found),
+        attested,
+    }))
+}
+
+fn reference(found: &ObjectMeta) -> ObjectReference {
+    ObjectReference {
+        name: found.name.clone().unwrap_or_default(),
+        uid: found.uid.clone().unwrap_or_default(),
+    }
+}
+
+fn owned(credential: &Credential, found: &ObjectMeta) -> bool {
+    controller(found).is_some_and(|owner| Some(&owner.uid) == credential.metadata.uid.as_ref())
+}
+
+/// The Secret that the status names, with what it holds, where the spec wishes another name by now.
+async fn former(
+    ctx: &Context,
+    credential: &Credential,
+    status: &CredentialStatus,
+    wished: &Place,
+) -> Result<Option<(OwnSecret, Entries)>, RequestError> {
+    let Some(recorded) = status.secret.as_ref().filter(|recorded| recorded.name != wished.name()) else {
+        return Ok(None);
+    };
+    let place = Place::new(wished.namespace(), &recorded.name);
+    let Some(found) = read(ctx, &place).await? else {
+        return Ok(None);
+    };
+    let SecretSeen::Ours(own) = judge(ctx, credential, status, &place, &found) else {
+        return Ok(None);
+    };
+    let keys = own.attested.as_ref().map(|attestation| attestation.keys.clone()).unwrap_or_default();
+    let plain = own.attested.iter().flat_map(|attestation| attestation.plain.keys().cloned());
+    let all: Vec<_> = keys.into_iter().chain(plain).collect();
+    Ok(Some((*own, entries(&found, &all))))
+}
+
+/// The Secret that the material is taken from, read only where it is not the version that is published.
+async fn source(
+    ctx: &Context,
+    credential: &Credential,
+    kind: &Kind,
+    published: Option<&MaterialStatus>,
+) -> Result<SourceSeen, RequestError> {
+    let Some(provided) = &credential.spec.provided else {
+        return Ok(SourceSeen::Unasked);
+    };
+    let place = Place::new(Place::of(credential).namespace(), &provided.secret_ref.name);
+    let known = ctx.provided.get(&place).map(|held| version(&held.metadata));
+    if known.is_some() && known == published.and_then(|published| published.source.clone()) {
+        return Ok(SourceSeen::Published);
+    }
+    Ok(match consenting(ctx, credential, &provided.secret_ref.name).await? {
+        None => SourceSeen::Missing,
+        Some((version, entries)) => {
+            let checked = material::check(kind, &entries, ctx.clock.now());
+            SourceSeen::Changed { version, entries, checked }
+        }
+    })
+}
+
+/// What a Secret of the user holds, if its owner consents.
+async fn consenting(
+    ctx: &Context,
+    credential: &Credential,
+    name: &str,
+) -> Result<Option<(String, Entries)>, RequestError> {
+    let place = Place::new(Place::of(credential).namespace(), name);
+    if !ctx.provided.has(&place) {
+        return Ok(None);
+    }
+    let found = read(ctx, &place).await?;
+    // The watch lags: what is read must consent, too.
+    let found = found.filter(|found| {
+        let label = found.metadata.labels.as_ref().and_then(|labels| labels.get(name::PROVIDED_LABEL));
+        label.is_some_and(|value| value == "true")
+    });
+    Ok(found.map(|found| {
+        let data = found.data.into_iter().flatten();
+        let entries = data.map(|(key, value)| (key, Redacted::new(value.0))).collect();
+        (version(&found.metadata), entries)
+    }))
+}
+
+fn version(found: &ObjectMeta) -> String {
+    let part = |part: &Option<String>| part.clone().unwrap_or_default();
+    format!("{}/{}", part(&found.uid), part(&found.resource_version))
+}

@@ -1,0 +1,560 @@
+//! What is to be done about a credential's material, from what was observed and the time.
+//!
+//! Pure and infallible. The law above all others: no step takes away the only copy of a value, but where its end, a
+//! rotation or a user's own deletion wants that.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{OwnSecret, SecretSeen, Seen, SourceSeen, secret_name};
+use crate::{
+    api::{
+        Credential, Instant, Lifetime, Reason,
+        condition::seconds,
+        credential::{DesiredState, MaterialStatus, ObjectReference, PreviousMaterial, Validity},
+    },
+    controller::dress::{self, Dress},
+    domain::{
+        digest::MaterialAttestation,
+        material::{self, Entries, Facts, Kind, Problem},
+        name,
+    },
+};
+
+/// A Secret that somebody deletes again and again is not filled more often than this.
+const DRAW_AT_MOST_EVERY: SignedDuration = SignedDuration::from_mins(1);
+
+/// What to do about material, and what to say of it.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The writes before the status, in their order.
+    pub steps: Vec<Step>,
+    /// The Secret, for the status; filled in by what is published.
+    pub secret: Option<ObjectReference>,
+    /// The material, for the status; filled in by what is published.
+    pub material: Option<MaterialStatus>,
+    /// What is wrong.
+    pub trouble: Option<Trouble>,
+    /// When to decide again though nothing happened.
+    pub wake: Option<Timestamp>,
+}
+
+/// Why the material is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Why, in one word.
+    pub reason: Reason,
+    /// Why, and what to do.
+    pub message: String,
+    /// Whether something of others is in the way, that no watch shows.
+    pub waits_for_others: bool,
+}
+
+/// One write.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Put material into a Secret: into a new one, or into this one in this version.
+    Publish(Box<Recipe>),
+    /// Put labels, annotations, owner reference and the entries that are no secrets right.
+    Mend(Box<Mend>),
+    /// Delete this Secret.
+    Delete(ObjectReference),
+}
+
+/// How to publish material.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The Secret's name.
+    pub name: String,
+    /// The Secret that is to take it, its version, and the keys that it has; `None` makes a new one.
+    pub into: Option<(ObjectReference, String, Vec<String>)>,
+    /// What is published.
+    pub content: Content,
+    /// What is said of it, less digest and proof, and less what only drawing tells.
+    pub attestation: MaterialAttestation,
+    /// Labels and annotations.
+    pub dress: Dress,
+}
+
+/// What is published.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// What is drawn now.
+    Drawn,
+    /// What the user provided.
+    Provided(Entries, Facts),
+    /// What was published under another name, as it was.
+    Copied(Entries),
+}
+
+/// How to mend a Secret.
+#[derive(Clone, Debug)]
+pub struct Mend {
+    /// Which Secret.
+    pub secret: ObjectReference,
+    /// In which version.
+    pub resource_version: String,
+    /// Labels and annotations that differ.
+    pub dress: Dress,
+    /// Whether the owner reference is to be put back.
+    pub own: bool,
+    /// The entries that are no secrets, as far as they differ.
+    pub plain: BTreeMap<String, Option<String>>,
+    /// What the operator is to say of the material, where it says something else or nothing.
+    pub attest: Option<MaterialAttestation>,
+}
+
+/// Decides; `over` when the credential has ended or is being deleted.
+#[must_use]
+pub fn plan(credential: &Credential, seen: &Seen, over: bool, now: Timestamp) -> Plan {
+    let Some(kind) = material::kind(credential.spec.credential_type) else {
+        return Plan::default();
+    };
+    let before = credential.status.clone().unwrap_or_default();
+    let decision = Decision {
+        credential,
+        seen,
+        kind,
+        now,
+        name: secret_name(credential),
+        before: before.material.unwrap_or_default(),
+        recorded: before.secret,
+    };
+    if over { decision.ended() } else { decision.published() }
+}
+
+struct Decision<'a> {
+    credential: &'a Credential,
+    seen: &'a Seen,
+    kind: &'static Kind,
+    now: Timestamp,
+    name: String,
+    before: MaterialStatus,
+    recorded: Option<ObjectReference>,
+}
+
+impl Decision<'_> {
+    /// The value must not outlive the credential.
+    fn ended(&self) -> Plan {
+        let own = match &self.seen.secret {
+            SecretSeen::Ours(own) => Some(own.reference.clone()),
+            SecretSeen::Absent | SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => {
+                None
+            }
+        };
+        let former = self.seen.former.iter().map(|(own, _)| own.reference.clone());
+        let steps = own.into_iter().chain(former).chain(self.seen.strays.clone()).map(Step::Delete).collect();
+        let material = self.told_before();
+        let ended =
+            |material| MaterialStatus { rotates_at: None, previous: None, validity: None, ..material };
+        Plan { steps, material: material.map(ended), ..Plan::default() }
+    }
+
+    fn told_before(&self) -> Option<MaterialStatus> {
+        Some(self.before.clone()).filter(|material| *material != MaterialStatus::default())
+    }
+
+    fn published(&self) -> Plan {
+        if !self.seen.key_known {
+            return self.stays(Trouble {
+                reason: Reason::KeyringMissing,
+                message: "the key of the material's digest is not in the keyring, so nothing is done with it; put the \
+                          keyring back"
+                    .to_owned(),
+                waits_for_others: false,
+            });
+        }
+        match &self.seen.secret {
+            SecretSeen::Foreign => self.stays(Trouble {
+                reason: Reason::Conflict,
+                message: format!(
+                    "Secret {} exists and is not this credential's; delete it if it is not needed, or set another \
+                     spec.secret.name; it was not touched",
+                    self.name
+                ),
+                waits_for_others: true,
+            }),
+            SecretSeen::Terminating => {
+                let say = format!("Secret {} is being deleted; waiting for that", self.name);
+                self.stays(Trouble { reason: Reason::Pending, message: say, waits_for_others: true })
+            }
+            SecretSeen::Predecessors => {
+                let say = format!(
+                    "Secret {} belongs to an earlier Credential of this name; waiting for its garbage collection",
+                    self.name
+                );
+                self.stays(Trouble { reason: Reason::Pending, message: say, waits_for_others: true })
+            }
+            SecretSeen::Absent => match &self.seen.former {
+                Some((former, entries)) => self.renamed(former, entries),
+                None => self.fill(None),
+            },
+            SecretSeen::Ours(own) => self.kept(own),
+        }
+    }
+
+    /// Nothing is done, and what was said of the material stays.
+    fn stays(&self, trouble: Trouble) -> Plan {
+        let material = self.told_before();
+        Plan { secret: self.recorded.clone(), material, trouble: Some(trouble), ..Plan::default() }
+    }
+
+    /// The Secret of the new name is made first. The status names the old one until then, and it is deleted after.
+    fn renamed(&self, former: &OwnSecret, entries: &Entries) -> Plan {
+        let Some(attestation) = &former.attested else {
+            return self.stays(edited(&former.reference.name));
+        };
+        let recipe = Recipe {
+            name: self.name.clone(),
+            into: None,
+            content: Content::Copied(entries.clone()),
+            attestation: attestation.clone(),
+            dress: self.dress(),
+        };
+        Plan {
+            steps: vec![Step::Publish(Box::new(recipe))],
+            secret: self.recorded.clone(),
+            material: Some(self.before.clone()),
+            trouble: None,
+            wake: Some(self.now),
+        }
+    }
+
+    /// The Secret is there, and is ours.
+    fn kept(&self, own: &OwnSecret) -> Plan {
+        let fits = |attestation: &&MaterialAttestation| {
+            self.before
+                .serial
+                .is_none_or(|serial| attestation.serial() == serial || attestation.serial() == serial + 1)
+        };
+        let Some(attestation) = own.attested.as_ref().filter(fits) else {
+            return self.stays(edited(&own.reference.name));
+        };
+        let told = told(attestation, &self.before, self.credential, self.kind, self.now);
+        let due = match &self.seen.options {
+            Err(_) => false,
+            Ok(options) => self.is_due(&told, options),
+        };
+        if due {
+            return self.fill(Some((own, &told, attestation)));
+        }
+        let trouble = self.complaint(&told);
+        let told = MaterialStatus { validity: self.validity(&told), ..told };
+        let mut steps = Vec::new();
+        steps.extend(self.mend(own, attestation).map(|mend| Step::Mend(Box::new(mend))));
+        // Only now that the material is safe under its own name.
+        let others = self.recorded.iter().chain(&self.seen.strays);
+        let others = others.filter(|other| other.name != own.reference.name);
+        let mut others: Vec<_> = others.cloned().map(Step::Delete).collect();
+        others.dedup_by_key(|step| match step {
+            Step::Delete(reference) => Some(reference.uid.clone()),
+            Step::Publish(_) | Step::Mend(_) => None,
+        });
+        steps.extend(others);
+        let instant = |at: &Option<Instant>| at.as_ref().map(Instant::timestamp).and_then(Result::ok);
+        let previous_end = told.previous.as_ref().map(|previous| Some(previous.expires_at.clone()));
+        let wakes =
+            [instant(&told.rotates_at), instant(&told.expires_at), previous_end.and_then(|at| instant(&at))];
+        let wake = wakes.into_iter().flatten().filter(|at| *at > self.now).min();
+        Plan { steps, secret: Some(own.reference.clone()), material: Some(told), trouble, wake }
+    }
+
+    /// Whether what is published is to be replaced.
+    fn is_due(&self, told: &MaterialStatus, options: &str) -> bool {
+        if self.credential.spec.state == DesiredState::Inactive {
+            return false;
+        }
+        if self.credential.spec.provided.is_some() {
+            return matches!(&self.seen.source, SourceSeen::Changed { checked: Ok(_), .. });
+        }
+        let rotation = self.credential.spec.rotation.clone().unwrap_or_default();
+        let asked = requested(self.credential);
+        told.options.as_deref() != Some(options)
+            || rotation.revision.is_some_and(|revision| revision != told.revision.unwrap_or_default())
+            || (asked.is_some() && asked != told.rotation_answered)
+            || told
+                .rotates_at
+                .as_ref()
+                .map(Instant::timestamp)
+                .and_then(Result::ok)
+                .is_some_and(|at| at <= self.now)
+    }
+
+    /// New material, into a new Secret or in place of what is there.
+    fn fill(&self, held: Option<(&OwnSecret, &MaterialStatus, &MaterialAttestation)>) -> Plan {
+        let options = match &self.seen.options {
+            Ok(options) => options.clone(),
+            Err(problem) => {
+                return self.stays(of(problem));
+            }
+        };
+        if self.credential.spec.state == DesiredState::Inactive {
+            return Plan { material: self.told_before(), ..Plan::default() };
+        }
+        let (content, source) = match &self.seen.source {
+            SourceSeen::Unasked if self.kind.generated.is_some() => (Content::Drawn, None),
+            SourceSeen::Changed { version, entries, checked: Ok(facts) } => {
+                (Content::Provided(entries.clone(), facts.clone()), Some(version.clone()))
+            }
+            SourceSeen::Changed { checked: Err(problem), .. } => {
+                return self.stays(provided(self.credential, problem));
+            }
+            SourceSeen::Unasked | SourceSeen::Missing | SourceSeen::Published => {
+                return self.stays(missing(self.credential));
+            }
+        };
+        if self.seen.issuer.is_none()
+            && issuer(self.credential).is_some()
+            && matches!(content, Content::Drawn)
+        {
+            return self.stays(missing(self.credential));
+        }
+        if held.is_none()
+            && self.recorded.is_some()
+            && let Some(again_at) = self.again_at()
+        {
+            let message = format!(
+                "Secret {} was deleted soon after it was filled; it is filled again at {again_at}, not more than once \
+                 a minute",
+                self.name
+            );
+            let trouble = Trouble { reason: Reason::Pending, message, waits_for_others: false };
+            return Plan { wake: Some(again_at), ..self.stays(trouble) };
+        }
+        let attestation = self.attestation(&options, source, held.map(|(_, told, _)| told));
+        // What digest, id and fingerprint are, only publishing tells.
+        let material = told(&attestation, &self.before, self.credential, self.kind, self.now);
+        let validity = self.credential.spec.provided.as_ref().map(|_| Validity::Valid);
+        let recipe = Recipe {
+            name: self.name.clone(),
+            into: held.map(|(own, _, attestation)| {
+                (own.reference.clone(), own.resource_version.clone(), attestation.keys.clone())
+            }),
+            content,
+            dress: held.map_or_else(
+                || self.dress(),
+                |(own, ..)| {
+                    dress::changes(&own.labels, &own.annotations, self.credential.spec.secret.as_ref())
+                },
+            ),
+            attestation,
+        };
+        // A Secret of another name that the status still names goes once this one is recorded.
+        Plan {
+            steps: vec![Step::Publish(Box::new(recipe))],
+            secret: held.map(|(own, ..)| own.reference.clone()),
+            material: Some(MaterialStatus { validity, ..material }),
+            trouble: None,
+            wake: Some(self.now),
+        }
+    }
+
+    fn again_at(&self) -> Option<Timestamp> {
+        let issued_at = self.before.issued_at.as_ref()?.timestamp().ok()?;
+        let again_at = issued_at.checked_add(DRAW_AT_MOST_EVERY).ok()?;
+        // A clock that was set back must not hold it up for long.
+        (again_at > self.now && again_at.duration_since(self.now) <= DRAW_AT_MOST_EVERY).then_some(again_at)
+    }
+
+    fn attestation(
+        &self,
+        options: &str,
+        source: Option<String>,
+        replaced: Option<&MaterialStatus>,
+    ) -> MaterialAttestation {
+        let rotation = self.credential.spec.rotation.clone().unwrap_or_default();
+        let issued_at = seconds(self.now);
+        let after = |life: &Option<Lifetime>| life.as_ref().map(Lifetime::duration).and_then(Result::ok);
+        // A client secret alone is told when it ends: nobody else would act on it (a certificate says it itself).
+        let tells = self.kind.generated.as_ref().is_some_and(|generated| generated.bearer);
+        let overlap = after(&rotation.overlap).filter(|_| tells);
+        let end = after(&rotation.every)
+            .filter(|_| tells)
+            .and_then(|every| issued_at.checked_add(every + overlap.unwrap_or_default()).ok());
+        let previous_until = replaced.and(overlap).and_then(|overlap| {
+            let own_end = replaced.and_then(|replaced| replaced.expires_at.as_ref()?.timestamp().ok());
+            own_end.into_iter().chain(issued_at.checked_add(overlap).ok()).min()
+        });
+        let last = replaced.and_then(|replaced| replaced.serial).max(self.before.serial);
+        MaterialAttestation {
+            material: MaterialStatus {
+                serial: Some(last.map_or(0, |serial| serial.saturating_add(1))),
+                revision: rotation.revision.or(self.before.revision),
+                rotation_answered: requested(self.credential)
+                    .or_else(|| self.before.rotation_answered.clone()),
+                options: Some(options.to_owned()),
+                source,
+                issued_at: Some(issued_at.into()),
+                expires_at: end.map(Into::into),
+                ..MaterialStatus::default()
+            },
+            previous_until: previous_until.map(Into::into),
+            plain: material::plain(&self.credential.spec),
+            ..MaterialAttestation::default()
+        }
+    }
+
+    /// What is wrong though something is published.
+    fn complaint(&self, told: &MaterialStatus) -> Option<Trouble> {
+        if let Err(problem) = &self.seen.options {
+            return Some(of(problem));
+        }
+        match &self.seen.source {
+            SourceSeen::Missing => return Some(missing(self.credential)),
+            SourceSeen::Changed { checked: Err(problem), .. } => {
+                return Some(provided(self.credential, problem));
+            }
+            SourceSeen::Unasked | SourceSeen::Published | SourceSeen::Changed { .. } => {}
+        }
+        let end =
+            told.expires_at.as_ref().and_then(|at| at.timestamp().ok()).filter(|end| *end <= self.now)?;
+        let what_to_do = if self.credential.spec.provided.is_some() {
+            "renew it in the provided Secret"
+        } else if self.credential.spec.state == DesiredState::Inactive {
+            "it is drawn anew once state is Active"
+        } else {
+            "it is drawn anew by rotation; see spec.rotation"
+        };
+        Some(Trouble {
+            reason: Reason::MaterialInvalid,
+            message: format!("the material ended at {end}; {what_to_do}"),
+            waits_for_others: false,
+        })
+    }
+
+    fn validity(&self, told: &MaterialStatus) -> Option<Validity> {
+        let ended =
+            told.expires_at.as_ref().and_then(|at| at.timestamp().ok()).is_some_and(|end| end <= self.now);
+        match &self.seen.source {
+            SourceSeen::Unasked => ended.then_some(Validity::Invalid),
+            SourceSeen::Missing => Some(Validity::Unknown),
+            SourceSeen::Changed { checked: Err(_), .. } => Some(Validity::Invalid),
+            SourceSeen::Published | SourceSeen::Changed { .. } => {
+                Some(if ended { Validity::Invalid } else { Validity::Valid })
+            }
+        }
+    }
+
+    fn dress(&self) -> Dress {
+        dress::changes(&BTreeMap::new(), &BTreeMap::new(), self.credential.spec.secret.as_ref())
+    }
+
+    fn mend(&self, own: &OwnSecret, attestation: &MaterialAttestation) -> Option<Mend> {
+        let dress = dress::changes(&own.labels, &own.annotations, self.credential.spec.secret.as_ref());
+        let wished = material::plain(&self.credential.spec);
+        let mut plain = BTreeMap::new();
+        if wished != attestation.plain {
+            let gone = attestation.plain.keys().filter(|key| !wished.contains_key(*key));
+            plain.extend(gone.map(|key| (key.clone(), None)));
+            plain.extend(wished.iter().map(|(key, value)| (key.clone(), Some(value.clone()))));
+        }
+        let unsaid = attestation.proof.is_empty() || !plain.is_empty();
+        let attest = unsaid.then(|| MaterialAttestation { plain: wished, ..attestation.clone() });
+        let needed = !own.owned || !dress.is_empty() || attest.is_some();
+        needed.then(|| Mend {
+            secret: own.reference.clone(),
+            resource_version: own.resource_version.clone(),
+            dress,
+            own: !own.owned,
+            plain,
+            attest,
+        })
+    }
+}
+
+/// What the status tells of material that is published: what the operator said of it then, and what follows from the
+/// spec since.
+#[must_use]
+fn told(
+    attestation: &MaterialAttestation,
+    before: &MaterialStatus,
+    credential: &Credential,
+    kind: &Kind,
+    now: Timestamp,
+) -> MaterialStatus {
+    let material = attestation.material.clone();
+    let previous = if before.serial == material.serial {
+        before.previous.clone()
+    } else {
+        // The one that it replaced, which the status still tells of.
+        match (&attestation.previous_until, before.serial, &before.id, &before.digest) {
+            (Some(until), Some(serial), Some(id), Some(digest)) => Some(PreviousMaterial {
+                serial,
+                id: id.clone(),
+                digest: digest.clone(),
+                expires_at: until.clone(),
+            }),
+            _ => None,
+        }
+    };
+    let over = |previous: &PreviousMaterial| previous.expires_at.timestamp().map_or(true, |end| end <= now);
+    let rotates_at = rotates_at(&material, credential, kind);
+    MaterialStatus {
+        previous: previous.filter(|previous| !over(previous)),
+        rotates_at: rotates_at.map(Into::into),
+        ..material
+    }
+}
+
+fn rotates_at(material: &MaterialStatus, credential: &Credential, kind: &Kind) -> Option<Timestamp> {
+    let generated = kind.generated.as_ref().filter(|_| credential.spec.provided.is_none())?;
+    let issued_at = material.issued_at.as_ref()?.timestamp().ok()?;
+    let every = credential.spec.rotation.as_ref().and_then(|rotation| rotation.every.as_ref());
+    let every = every.map(Lifetime::duration).and_then(Result::ok);
+    // Soon enough that whoever reads the Secret has the new one before the old one ends.
+    let two_thirds = (generated.lasts)(&credential.spec).map(|lasts| lasts / 3 * 2);
+    issued_at.checked_add(every.into_iter().chain(two_thirds).min()?).ok()
+}
+
+fn requested(credential: &Credential) -> Option<String> {
+    credential.metadata.annotations.as_ref()?.get(name::ROTATE_ANNOTATION).cloned()
+}
+
+fn issuer(credential: &Credential) -> Option<&str> {
+    Some(&credential.spec.tls.as_ref()?.issuer.as_ref()?.secret_ref.name)
+}
+
+fn source(credential: &Credential) -> &str {
+    let provided = credential.spec.provided.as_ref().map(|provided| provided.secret_ref.name.as_str());
+    provided.or_else(|| issuer(credential)).unwrap_or_default()
+}
+
+fn of(problem: &Problem) -> Trouble {
+    let reason = match problem {
+        Problem::Options(_) => Reason::InvalidSpec,
+        Problem::Material(_) => Reason::MaterialInvalid,
+    };
+    Trouble { reason, message: problem.to_string(), waits_for_others: false }
+}
+
+fn provided(credential: &Credential, problem: &Problem) -> Trouble {
+    Trouble {
+        reason: Reason::MaterialInvalid,
+        message: format!("the provided Secret {}: {problem}", source(credential)),
+        waits_for_others: false,
+    }
+}
+
+fn missing(credential: &Credential) -> Trouble {
+    Trouble {
+        reason: Reason::MaterialInvalid,
+        message: format!(
+            "there is no Secret {} with the label {}: \"true\", by which its owner consents; create it, or have it labelled",
+            source(credential),
+            name::PROVIDED_LABEL,
+        ),
+        waits_for_others: false,
+    }
+}
+
+fn edited(secret: &str) -> Trouble {
+    Trouble {
+        reason: Reason::MaterialInvalid,
+        message: format!(
+            "somebody changed what Secret {secret} holds, or what the operator says of it there; put it back, or delete the \
+             Secret to have it filled anew"
+        ),
+        waits_for_others: false,
+    }
+}

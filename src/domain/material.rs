@@ -1,0 +1,230 @@
+//! Material: the secret bytes of a credential, by type. What is drawn, from which options, under which keys it is
+//! published, and how provided material is checked.
+//!
+//! One file for each type that can be generated, one table for those that are only checked. Nothing here knows of
+//! clients, clocks or the cluster; randomness and the time are passed in.
+
+mod basic_auth;
+mod client_secret;
+mod hashed_password;
+mod helm_repository;
+mod object_store;
+mod opaque;
+mod password;
+mod provided;
+mod registry;
+mod ssh_key;
+mod tls;
+mod totp;
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use rand::CryptoRng;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use super::{name::hex, redacted::Redacted, token::Prefix};
+use crate::api::{CredentialSpec, CredentialType};
+
+pub use client_secret::SECRET_KEY;
+
+/// The entries of a Secret.
+pub type Entries = BTreeMap<String, Redacted<Vec<u8>>>;
+
+/// What one type of credential is.
+pub struct Kind {
+    /// The type of the Secret that is published, from Kubernetes' own list.
+    pub secret_type: &'static str,
+    /// How it is generated; `None` where only the user can provide it.
+    pub generated: Option<Generated>,
+    /// How provided material is checked.
+    pub provided: Provided,
+    /// What `Inactive` means to whoever holds the material.
+    pub when_inactive: &'static str,
+}
+
+/// How material is generated.
+pub struct Generated {
+    /// The options with their defaults in place, as far as the material depends on them.
+    pub options: fn(&Request<'_>) -> Result<Value, Problem>,
+    /// Draws it.
+    pub draw: fn(&Request<'_>, &mut dyn CryptoRng) -> Result<Drawn, Problem>,
+    /// Whether drawing takes so much computing that others must not wait for it.
+    pub costly: fn(&CredentialSpec) -> bool,
+    /// How long it lasts of itself.
+    pub lasts: fn(&CredentialSpec) -> Option<SignedDuration>,
+    /// Whether it is a bearer token that the verifier knows.
+    pub bearer: bool,
+}
+
+/// How provided material is taken.
+pub struct Provided {
+    /// The keys that must be there and not be empty.
+    pub required: &'static [&'static str],
+    /// The keys that are published, too, where they are there.
+    pub optional: &'static [&'static str],
+    /// What must hold beyond that.
+    pub check: fn(&Entries, Timestamp) -> Result<Facts, Problem>,
+    /// What is published of it, where that is not what was provided.
+    pub publish: Option<Publish>,
+}
+
+type Publish = fn(&Request<'_>, &Entries, &mut dyn CryptoRng) -> Result<Entries, Problem>;
+
+/// For whom material is made, and from what.
+pub struct Request<'a> {
+    /// What the user wishes.
+    pub spec: &'a CredentialSpec,
+    /// The namespace of the credential.
+    pub namespace: &'a str,
+    /// The name of the credential.
+    pub name: &'a str,
+    /// What time it is.
+    pub now: Timestamp,
+    /// What tokens start with.
+    pub prefix: &'a Prefix,
+    /// The entries of the Secret of the certificate authority, where one is to sign.
+    pub issuer: Option<&'a Entries>,
+}
+
+/// What was drawn.
+#[derive(Clone, Debug)]
+pub struct Drawn {
+    /// The entries of the Secret.
+    pub entries: Entries,
+    /// What may be said of it.
+    pub facts: Facts,
+}
+
+/// What may be said of material in public.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// A public id, such as a client id or an access key id.
+    pub id: Option<String>,
+    /// A fingerprint of the public part.
+    pub fingerprint: Option<String>,
+    /// When it ends of itself, as a certificate does.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Why there can be no such material. Names keys and options and never a value.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Problem {
+    /// The options make no sense.
+    #[error("{0}")]
+    Options(String),
+    /// What was provided is not what it should be.
+    #[error("{0}")]
+    Material(String),
+}
+
+/// What that type of credential is; `None` for one that holds no material.
+#[must_use]
+pub const fn kind(credential_type: CredentialType) -> Option<&'static Kind> {
+    Some(match credential_type {
+        CredentialType::Token => return None,
+        CredentialType::ClientSecret => &client_secret::KIND,
+        CredentialType::BasicAuth => &basic_auth::KIND,
+        CredentialType::SshKey => &ssh_key::KIND,
+        CredentialType::Tls => &tls::KIND,
+        CredentialType::ObjectStore => &object_store::KIND,
+        CredentialType::Registry => &registry::KIND,
+        CredentialType::HelmRepository => &helm_repository::KIND,
+        CredentialType::Opaque => &opaque::KIND,
+        CredentialType::HashedPassword => &hashed_password::KIND,
+        CredentialType::Totp => &totp::KIND,
+        CredentialType::GpgKey => &provided::GPG_KEY,
+        CredentialType::SwarmToken => &provided::SWARM_TOKEN,
+        CredentialType::DockerSwarm => &provided::DOCKER_SWARM,
+        CredentialType::KubernetesApi => &provided::KUBERNETES_API,
+        CredentialType::Vpn => &provided::VPN,
+        CredentialType::AmazonEc2 => &provided::AMAZON_EC2,
+        CredentialType::Azure => &provided::AZURE,
+        CredentialType::Exoscale => &provided::EXOSCALE,
+        CredentialType::GoogleCloud => &provided::GOOGLE_CLOUD,
+        CredentialType::OpenStack => &provided::OPEN_STACK,
+    })
+}
+
+/// A short digest of the options that the material depends on. It changes when, and only when, one of them does.
+///
+/// # Errors
+/// When the options make no sense.
+pub fn options(kind: &Kind, request: &Request<'_>) -> Result<String, Problem> {
+    let options = match (&kind.generated, &request.spec.provided) {
+        (Some(generated), None) => (generated.options)(request)?,
+        // What is provided depends on what was provided, and its hash on how it is hashed.
+        (_, Some(_)) => serde_json::json!(request.spec.hashed_password),
+        (None, None) => {
+            return Err(Problem::Options(
+                "material of this type is not generated: set spec.provided.secretRef to a Secret that has it"
+                    .to_owned(),
+            ));
+        }
+    };
+    Ok(hex(&Sha256::digest(options.to_string())[..8]))
+}
+
+/// The entries that are no secrets and follow the spec without anything being drawn.
+#[must_use]
+pub fn plain(spec: &CredentialSpec) -> BTreeMap<String, String> {
+    object_store::plain(spec)
+}
+
+/// Checks what was provided, and tells what may be said of it.
+///
+/// # Errors
+/// When a key is missing or its content is not what it should be; names the key.
+pub fn check(kind: &Kind, found: &Entries, now: Timestamp) -> Result<Facts, Problem> {
+    for key in kind.provided.required {
+        if found.get(*key).is_none_or(|value| value.expose().iter().all(u8::is_ascii_whitespace)) {
+            return Err(Problem::Material(format!("the key {key} is missing or empty")));
+        }
+    }
+    (kind.provided.check)(found, now)
+}
+
+/// What is published of checked material.
+///
+/// # Errors
+/// When it cannot be made from that.
+pub fn publish(
+    kind: &Kind,
+    request: &Request<'_>,
+    found: &Entries,
+    random: &mut dyn CryptoRng,
+) -> Result<Entries, Problem> {
+    if let Some(publish) = kind.provided.publish {
+        return publish(request, found, random);
+    }
+    let keys = kind.provided.required.iter().chain(kind.provided.optional);
+    Ok(keys.filter_map(|key| Some(((*key).to_owned(), found.get(*key)?.clone()))).collect())
+}
+
+fn entry(key: &str, value: impl Into<Vec<u8>>) -> (String, Redacted<Vec<u8>>) {
+    (key.to_owned(), Redacted::new(value.into()))
+}
+
+fn text<'a>(entries: &'a Entries, key: &str) -> Result<&'a str, Problem> {
+    let bytes = entries.get(key).map(|value| value.expose().as_slice()).unwrap_or_default();
+    std::str::from_utf8(bytes).map_err(|_| Problem::Material(format!("the key {key} is not text")))
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the signature of a check")]
+fn anything(_: &Entries, _: Timestamp) -> Result<Facts, Problem> {
+    Ok(Facts::default())
+}
+
+const fn cheap(_: &CredentialSpec) -> bool {
+    false
+}
+
+const fn forever(_: &CredentialSpec) -> Option<SignedDuration> {
+    None
+}
+
+/// Nobody asks us whether it may be used.
+const READERS_GO_ON: &str =
+    "whoever has read the Secret can go on using what is in it, until it is refused where it is used";

@@ -1,0 +1,365 @@
+//! Material: published, rotated, provided, and never lost by accident.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use credential_operator::{
+    api::{Credential, CredentialState},
+    domain::{material, name},
+};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, ResourceExt, api::DeleteParams};
+use serde_json::{Value, json};
+
+use crate::support::{DEADLINE, Space, World, condition};
+
+crate::tests![
+    every_example_is_published,
+    material_stays_through_edits_that_do_not_concern_it,
+    a_change_of_an_option_draws_anew,
+    rotation_is_done_once_however_it_is_asked_for,
+    a_client_secret_overlaps_with_the_one_before,
+    a_renamed_secret_keeps_its_material,
+    a_deleted_secret_is_filled_anew,
+    a_foreign_secret_is_left_alone,
+    what_somebody_changed_is_said_and_left_alone,
+    provided_material_heals_and_what_was_published_stays,
+    an_authority_of_the_user_signs,
+    an_inactive_credential_keeps_its_material,
+    the_end_of_a_credential_takes_its_material,
+    a_rsa_key_keeps_nobody_waiting,
+];
+
+type Data = BTreeMap<String, Vec<u8>>;
+
+fn credential(name: &str, rest: &str) -> String {
+    format!(
+        "apiVersion: credential-operator.io/v1alpha1\nkind: Credential\nmetadata: {{name: {name}}}\nspec: {{{rest}}}\n"
+    )
+}
+
+fn provided(name: &str, data: &Value) -> String {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "labels": {name::PROVIDED_LABEL: "true"}},
+        "stringData": data,
+    })
+    .to_string()
+}
+
+impl Space {
+    async fn data(&self, secret: &str) -> Data {
+        let secret: Secret = self.api().get(secret).await.unwrap();
+        secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()
+    }
+
+    /// Waits until the credential is Ready in its latest generation and has a material of at least that serial.
+    async fn published(&self, name: &str, serial: i64) -> Credential {
+        let there = self.until::<Credential>(name, |credential| {
+            credential.is_some_and(|credential| {
+                let status = credential.status.clone().unwrap_or_default();
+                condition(credential, "Ready").0
+                    && status.observed_generation == credential.metadata.generation
+                    && status.secret.is_some()
+                    && status
+                        .material
+                        .and_then(|material| material.serial)
+                        .is_some_and(|found| found >= serial)
+            })
+        });
+        there.await.unwrap()
+    }
+
+    /// Waits until the credential says `reason`, and returns its message.
+    async fn complains(&self, name: &str, reason: &str) -> String {
+        let there = self.until::<Credential>(name, |credential| {
+            credential.is_some_and(|credential| condition(credential, "Ready").1 == reason)
+        });
+        condition(&there.await.unwrap(), "Ready").2
+    }
+
+    async fn spec(&self, name: &str, spec: Value) {
+        self.patch::<Credential>(name, json!({ "spec": spec })).await.unwrap();
+    }
+}
+
+fn serial(credential: &Credential) -> i64 {
+    credential.status.clone().unwrap().material.unwrap().serial.unwrap()
+}
+
+async fn every_example_is_published(_: Arc<World>, space: Space) {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/types");
+    let mut examples = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        space.apply(&std::fs::read_to_string(file.unwrap().path()).unwrap()).await;
+        examples += 1;
+    }
+    let credentials: Vec<Credential> =
+        space.api::<Credential>().list(&kube::api::ListParams::default()).await.unwrap().items;
+    assert_eq!(credentials.len(), examples);
+    for credential in credentials {
+        let name = credential.name_any();
+        let published = space.published(&name, 0).await;
+        let kind = material::kind(published.spec.credential_type).unwrap();
+        let secret: Secret = space.api().get(&format!("{name}-credential")).await.unwrap();
+        assert_eq!(secret.type_.as_deref(), Some(kind.secret_type), "{name}");
+        let data = secret.data.unwrap();
+        for key in kind.provided.required {
+            let hashed = name == "console-user";
+            assert!(hashed || data.get(*key).is_some_and(|value| !value.0.is_empty()), "{name} has no {key}");
+        }
+    }
+}
+
+/// A valid state, and one change that must not draw anew.
+async fn material_stays_through_edits_that_do_not_concern_it(_: Arc<World>, space: Space) {
+    space.apply(&credential("c", "type: BasicAuth, basicAuth: {username: svc}")).await;
+    space.published("c", 0).await;
+    let before = space.data("c-credential").await;
+    for edit in [
+        json!({"description": "another"}),
+        json!({"scopes": ["a"]}),
+        json!({"rotation": {"every": "90d"}}),
+        json!({"rotation": {"every": "30d", "revision": 0}}),
+        json!({"rotation": null}),
+        // The default, spelled out.
+        json!({"basicAuth": {"username": "svc", "length": 32}}),
+        json!({"secret": {"labels": {"app": "orders"}, "annotations": {"note": "x"}}}),
+        json!({"secret": null}),
+        json!({"state": "Inactive"}),
+        json!({"state": "Active"}),
+        json!({"roles": [{"kind": "ClusterRole", "name": "view"}]}),
+    ] {
+        space.spec("c", edit.clone()).await;
+        let after = space.published("c", 0).await;
+        assert_eq!((serial(&after), space.data("c-credential").await == before), (0, true), "{edit}");
+    }
+    // Labels of the Secret by somebody else.
+    space.patch::<Secret>("c-credential", json!({"metadata": {"labels": {"theirs": "yes"}}})).await.unwrap();
+    space.spec("c", json!({"description": "again"})).await;
+    let after = space.published("c", 0).await;
+    assert_eq!((serial(&after), space.data("c-credential").await == before), (0, true));
+}
+
+async fn a_change_of_an_option_draws_anew(_: Arc<World>, space: Space) {
+    space.apply(&credential("c", "type: Opaque, opaque: {fields: [{name: a}, {name: b}]}")).await;
+    space.published("c", 0).await;
+    let before = space.data("c-credential").await;
+    let uid = space.api::<Secret>().get("c-credential").await.unwrap().uid();
+    space.spec("c", json!({"opaque": {"fields": [{"name": "a", "length": 40}]}})).await;
+    let after = space.published("c", 1).await;
+    let data = space.data("c-credential").await;
+    assert_eq!(serial(&after), 1);
+    assert_eq!(data.keys().collect::<Vec<_>>(), ["a"]);
+    assert_eq!((data["a"].len(), data["a"] != before["a"]), (40, true));
+    assert_eq!(space.api::<Secret>().get("c-credential").await.unwrap().uid(), uid, "in place");
+
+    // What is no secret follows without a draw.
+    space.apply(&credential("s", "type: ObjectStore, objectStore: {region: here, bucket: one}")).await;
+    space.published("s", 0).await;
+    let before = space.data("s-credential").await;
+    space.spec("s", json!({"objectStore": {"region": null, "endpoint": "https://minio.example"}})).await;
+    let there = space.until::<Secret>("s-credential", |secret| {
+        secret.is_some_and(|secret| secret.data.as_ref().unwrap().contains_key("AWS_ENDPOINT_URL"))
+    });
+    there.await;
+    let data = space.data("s-credential").await;
+    assert_eq!(data["AWS_SECRET_ACCESS_KEY"], before["AWS_SECRET_ACCESS_KEY"]);
+    assert_eq!((data.contains_key("AWS_REGION"), &data["BUCKET_NAME"][..]), (false, &b"one"[..]));
+    assert_eq!(serial(&space.published("s", 0).await), 0);
+}
+
+async fn rotation_is_done_once_however_it_is_asked_for(_: Arc<World>, space: Space) {
+    space.apply(&credential("c", "type: HelmRepository")).await;
+    space.published("c", 0).await;
+    let mut values = vec![space.data("c-credential").await];
+    space.spec("c", json!({"rotation": {"revision": 7}})).await;
+    assert_eq!(serial(&space.published("c", 1).await), 1);
+    values.push(space.data("c-credential").await);
+    let ask = json!({"metadata": {"annotations": {name::ROTATE_ANNOTATION: "2026-01-01T00:00:00Z"}}});
+    space.patch::<Credential>("c", ask).await.unwrap();
+    assert_eq!(serial(&space.published("c", 2).await), 2);
+    values.push(space.data("c-credential").await);
+    // The wish is gone, and that is no wish.
+    space.spec("c", json!({"rotation": null})).await;
+    let ask = json!({"metadata": {"annotations": {name::ROTATE_ANNOTATION: null}}});
+    space.patch::<Credential>("c", ask).await.unwrap();
+    space.spec("c", json!({"description": "later"})).await;
+    assert_eq!(serial(&space.published("c", 2).await), 2);
+    values.push(space.data("c-credential").await);
+    assert!(values[0] != values[1] && values[1] != values[2] && values[2] == values[3]);
+}
+
+async fn a_client_secret_overlaps_with_the_one_before(_: Arc<World>, space: Space) {
+    space
+        .apply(&credential("c", "type: ClientSecret, rotation: {every: 90d, overlap: 24h, revision: 1}"))
+        .await;
+    let first = space.published("c", 0).await.status.unwrap().material.unwrap();
+    space.spec("c", json!({"rotation": {"every": "90d", "overlap": "24h", "revision": 2}})).await;
+    let second = space.published("c", 1).await.status.unwrap().material.unwrap();
+    let previous = second.previous.clone().unwrap();
+    assert_eq!((Some(previous.id), Some(previous.digest)), (first.id.clone(), first.digest.clone()));
+    let at =
+        |instant: &Option<credential_operator::api::Instant>| instant.as_ref().unwrap().timestamp().unwrap();
+    let day = jiff::SignedDuration::from_hours(24);
+    assert_eq!(previous.expires_at.timestamp().unwrap(), at(&second.issued_at) + day);
+    assert_eq!(at(&second.expires_at), at(&second.issued_at) + day * 91);
+    assert_eq!(at(&second.rotates_at), at(&second.issued_at) + day * 90);
+    let data = space.data("c-credential").await;
+    assert_eq!(second.id.unwrap().as_bytes(), data["client-id"]);
+}
+
+async fn a_renamed_secret_keeps_its_material(_: Arc<World>, space: Space) {
+    space.apply(&credential("c", "type: SshKey")).await;
+    space.published("c", 0).await;
+    let before = space.data("c-credential").await;
+    space.spec("c", json!({"secret": {"name": "elsewhere"}})).await;
+    space.until::<Secret>("c-credential", |secret| secret.is_none()).await;
+    assert!(space.data("elsewhere").await == before);
+    let after = space.published("c", 0).await;
+    assert_eq!((serial(&after), after.status.unwrap().secret.unwrap().name), (0, "elsewhere".to_owned()));
+    // Back, and on, before anybody can have looked.
+    space.spec("c", json!({"secret": {"name": "third"}})).await;
+    space.spec("c", json!({"secret": {"name": "fourth"}})).await;
+    space.until::<Secret>("elsewhere", |secret| secret.is_none()).await;
+    space.until::<Secret>("third", |secret| secret.is_none()).await;
+    assert!(space.data("fourth").await == before);
+}
+
+async fn a_deleted_secret_is_filled_anew(_: Arc<World>, space: Space) {
+    space.apply(&credential("c", "type: Totp")).await;
+    let first = space.published("c", 0).await;
+    space.api::<Secret>().delete("c-credential", &DeleteParams::default()).await.unwrap();
+    let issued_at = first.status.unwrap().material.unwrap().issued_at.unwrap().timestamp().unwrap();
+    let say = space.complains("c", "Pending").await;
+    assert!(say.contains("not more than once a minute"), "{say}");
+    assert!(say.contains(&(issued_at + jiff::SignedDuration::from_mins(1)).to_string()), "{say}");
+}
+
+async fn a_foreign_secret_is_left_alone(_: Arc<World>, space: Space) {
+    let foreign =
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: c-credential}\nstringData: {theirs: value}\n";
+    space.apply(foreign).await;
+    let before = space.api::<Secret>().get("c-credential").await.unwrap();
+    space.apply(&credential("c", "type: HelmRepository")).await;
+    let say = space.complains("c", "Conflict").await;
+    assert!(say.contains("c-credential") && say.contains("spec.secret.name"), "{say}");
+    assert_eq!(space.api::<Secret>().get("c-credential").await.unwrap(), before);
+    space.api::<Secret>().delete("c-credential", &DeleteParams::default()).await.unwrap();
+    space.published("c", 0).await;
+}
+
+async fn what_somebody_changed_is_said_and_left_alone(_: Arc<World>, space: Space) {
+    space.apply(&credential("c", "type: HelmRepository")).await;
+    space.published("c", 0).await;
+    let before = space.data("c-credential").await;
+    space.patch::<Secret>("c-credential", json!({"stringData": {"password": "mine"}})).await.unwrap();
+    let say = space.complains("c", "MaterialInvalid").await;
+    assert!(say.contains("c-credential") && !say.contains("mine"), "{say}");
+    assert_eq!(space.data("c-credential").await["password"], b"mine");
+    // Put back, it is as it was.
+    let password = String::from_utf8(before["password"].clone()).unwrap();
+    space.patch::<Secret>("c-credential", json!({"stringData": {"password": password}})).await.unwrap();
+    assert_eq!(serial(&space.published("c", 0).await), 0);
+    // The annotation alone is put right.
+    let strip = json!({"metadata": {"annotations": {name::ATTESTATION_ANNOTATION: null}}});
+    space.patch::<Secret>("c-credential", strip).await.unwrap();
+    let back = space.until::<Secret>("c-credential", |secret| {
+        secret.is_some_and(|secret| secret.annotations().contains_key(name::ATTESTATION_ANNOTATION))
+    });
+    back.await;
+    assert_eq!(serial(&space.published("c", 0).await), 0);
+}
+
+async fn provided_material_heals_and_what_was_published_stays(_: Arc<World>, space: Space) {
+    space.apply(&credential("c", "type: BasicAuth, provided: {secretRef: {name: mine}}")).await;
+    let say = space.complains("c", "MaterialInvalid").await;
+    assert!(say.contains("no Secret mine") && say.contains("credential-operator.io/provided"), "{say}");
+    // Without consent it is as if it were not there.
+    let silent = "apiVersion: v1\nkind: Secret\nmetadata: {name: mine}\nstringData: {username: a}\n";
+    space.apply(silent).await;
+    let consent = json!({"metadata": {"labels": {name::PROVIDED_LABEL: "true"}}});
+    space.patch::<Secret>("mine", consent).await.unwrap();
+    let wrong = space.until::<Credential>("c", |found| {
+        found.is_some_and(|found| condition(found, "Ready").2.contains("the key password is missing"))
+    });
+    wrong.await;
+    space.patch::<Secret>("mine", json!({"stringData": {"password": "p1"}})).await.unwrap();
+    space.published("c", 0).await;
+    assert_eq!(space.data("c-credential").await["password"], b"p1");
+    // Gone bad: the status says so, and what was published stays.
+    space.patch::<Secret>("mine", json!({"data": {"password": null}})).await.unwrap();
+    space.complains("c", "MaterialInvalid").await;
+    assert_eq!(space.data("c-credential").await["password"], b"p1");
+    space.patch::<Secret>("mine", json!({"stringData": {"password": "p2"}})).await.unwrap();
+    let after = space.published("c", 1).await;
+    assert_eq!((serial(&after), &space.data("c-credential").await["password"][..]), (1, &b"p2"[..]));
+    // And when it goes.
+    space.api::<Secret>().delete("mine", &DeleteParams::default()).await.unwrap();
+    space.complains("c", "MaterialInvalid").await;
+    assert_eq!(space.data("c-credential").await["password"], b"p2");
+}
+
+async fn an_authority_of_the_user_signs(_: Arc<World>, space: Space) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).unwrap();
+    let rest = "type: Tls, tls: {dnsNames: [orders.example], issuer: {secretRef: {name: authority}}}";
+    space.apply(&credential("c", rest)).await;
+    let say = space.complains("c", "MaterialInvalid").await;
+    assert!(say.contains("authority"), "{say}");
+    let data = json!({"tls.crt": authority.pem(), "tls.key": key.serialize_pem()});
+    space.apply(&provided("authority", &data)).await;
+    let status = space.published("c", 0).await.status.unwrap().material.unwrap();
+    assert!(status.fingerprint.is_some() && status.expires_at.is_some());
+    let data = space.data("c-credential").await;
+    assert_eq!(data["ca.crt"], authority.pem().into_bytes());
+}
+
+async fn an_inactive_credential_keeps_its_material(_: Arc<World>, space: Space) {
+    space.apply(&credential("c", "type: Registry, registry: {server: registry.example}")).await;
+    space.published("c", 0).await;
+    let before = space.data("c-credential").await;
+    space.spec("c", json!({"state": "Inactive"})).await;
+    let inactive = space.credential("c", CredentialState::Inactive).await;
+    let (_, _, say) = condition(&inactive, "Usable");
+    assert!(say.contains("can go on using"), "{say}");
+    // What is asked for meanwhile is done afterwards.
+    space.spec("c", json!({"rotation": {"revision": 5}})).await;
+    space.credential("c", CredentialState::Inactive).await;
+    assert!(space.data("c-credential").await == before);
+    space.spec("c", json!({"state": "Active"})).await;
+    space.published("c", 1).await;
+    assert!(space.data("c-credential").await != before);
+}
+
+async fn the_end_of_a_credential_takes_its_material(_: Arc<World>, space: Space) {
+    space.apply(&credential("c", "type: ClientSecret")).await;
+    space.apply(&credential("d", "type: ClientSecret")).await;
+    space.published("c", 0).await;
+    space.published("d", 0).await;
+    space.spec("c", json!({"expiresAt": "2020-01-01T00:00:00Z"})).await;
+    space.until::<Secret>("c-credential", |secret| secret.is_none()).await;
+    space.credential("c", CredentialState::Expired).await;
+    space.api::<Credential>().delete("d", &DeleteParams::default()).await.unwrap();
+    space.until::<Secret>("d-credential", |secret| secret.is_none()).await;
+}
+
+async fn a_rsa_key_keeps_nobody_waiting(world: Arc<World>, space: Space) {
+    for number in 0..6 {
+        space
+            .apply(&credential(&format!("r{number}"), "type: SshKey, sshKey: {algorithm: Rsa, size: 4096}"))
+            .await;
+    }
+    // The quick one, which came last, does not wait for the slow ones.
+    space.apply(&credential("quick", "type: HelmRepository")).await;
+    let quick = tokio::time::timeout(DEADLINE, space.published("quick", 0)).await.unwrap();
+    drop(quick);
+    for number in 0..6 {
+        space.published(&format!("r{number}"), 0).await;
+    }
+    let events: Api<k8s_openapi::api::core::v1::Event> =
+        Api::namespaced(world.admin.clone(), &space.namespace);
+    assert!(events.list(&kube::api::ListParams::default()).await.unwrap().items.is_empty());
+}

@@ -94,3 +94,33 @@ fn the_crds_are_fresh() {
         assert!(stored == fresh, "{} is stale: run `cargo run --example generate`", path.display());
     }
 }
+
+#[test]
+fn the_page_of_types_names_tests_that_exist() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/types.md")).unwrap();
+    let table = page.split("## Which test proves what").nth(1).unwrap();
+    let named = table.split('`').skip(1).step_by(2).filter(|name| name.contains('_'));
+    let tests: String = sources("tests").into_iter().map(|(_, text)| text).collect();
+    let mut count = 0;
+    for name in named {
+        count += 1;
+        assert!(
+            tests.contains(&format!("fn {name}(")),
+            "docs/types.md names {name}, and there is no such test"
+        );
+    }
+    assert!(count > 20);
+    // A type that is not on the page is not told of.
+    for (path, text) in sources("src").into_iter().filter(|(path, _)| path.ends_with("api/credential.rs")) {
+        let types = text.split("pub enum CredentialType {").nth(1).unwrap().split('}').next().unwrap();
+        for name in
+            types.split(|c: char| !c.is_alphanumeric()).filter(|name| name.len() > 2 && *name != "default")
+        {
+            assert!(
+                page.contains(&format!("`{name}`")),
+                "{}: docs/types.md does not tell of {name}",
+                path.display()
+            );
+        }
+    }
+}

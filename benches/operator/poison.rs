@@ -25,7 +25,7 @@ const CLIENTS: usize = 8;
 
 pub async fn run(world: &World, arguments: &Arguments) {
     deny(world).await;
-    for tokens in arguments.tokens_or(&[10_000]) {
+    for tokens in arguments.tokens_or(&[2_000]) {
         let (without, _) = visit(world, tokens, false).await;
         let (with, attempts) = visit(world, tokens, true).await;
         let title = format!(

@@ -63,10 +63,12 @@ fn hash(block: &HashedPassword, password: &str, random: &mut dyn CryptoRng) -> R
             Ok(hash.to_string())
         }
         HashAlgorithm::Sha512Crypt => {
+            // Written in 16 characters, which is all that other implementations look at.
+            let salt = &salt[..12];
             let hash = ShaCrypt::SHA512
                 .hash_password_customized(
                     password.as_bytes(),
-                    &salt,
+                    salt,
                     None,
                     None,
                     sha_crypt::Params::RECOMMENDED,

@@ -558,3 +558,6 @@ fn edited(secret: &str) -> Trouble {
         waits_for_others: false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,342 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    api::CredentialType,
+    domain::{material::Request, token::Prefix},
+};
+
+/// A model of the cluster, as far as one credential's material goes.
+struct World {
+    credential: Credential,
+    /// The Secrets by name, each with the number of the value in it.
+    secrets: BTreeMap<String, (OwnSecret, u64)>,
+    now: Timestamp,
+    values: u64,
+    uids: u64,
+}
+
+const TYPES: [(&str, &str, &str); 10] = [
+    ("ClientSecret", r"{}", r"{}"),
+    ("BasicAuth", r#"{"basicAuth": {}}"#, r#"{"basicAuth": {"length": 40}}"#),
+    ("SshKey", r#"{"sshKey": {}}"#, r#"{"sshKey": {"algorithm": "Ecdsa"}}"#),
+    ("Tls", r#"{"tls": {}}"#, r#"{"tls": {"dnsNames": ["a.example"]}}"#),
+    ("ObjectStore", r"{}", r"{}"),
+    ("Registry", r#"{"registry": {"server": "r"}}"#, r#"{"registry": {"server": "s"}}"#),
+    ("HelmRepository", r#"{"helmRepository": {}}"#, r#"{"helmRepository": {"username": "x"}}"#),
+    ("Opaque", r#"{"opaque": {"fields": [{"name": "a"}]}}"#, r#"{"opaque": {"fields": [{"name": "b"}]}}"#),
+    ("HashedPassword", r#"{"hashedPassword": {}}"#, r#"{"hashedPassword": {"algorithm": "Argon2id"}}"#),
+    ("Totp", r#"{"totp": {}}"#, r#"{"totp": {"digits": 8}}"#),
+];
+
+fn merge(into: &mut Value, from: &Value) {
+    match (into.as_object_mut(), from.as_object()) {
+        (Some(into), Some(from)) => {
+            for (key, value) in from {
+                if value.is_null() {
+                    into.remove(key);
+                } else {
+                    merge(into.entry(key.clone()).or_insert_with(|| json!({})), value);
+                }
+            }
+        }
+        _ => *into = from.clone(),
+    }
+}
+
+impl World {
+    fn new(kind: &str, options: &str) -> Self {
+        let mut spec: Value = serde_json::from_str(options).unwrap();
+        spec["type"] = json!(kind);
+        let credential = serde_json::from_value(json!({
+            "apiVersion": "credential-operator.io/v1alpha1",
+            "kind": "Credential",
+            "metadata": {"name": "c", "namespace": "orders", "uid": "c-uid"},
+            "spec": spec,
+        }));
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        Self { credential: credential.unwrap(), secrets: BTreeMap::new(), now, values: 0, uids: 0 }
+    }
+
+    fn spec(&mut self, change: &Value) {
+        let mut spec = json!(self.credential.spec);
+        merge(&mut spec, change);
+        self.credential.spec = serde_json::from_value(spec).unwrap();
+    }
+
+    fn options(&self) -> Result<String, Problem> {
+        let request = Request {
+            spec: &self.credential.spec,
+            namespace: "orders",
+            name: "c",
+            now: self.now,
+            prefix: &Prefix::default(),
+            issuer: None,
+        };
+        material::options(material::kind(self.credential.spec.credential_type).unwrap(), &request)
+    }
+
+    fn seen(&self) -> Seen {
+        let name = secret_name(&self.credential);
+        let own = |name: &str| self.secrets.get(name).map(|(own, _)| own.clone());
+        let recorded = self.credential.status.as_ref().and_then(|status| status.secret.clone());
+        let secret = own(&name).map_or(SecretSeen::Absent, |own| SecretSeen::Ours(Box::new(own)));
+        let former = recorded.as_ref().filter(|recorded| recorded.name != name).and_then(|at| own(&at.name));
+        let former = former.filter(|_| matches!(secret, SecretSeen::Absent)).map(|own| (own, Entries::new()));
+        let strays = self.secrets.values().map(|(own, _)| own.reference.clone());
+        let strays = strays.filter(|other| other.name != name && Some(other) != recorded.as_ref()).collect();
+        Seen {
+            secret,
+            former,
+            strays,
+            source: SourceSeen::Unasked,
+            issuer: None,
+            options: self.options(),
+            key_known: true,
+        }
+    }
+
+    /// One round, of which only the first `limit` writes happen; tells whether anything was left to do.
+    fn round(&mut self, over: bool, limit: usize) -> bool {
+        let plan = plan(&self.credential, &self.seen(), over, self.now);
+        let (mut secret, mut material) = (plan.secret, plan.material);
+        let mut writes = 0;
+        for step in plan.steps {
+            if writes == limit {
+                return true;
+            }
+            writes += 1;
+            match step {
+                Step::Publish(recipe) => self.publish(*recipe, &mut secret, &mut material),
+                Step::Mend(mend) => {
+                    let (own, _) = self.secrets.get_mut(&mend.secret.name).unwrap();
+                    assert_eq!(
+                        (&own.reference, &own.resource_version),
+                        (&mend.secret, &mend.resource_version)
+                    );
+                    for (labels, changes) in
+                        [(&mut own.labels, mend.dress.labels), (&mut own.annotations, mend.dress.annotations)]
+                    {
+                        for (key, value) in changes {
+                            match value {
+                                Some(value) => labels.insert(key, value),
+                                None => labels.remove(&key),
+                            };
+                        }
+                    }
+                    own.owned |= mend.own;
+                    if mend.attest.is_some() {
+                        own.attested = mend.attest;
+                    }
+                }
+                Step::Delete(reference) => {
+                    let gone = self.secrets.remove(&reference.name);
+                    assert!(gone.is_none_or(|(own, _)| own.reference.uid == reference.uid));
+                }
+            }
+        }
+        let status = self.credential.status.clone().unwrap_or_default();
+        let told = crate::api::CredentialStatus { secret, material, ..status.clone() };
+        if writes == limit {
+            return true;
+        }
+        let news = told != status;
+        self.credential.status = Some(told);
+        writes > 0 || news
+    }
+
+    fn publish(
+        &mut self,
+        recipe: Recipe,
+        secret: &mut Option<ObjectReference>,
+        material: &mut Option<MaterialStatus>,
+    ) {
+        let recorded = self.credential.status.as_ref().and_then(|status| status.secret.clone());
+        let (value, attestation, copied) = match recipe.content {
+            Content::Copied(_) => {
+                let former = recorded.as_ref().unwrap();
+                let (_, value) = &self.secrets[&former.name];
+                (*value, recipe.attestation, true)
+            }
+            Content::Drawn | Content::Provided(..) => {
+                self.values += 1;
+                let mut attestation = recipe.attestation;
+                attestation.material.digest = Some(format!("digest of {}", self.values));
+                attestation.material.id = Some(format!("id of {}", self.values));
+                attestation.proof = "proof".to_owned();
+                (self.values, attestation, false)
+            }
+        };
+        self.uids += 1;
+        let version = self.uids.to_string();
+        let own = if let Some((reference, resource_version, _)) = &recipe.into {
+            let (own, _) = &self.secrets[&reference.name];
+            assert_eq!((&own.reference, &own.resource_version), (reference, resource_version));
+            OwnSecret { attested: Some(attestation.clone()), resource_version: version, ..own.clone() }
+        } else {
+            assert!(!self.secrets.contains_key(&recipe.name), "409");
+            let set = |changes: BTreeMap<String, Option<String>>| {
+                changes.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+            };
+            OwnSecret {
+                reference: ObjectReference { name: recipe.name.clone(), uid: format!("uid {version}") },
+                resource_version: version,
+                labels: set(recipe.dress.labels),
+                annotations: set(recipe.dress.annotations),
+                owned: true,
+                attested: Some(attestation.clone()),
+            }
+        };
+        if !copied {
+            *secret = Some(own.reference.clone());
+            if let Some(material) = material {
+                material.digest.clone_from(&attestation.material.digest);
+                material.id.clone_from(&attestation.material.id);
+            }
+        }
+        self.secrets.insert(recipe.name, (own, value));
+    }
+
+    /// Rounds until nothing is left to do; the first of them is cut off after `limit` writes.
+    fn settle(&mut self, limit: usize) {
+        self.round(false, limit);
+        for _ in 0..10 {
+            if !self.round(false, usize::MAX) {
+                return;
+            }
+        }
+        panic!("it never comes to rest: {:?}", plan(&self.credential, &self.seen(), false, self.now));
+    }
+
+    fn value(&self) -> Option<u64> {
+        self.secrets.get(&secret_name(&self.credential)).map(|(_, value)| *value)
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Edit {
+    /// Something that the material does not depend on.
+    Idle(usize),
+    Rename(u8),
+    Flip,
+    Options,
+    Revise,
+    Request,
+    Delete,
+    Wait(i64),
+}
+
+const IDLE: [&str; 9] = [
+    r#"{"description": "another"}"#,
+    r#"{"displayName": "Another"}"#,
+    r#"{"scopes": ["a"]}"#,
+    r#"{"roles": [{"kind": "ClusterRole", "name": "view"}]}"#,
+    r#"{"roles": null}"#,
+    r#"{"secret": {"labels": {"app": "orders"}}}"#,
+    r#"{"secret": {"labels": null, "annotations": {"note": "x"}}}"#,
+    r#"{"rotation": {"every": "10y"}}"#,
+    r#"{"expiresAt": "2199-01-01T00:00:00Z"}"#,
+];
+
+fn edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        6 => (0..IDLE.len()).prop_map(Edit::Idle),
+        2 => (0..3_u8).prop_map(Edit::Rename),
+        2 => Just(Edit::Flip),
+        1 => Just(Edit::Options),
+        1 => Just(Edit::Revise),
+        1 => Just(Edit::Request),
+        1 => Just(Edit::Delete),
+        1 => (1..48_i64).prop_map(Edit::Wait),
+    ]
+}
+
+/// Does the edit, and tells whether the material is to change by it.
+fn perform(world: &mut World, edit: &Edit, [first, second]: [&str; 2], count: usize) -> bool {
+    let options = world.options();
+    match edit {
+        Edit::Idle(at) => world.spec(&serde_json::from_str(IDLE[*at]).unwrap()),
+        Edit::Rename(to) => world.spec(&json!({"secret": {"name": format!("name-{to}")}})),
+        Edit::Flip => {
+            let state =
+                if world.credential.spec.state == DesiredState::Active { "Inactive" } else { "Active" };
+            world.spec(&json!({ "state": state }));
+        }
+        Edit::Options => {
+            world.spec(&serde_json::from_str(if count.is_multiple_of(2) { first } else { second }).unwrap());
+        }
+        Edit::Revise => world.spec(&json!({"rotation": {"revision": count + 1}})),
+        Edit::Request => {
+            let annotations = world.credential.metadata.annotations.get_or_insert_default();
+            annotations.insert(name::ROTATE_ANNOTATION.to_owned(), count.to_string());
+        }
+        Edit::Delete => {
+            world.secrets.clear();
+        }
+        Edit::Wait(hours) => world.now += SignedDuration::from_hours(*hours),
+    }
+    matches!(edit, Edit::Revise | Edit::Request | Edit::Delete) || world.options() != options
+}
+
+/// As the documentation says: by rotation, by a change of an option, by the deletion of its Secret, by nothing else; and
+/// wherever the operator dies in between, a value that is not replaced is never lost.
+fn material_changes_only_for_a_reason(at: usize, edits: &[(Edit, usize)]) -> Result<(), TestCaseError> {
+    let (kind, first, second) = TYPES[at];
+    let mut world = World::new(kind, first);
+    world.settle(usize::MAX);
+    let mut owed = false;
+    for (count, (edit, limit)) in edits.iter().enumerate() {
+        // Past the minute within which a deleted Secret is not filled again.
+        world.now += SignedDuration::from_mins(2);
+        let (value, issued_at) = (world.value(), world.credential.status.clone().unwrap().material);
+        owed |= perform(&mut world, edit, [first, second], count);
+        let rotates_at = issued_at.and_then(|material| material.rotates_at).map(|at| at.timestamp().unwrap());
+        owed |= rotates_at.is_some_and(|at| at <= world.now);
+        world.settle(*limit);
+        let active = world.credential.spec.state == DesiredState::Active;
+        if owed && active {
+            prop_assert!(world.value().is_some() && world.value() != value, "{kind} {edit:?} drew nothing");
+            owed = false;
+        } else if !matches!(edit, Edit::Delete) {
+            prop_assert_eq!(world.value(), value, "{} {:?} changed the material", kind, edit);
+        }
+        prop_assert!(world.secrets.len() <= 1, "{kind} {edit:?} left a Secret behind");
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn material_changes_only_for_a_reason_in_300_edits_of_each_type(
+        edits in proptest::collection::vec((edit(), prop_oneof![Just(usize::MAX), 0..3_usize]), 5),
+    ) {
+        for at in 0..TYPES.len() {
+            material_changes_only_for_a_reason(at, &edits)?;
+        }
+    }
+}
+
+#[test]
+fn every_generated_type_is_among_those_that_are_edited() {
+    for (kind, first, _) in TYPES {
+        let world = World::new(kind, first);
+        let kind = material::kind(world.credential.spec.credential_type).unwrap();
+        assert!(kind.generated.is_some() && world.options().is_ok());
+    }
+    assert_eq!(CredentialType::default(), CredentialType::Token);
+}
+
+#[test]
+fn at_the_end_every_secret_of_it_goes() {
+    let mut world = World::new("Opaque", TYPES[7].1);
+    world.settle(usize::MAX);
+    world.spec(&json!({"secret": {"name": "elsewhere"}}));
+    // The copy is there, and nobody knows yet.
+    world.round(false, 1);
+    assert_eq!(world.secrets.len(), 2);
+    while world.round(true, usize::MAX) {}
+    assert_eq!((world.secrets.len(), world.credential.status.unwrap().secret), (0, None));
+}

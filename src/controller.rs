@@ -142,6 +142,10 @@ async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential)
     let observed = credential::observe::observe(ctx, credential).await?;
     let now = ctx.clock.now();
     let plan = credential::plan::plan(&observed, now);
+    if plan.replaces_material() {
+        // The value before is lost by it, and a watch that lags would have us undo what another leader has done.
+        credential::observe::latest(ctx, credential).await?;
+    }
     let wake = plan.wake;
     let planned = plan.status.clone();
     let plan_waits = plan.waits_for_others;

@@ -37,7 +37,8 @@ pub struct Rotation {
     /// Absent: not at all. Example: 24h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<Lifetime>,
-    /// Any other number than the last replaces the material now. Example: 1.
+    /// Any other number than the one that was answered last replaces the material now. Absent at first is as good as 0.
+    /// Example: 1.
     #[schemars(range(min = 0, max = 1_000_000_000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use credential_operator::api::{ApiTokenState, CredentialState};
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::DeleteParams;
 
 use crate::support::{Space, World, condition, credential, token};
 
 crate::tests![
     credentials_that_make_no_sense,
+    material_that_makes_no_sense,
+    material_that_cannot_be_made,
     tokens_that_make_no_sense,
     lives_and_ends_that_make_no_sense,
     credentials_change_only_in_some_ways,
@@ -45,7 +48,7 @@ async fn credentials_that_make_no_sense(_: Arc<World>, space: Space) {
         (with_spec("roles: [{kind: User, name: a}]"), "supported values: \"Role\", \"ClusterRole\""),
         (with_spec("roles: [{kind: Role, name: a, namespace: A_B}]"), "should match"),
         (with_spec("scopes: ['with space']"), "should match"),
-        (with_spec("type: Tls"), "supported values: \"Token\""),
+        (with_spec("type: Certificate"), "supported values: \"Token\", \"ClientSecret\""),
         (with_spec("state: Paused"), "supported values: \"Active\", \"Inactive\""),
         (with_spec("expiresAt: 2200-01-01T00:00:00Z"), "must be before the year 2200"),
         (with_spec(&format!("displayName: {}", "x".repeat(129))), "may not be more than 128"),
@@ -53,6 +56,83 @@ async fn credentials_that_make_no_sense(_: Arc<World>, space: Space) {
     for (manifest, expected) in cases {
         let message = space.refused(&manifest).await;
         assert!(message.contains(expected), "{manifest}: {message}");
+    }
+}
+
+async fn material_that_makes_no_sense(_: Arc<World>, space: Space) {
+    let cases = [
+        // A block of another type.
+        ("type: SshKey, tls: {dnsNames: [a.example]}", "tls goes with type Tls only"),
+        ("basicAuth: {}", "basicAuth goes with type BasicAuth only"),
+        ("type: BasicAuth, basicAuth: {}, totp: {}", "totp goes with type Totp only"),
+        ("rotation: {every: 30d}", "a credential of type Token holds no material"),
+        ("secret: {name: a}", "a credential of type Token holds no material"),
+        ("type: SshKey, rotation: {overlap: 1d}", "overlap goes with type ClientSecret only"),
+        ("type: Azure", "set provided.secretRef"),
+        ("type: Registry", "set registry.server"),
+        ("type: Opaque", "set opaque.fields"),
+        (
+            "type: SshKey, sshKey: {}, provided: {secretRef: {name: a}}",
+            "provided material is neither drawn nor rotated",
+        ),
+        (
+            "type: Tls, rotation: {every: 30d}, provided: {secretRef: {name: a}}",
+            "provided material is neither drawn nor rotated",
+        ),
+        // Lengths and alphabets.
+        ("type: BasicAuth, basicAuth: {alphabet: a}", "should be at least 2 chars long"),
+        ("type: BasicAuth, basicAuth: {length: 0}", "should be greater than or equal to 8"),
+        ("type: BasicAuth, basicAuth: {length: 1000000}", "should be less than or equal to 1024"),
+        ("type: BasicAuth, basicAuth: {username: 'a:b'}", "should match"),
+        ("type: Opaque, opaque: {fields: []}", "should have at least 1 items"),
+        ("type: Opaque, opaque: {fields: [{name: a, length: 0}]}", "should be greater than or equal to 8"),
+        ("type: Opaque, opaque: {fields: [{name: a}, {name: a}]}", "duplicate entries"),
+        ("type: Opaque, opaque: {fields: [{name: a, alphabet: ab, encoding: Hex}]}", "set alphabet"),
+        ("type: Opaque, opaque: {fields: [{name: a/b}]}", "should match"),
+        // Keys and certificates.
+        (
+            "type: SshKey, sshKey: {algorithm: Rsa, size: 1024}",
+            "size goes with algorithm Rsa (2048, 3072 or 4096)",
+        ),
+        ("type: SshKey, sshKey: {size: 256}", "remove it for Ed25519"),
+        ("type: Tls, tls: {dnsNames: [not_a_name]}", "should match"),
+        ("type: Tls, tls: {dnsNames: ['*.*.example']}", "should match"),
+        ("type: Tls, tls: {ipAddresses: ['1.2.3']}", "not an IP address"),
+        ("type: Tls, tls: {duration: 90}", "expected string"),
+        ("type: Tls, tls: {issuer: {secretRef: {name: a, namespace: b}}}", "field not declared in schema"),
+        (
+            "type: HashedPassword, hashedPassword: {algorithm: Argon2id, cost: 12}",
+            "cost goes with algorithm Bcrypt",
+        ),
+        ("type: HashedPassword, hashedPassword: {cost: 4}", "should be greater than or equal to 10"),
+        ("type: Totp, totp: {digits: 7}", "supported values: \"6\", \"8\""),
+        // What the Secret wears.
+        ("type: SshKey, secret: {labels: {kubernetes.io/a: b}}", "are not for users to set"),
+        ("type: SshKey, secret: {annotations: {x.credential-operator.io/a: b}}", "are not for users to set"),
+        ("type: SshKey, secret: {name: Upper}", "should match"),
+    ];
+    for (spec, expected) in cases {
+        let message = space.refused(&with_spec(spec)).await;
+        assert!(message.contains(expected), "{spec}: {message}");
+    }
+}
+
+/// What no schema can tell, the status does; nothing is made.
+async fn material_that_cannot_be_made(_: Arc<World>, space: Space) {
+    let cases = [
+        ("weak", "type: BasicAuth, basicAuth: {length: 8, alphabet: '01'}", "8 bits and could be guessed"),
+        ("twice", "type: HelmRepository, helmRepository: {alphabet: aabbcc}", "names a character twice"),
+    ];
+    for (name, spec, expected) in cases {
+        space.apply(&with_spec(spec).replace("name: c}", &format!("name: {name}}}"))).await;
+        let failed = space.credential(name, CredentialState::Failed).await;
+        let (ready, reason, message) = condition(&failed, "Ready");
+        assert!(
+            (ready, &*reason) == (false, "InvalidSpec") && message.contains(expected),
+            "{reason}: {message}"
+        );
+        assert!(condition(&failed, "Stalled").0);
+        assert!(space.api::<Secret>().get_opt(&format!("{name}-credential")).await.unwrap().is_none());
     }
 }
 

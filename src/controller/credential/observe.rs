@@ -122,13 +122,17 @@ async fn bindings(ctx: &Context, credential: &Credential) -> Result<Vec<Binding>
 }
 
 /// Fails unless the API server has the credential as it was shown to us, but for its status.
-async fn latest(ctx: &Context, credential: &Credential) -> Result<(), RequestError> {
+///
+/// # Errors
+/// When it has it otherwise, or does not answer.
+pub async fn latest(ctx: &Context, credential: &Credential) -> Result<(), RequestError> {
     let place = Place::of(credential);
     let api: Api<Credential> = Api::namespaced(ctx.client.clone(), place.namespace());
     let found = send(|| format!("get Credential {place}"), api.get_metadata_opt(place.name())).await?;
     let same = |found: &ObjectMeta| {
         found.uid == credential.metadata.uid
             && found.generation == credential.metadata.generation
+            && found.annotations == credential.metadata.annotations
             && found.deletion_timestamp.is_some() == credential.metadata.deletion_timestamp.is_some()
     };
     if found.is_some_and(|found| same(&found.metadata)) {

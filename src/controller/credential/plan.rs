@@ -79,6 +79,16 @@ pub struct Plan {
     pub waits_for_others: bool,
 }
 
+impl Plan {
+    /// Whether it puts new material in the place of what is there.
+    #[must_use]
+    pub fn replaces_material(&self) -> bool {
+        self.steps.iter().any(
+            |step| matches!(step, Step::Material(material::plan::Step::Publish(recipe)) if recipe.into.is_some()),
+        )
+    }
+}
+
 /// One write.
 #[derive(Clone, Debug)]
 pub enum Step {

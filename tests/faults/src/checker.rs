@@ -16,6 +16,7 @@ use credential_operator::{
     domain::{
         binding::{Binding, BindingKey, controller},
         clock::Clock,
+        digest::MaterialAttestation,
         keyring::Keyring,
         name,
         token::Token,
@@ -58,6 +59,8 @@ struct Facts {
     secrets: HashMap<String, Known>,
     /// Which values became readable, by token and serial.
     values: HashMap<(String, i64), BTreeSet<String>>,
+    /// Which material became readable, by credential and serial: its digests, of which each is of one value.
+    material: HashMap<(String, i64), BTreeSet<String>>,
     /// The ids of values that a status ever named. No other is ever accepted.
     named: HashSet<String>,
     tokens: HashMap<String, TokenSeen>,
@@ -94,6 +97,7 @@ impl Checker {
             keys: BTreeMap::new(),
             secrets: HashMap::new(),
             values: HashMap::new(),
+            material: HashMap::new(),
             named: HashSet::new(),
             late: Vec::new(),
             tokens: HashMap::new(),
@@ -105,6 +109,8 @@ impl Checker {
         watches.spawn(feed(facts.clone(), secrets, Facts::secret_seen, Facts::secret_gone));
         let tokens = watcher(space.api::<ApiToken>(), watcher::Config::default());
         watches.spawn(feed(facts.clone(), tokens, Facts::token_seen, |_, _| {}));
+        let credentials = watcher(space.api::<Credential>(), watcher::Config::default());
+        watches.spawn(feed(facts.clone(), credentials, Facts::credential_seen, |_, _| {}));
         Self { facts, _watches: watches }
     }
 
@@ -180,7 +186,15 @@ impl Facts {
             violation("S4", format!("there were {} values of one token and serial {serial}", values.len()))
         });
         let late = self.late.iter().filter(|(value, _)| counts(value));
-        twice.chain(late.map(|(_, what)| violation("S10", what.clone()))).collect()
+        let named = |digest: &&String| !race || self.named.contains(*digest);
+        let material = self.material.iter().filter(|(_, digests)| digests.iter().filter(named).count() > 1);
+        let material = material.map(|((_, serial), digests)| {
+            violation(
+                "S4",
+                format!("there were {} values of one material and serial {serial}", digests.len()),
+            )
+        });
+        twice.chain(material).chain(late.map(|(_, what)| violation("S10", what.clone()))).collect()
     }
 
     fn secret_seen(&mut self, secret: &Secret) {
@@ -192,6 +206,7 @@ impl Facts {
             self.keys.extend(data.map(|(id, bytes)| (id.clone(), bytes.0.clone())));
             return;
         }
+        self.material_seen(secret);
         if let Some(known) = self.secrets.get(&uid) {
             let managers = metadata.managed_fields.iter().flatten();
             let touched = managers.into_iter().any(|entry| entry.manager.as_deref() == Some(OPERATOR));
@@ -221,6 +236,42 @@ impl Facts {
         self.secrets.insert(uid, known);
     }
 
+    fn keyring(&self) -> Keyring {
+        Keyring::read(self.keys.iter().map(|(id, bytes)| (id, bytes.as_slice())))
+    }
+
+    fn material_seen(&mut self, secret: &Secret) {
+        let metadata = &secret.metadata;
+        let said = metadata.annotations.as_ref().and_then(|said| said.get(name::ATTESTATION_ANNOTATION));
+        if let (Some(owner), Some(said)) = (controller(metadata), said)
+            && owner.kind == "Credential"
+            && let Ok(said) = MaterialAttestation::read(said, &self.keyring(), &owner.uid)
+        {
+            let digests = self.material.entry((owner.uid.clone(), said.serial())).or_default();
+            digests.extend(said.material.digest);
+        }
+    }
+
+    fn credential_seen(&mut self, credential: &Credential) {
+        let Some(material) = credential.status.as_ref().and_then(|status| status.material.as_ref()) else {
+            return;
+        };
+        self.named.extend(material.digest.clone());
+        let uid = credential.metadata.uid.clone().unwrap_or_default();
+        let serial = material.serial.unwrap_or_default();
+        let readable = self.material.get(&(uid, serial)).is_none_or(|digests| {
+            material.digest.as_ref().is_none_or(|digest| digests.is_empty() || digests.contains(digest))
+        });
+        // The watch of Secrets may lag behind this one, so only what contradicts it counts.
+        if !readable {
+            let name = credential.metadata.name.as_deref().unwrap_or_default();
+            self.report(
+                "S4",
+                format!("the status of Credential {name} tells of other material than its Secret"),
+            );
+        }
+    }
+
     fn judge(&self, secret: &Secret) -> Known {
         let metadata = &secret.metadata;
         let owner = controller(metadata).filter(|owner| owner.kind == "ApiToken");
@@ -229,7 +280,7 @@ impl Facts {
         let text = secret.data.as_ref().and_then(|data| data.get("token"));
         let text = text.and_then(|text| String::from_utf8(text.0.clone()).ok());
         let value = text.as_deref().and_then(|text| Token::parse(text).ok());
-        let keyring = Keyring::read(self.keys.iter().map(|(id, bytes)| (id, bytes.as_slice())));
+        let keyring = self.keyring();
         if let (Some(owner), Some(attestation), Some(value), Some(text)) =
             (owner, attestation(metadata), value, text)
             && attestation.verify(&keyring, &owner.uid, &value).is_ok()

@@ -5,6 +5,7 @@ use futures::future::BoxFuture;
 use crate::{run::Run, space::Outcome};
 
 mod credentials;
+mod material;
 mod others;
 mod tokens;
 
@@ -13,7 +14,7 @@ pub type Drive = for<'a> fn(&'a Run<'_>) -> BoxFuture<'a, Outcome>;
 
 /// All of them, by name.
 pub fn all() -> impl Iterator<Item = (&'static str, Drive)> {
-    [tokens::ALL, credentials::ALL, others::ALL].into_iter().flatten().copied()
+    [tokens::ALL, credentials::ALL, material::ALL, others::ALL].into_iter().flatten().copied()
 }
 
 /// The one of that name.

@@ -202,6 +202,9 @@ fn simplify(value: &mut Value, namespace: &str) {
                     "digest",
                     "tokenId",
                     "credentialUid",
+                    "id",
+                    "fingerprint",
+                    "source",
                     name::ATTESTATION_ANNOTATION,
                     name::OWNER_UID_ANNOTATION,
                 ];

@@ -254,6 +254,9 @@ async fn source(
     }
     Ok(match consenting(ctx, credential, &provided.secret_ref.name).await? {
         None => SourceSeen::Missing,
+        Some((version, _)) if Some(&version) == published.and_then(|published| published.source.as_ref()) => {
+            SourceSeen::Published
+        }
         Some((version, entries)) => {
             let checked = material::check(kind, &entries, ctx.clock.now());
             SourceSeen::Changed { version, entries, checked }

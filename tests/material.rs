@@ -3,68 +3,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod drawn;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use credential_operator::{
-    api::{CredentialSpec, CredentialType},
+    api::CredentialType,
     domain::{
-        material::{self, Drawn, Entries, Problem, Request},
+        material::{self, Entries},
         redacted::Redacted,
-        token::{Prefix, Token},
+        token::Token,
     },
 };
 use data_encoding::{BASE32_NOPAD, BASE64, HEXLOWER};
-use jiff::{SignedDuration, Timestamp};
+use drawn::{authority, check, draw, draw_by, entries, open_pgp_example, spec, text, with_request};
 use rand::{SeedableRng, rngs::StdRng};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
-
-fn spec(options: Value) -> CredentialSpec {
-    serde_json::from_value(options).unwrap()
-}
-
-/// Long ago enough that nothing has ended, and such that what is drawn is valid now.
-#[expect(clippy::disallowed_methods, reason = "a handshake looks at the wall clock")]
-fn now() -> Timestamp {
-    Timestamp::now()
-}
-
-fn with_request<T>(
-    spec: &CredentialSpec,
-    issuer: Option<&Entries>,
-    run: impl FnOnce(&Request<'_>) -> T,
-) -> T {
-    let prefix = Prefix::default();
-    run(&Request { spec, namespace: "orders", name: "svc", now: now(), prefix: &prefix, issuer })
-}
-
-fn draw_by(options: Value, issuer: Option<&Entries>, seed: u64) -> Result<Drawn, Problem> {
-    let spec = spec(options);
-    let kind = material::kind(spec.credential_type).unwrap();
-    with_request(&spec, issuer, |request| {
-        material::options(kind, request)?;
-        (kind.generated.as_ref().unwrap().draw)(request, &mut StdRng::seed_from_u64(seed))
-    })
-}
-
-fn draw(options: Value) -> Entries {
-    draw_by(options, None, 1).unwrap().entries
-}
-
-fn text<'a>(entries: &'a Entries, key: &str) -> &'a str {
-    std::str::from_utf8(entries[key].expose()).unwrap()
-}
-
-fn entries(data: &Value) -> Entries {
-    let data = data.as_object().unwrap().iter();
-    data.map(|(key, value)| (key.clone(), Redacted::new(value.as_str().unwrap().as_bytes().to_vec())))
-        .collect()
-}
-
-fn check(credential_type: CredentialType, data: &Entries) -> Result<material::Facts, String> {
-    material::check(material::kind(credential_type).unwrap(), data, now())
-        .map_err(|problem| problem.to_string())
-}
 
 #[test]
 fn client_secret_is_a_token_that_names_its_client() {
@@ -325,17 +280,6 @@ fn shake_hands(server: &Entries, authority: &str, name: &str) -> Result<(), rust
     Ok(())
 }
 
-fn authority(days: i64) -> Entries {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    params.distinguished_name.push(rcgen::DnType::CommonName, "authority");
-    let end = now() + SignedDuration::from_hours(24 * days);
-    params.not_after = time::OffsetDateTime::from_unix_timestamp(end.as_second()).unwrap();
-    let certificate = params.self_signed(&key).unwrap();
-    entries(&json!({"tls.crt": certificate.pem(), "tls.key": key.serialize_pem()}))
-}
-
 #[test]
 fn tls_certificates_pass_another_verifier() {
     let issuer = authority(365);
@@ -401,6 +345,25 @@ fn options_that_make_no_sense_are_told() {
     assert!(told.contains("spec.provided.secretRef"), "{told}");
 }
 
+#[test]
+fn an_open_pgp_key_is_known_by_the_fingerprint_that_gpg_prints() {
+    let valid = open_pgp_example();
+    let facts = check(CredentialType::GpgKey, &entries(&valid)).unwrap();
+    assert_eq!(facts.fingerprint.as_deref(), Some("E3641C2A8F111D6F2AC0DD0F238C540B504CF124"));
+    let no_key = "no armored OpenPGP key; write one with gpg --armor --export";
+    for (key, value, say) in [
+        ("private-key", "-----BEGIN PGP PRIVATE KEY BLOCK-----\n", no_key),
+        ("private-key", valid["public-key"].as_str().unwrap(), no_key),
+        ("public-key", "canary-value", no_key),
+        ("public-key", include_str!("keys/another-open-pgp.asc"), "does not belong to private-key"),
+    ] {
+        let mut data = valid.clone();
+        data[key] = json!(value);
+        let told = check(CredentialType::GpgKey, &entries(&data)).unwrap_err();
+        assert!(told.contains(key) && told.contains(say) && !told.contains("canary"), "{told}");
+    }
+}
+
 /// A valid state, and one change.
 #[test]
 fn provided_material_that_is_wrong_is_told_by_key_and_never_by_value() {
@@ -423,7 +386,27 @@ fn provided_material_that_is_wrong_is_told_by_key_and_never_by_value() {
         ),
         (CredentialType::Registry, json!({".dockerconfigjson": "{\"auths\":{\"r\":{\"auth\":\"YTpi\"}}}"})),
         (CredentialType::Totp, json!({"secret": "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"})),
-        (CredentialType::GpgKey, json!({"private-key": "-----BEGIN PGP PRIVATE KEY BLOCK-----\n"})),
+        (CredentialType::GpgKey, open_pgp_example()),
+        (CredentialType::ClientSecret, json!({"client-id": "a", "client-secret": "canary-value"})),
+        (
+            CredentialType::ObjectStore,
+            json!({"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "canary-value"}),
+        ),
+        (CredentialType::HelmRepository, json!({"username": "a", "password": "canary-value"})),
+        (CredentialType::Opaque, json!({"whatever": "canary-value"})),
+        (CredentialType::HashedPassword, json!({"password": "canary-value"})),
+        (
+            CredentialType::AmazonEc2,
+            json!({"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "canary-value"}),
+        ),
+        (
+            CredentialType::Azure,
+            json!({"AZURE_CLIENT_ID": "a", "AZURE_CLIENT_SECRET": "canary-value", "AZURE_TENANT_ID": "t"}),
+        ),
+        (
+            CredentialType::Exoscale,
+            json!({"EXOSCALE_API_KEY": "EXOa", "EXOSCALE_API_SECRET": "canary-value"}),
+        ),
         (CredentialType::SwarmToken, json!({"scope": "worker", "token": "SWMTKN-1-canary-value"})),
         (CredentialType::DockerSwarm, pair.clone()),
         (CredentialType::KubernetesApi, pair.clone()),
@@ -434,6 +417,7 @@ fn provided_material_that_is_wrong_is_told_by_key_and_never_by_value() {
             json!({"OS_AUTH_URL": "https://k", "OS_USERNAME": "u", "OS_PASSWORD": "canary-value"}),
         ),
     ];
+    assert_eq!(valid.len(), 20, "a type has no valid example here");
     for (credential_type, data) in &valid {
         check(*credential_type, &entries(data)).unwrap_or_else(|told| panic!("{credential_type:?}: {told}"));
         for key in material::kind(*credential_type).unwrap().provided.required {
@@ -477,15 +461,20 @@ fn provided_material_that_is_wrong_is_told_by_key_and_never_by_value() {
         let told = check(credential_type, &entries(&data)).unwrap_err();
         assert!(told.contains(say) && !told.contains("canary"), "{credential_type:?} {key}: {told}");
     }
-    let told = check(CredentialType::Tls, &expired).unwrap_err();
+}
+
+#[test]
+fn a_chain_that_is_none_and_a_key_that_is_locked_are_not_taken() {
+    let tls = draw(json!({"type": "Tls"}));
+    let told = check(CredentialType::Tls, &authority(-1)).unwrap_err();
     assert!(told.contains("ended at"), "{told}");
     let mut backwards = authority(365);
     let chain = text(&backwards, "tls.crt").to_owned() + text(&tls, "tls.crt");
     backwards.insert("tls.crt".to_owned(), Redacted::new(chain.into_bytes()));
     let told = check(CredentialType::Tls, &backwards).unwrap_err();
     assert!(told.contains("are no chain"), "{told}");
-    let mut locked = ssh.clone();
-    let key = include_str!("locked-ssh-key");
+    let mut locked = draw(json!({"type": "SshKey"}));
+    let key = include_str!("keys/locked-ssh");
     locked.insert("ssh-privatekey".to_owned(), Redacted::new(key.as_bytes().to_vec()));
     let told = check(CredentialType::SshKey, &locked).unwrap_err();
     assert!(told.contains("locked by a passphrase"), "{told}");

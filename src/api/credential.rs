@@ -315,7 +315,8 @@ pub struct MaterialStatus {
     /// `hmac-sha256:<key id>:<hex>` over the Credential's UID, the serial and the material.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// The fingerprint of the public part: of an SSH key, as ssh-keygen -l prints it; of a certificate, SHA-256 in hex.
+    /// The fingerprint of the public part: of an SSH key, as ssh-keygen -l prints it; of a certificate, SHA-256 in hex; of
+    /// a GPG key, as gpg prints it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
     /// The rotation.revision that was answered last.
@@ -327,7 +328,7 @@ pub struct MaterialStatus {
     /// A digest of the options that the material was made by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub options: Option<String>,
-    /// The version of the provided Secret that was published: its UID and its resourceVersion.
+    /// A keyed digest of what was provided: as long as the provided Secret holds that, nothing is published anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// When it was drawn, or taken over from the provided Secret.

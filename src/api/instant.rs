@@ -42,6 +42,11 @@ impl From<&str> for Instant {
     }
 }
 
+impl Instant {
+    /// All instants are before this one, 2200-01-01T00:00:00Z: the schema has them so.
+    pub const BOUND: Timestamp = Timestamp::constant(7_258_118_400, 0);
+}
+
 impl std::fmt::Display for Instant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
@@ -64,7 +69,7 @@ impl JsonSchema for Instant {
             "maxLength": 35,
             "pattern": PATTERN,
             "x-kubernetes-validations": [{
-                "rule": "self < timestamp('2200-01-01T00:00:00Z')",
+                "rule": format!("self < timestamp('{}')", Self::BOUND),
                 "message": "must be before the year 2200",
             }],
         })

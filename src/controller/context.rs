@@ -132,7 +132,7 @@ pub(super) struct Memory {
     /// When something that was made for it was last seen to go.
     vanished: HashMap<Key, Instant>,
     /// The version in which a Secret with material was last seen to hold what the operator said.
-    whole: HashMap<Place, String>,
+    whole: HashMap<Key, HashMap<Place, String>>,
     /// The last status of a token whose Secret is gone already, and the version that it is for.
     last_words: HashMap<Key, (Option<String>, ApiTokenStatus)>,
 }
@@ -199,16 +199,28 @@ impl Context {
         memory.counted.remove(key);
         memory.stalled.remove(key);
         memory.last_words.remove(key);
+        memory.whole.remove(key);
     }
 
-    /// Whether the Secret at `place` was seen in this version, and held what the operator said of it.
-    pub fn is_whole(&self, place: &Place, version: &str) -> bool {
-        self.memory().whole.get(place).is_some_and(|whole| whole == version)
+    /// Whether the Secret at `place` was seen in this version, and held what the operator said of it for the credential.
+    pub fn is_whole(&self, credential: &Key, place: &Place, version: &str) -> bool {
+        let memory = self.memory();
+        let known = memory.whole.get(credential).and_then(|secrets| secrets.get(place));
+        known.is_some_and(|whole| whole == version)
     }
 
-    /// The Secret at `place` holds, in this version, what the operator said of it.
-    pub(super) fn note_whole(&self, place: &Place, version: &str) {
-        self.memory().whole.insert(place.clone(), version.to_owned());
+    /// The Secret at `place` holds, in this version, what the operator said of it for the credential.
+    pub(super) fn note_whole(&self, credential: &Key, place: &Place, version: &str) {
+        let mut memory = self.memory();
+        let secrets = memory.whole.entry(credential.clone()).or_default();
+        secrets.insert(place.clone(), version.to_owned());
+    }
+
+    /// The Secret at `place` is not the credential's any more.
+    pub(super) fn forget_whole(&self, credential: &Key, place: &Place) {
+        if let Some(secrets) = self.memory().whole.get_mut(credential) {
+            secrets.remove(place);
+        }
     }
 
     /// Has the last status of a token written once those who wait had their turn; or gives it back, when so many are put

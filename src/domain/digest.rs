@@ -26,6 +26,7 @@ const DIGEST_PURPOSE: &str = "credential-operator.io/v1/api-token-digest";
 const ATTESTATION_PURPOSE: &str = "credential-operator.io/v1/api-token-secret";
 const MATERIAL_DIGEST_PURPOSE: &str = "credential-operator.io/v1/material-digest";
 const MATERIAL_PURPOSE: &str = "credential-operator.io/v1/material-secret";
+const SOURCE_PURPOSE: &str = "credential-operator.io/v1/provided-digest";
 
 /// Which value of which `ApiToken`: the same secret under another UID or serial has another digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,14 +166,16 @@ impl MaterialAttestation {
         self.material.serial.unwrap_or_default()
     }
 
-    /// Puts the digest of `entries`, and the proof, in place.
+    /// Puts the digest of `entries`, that of what was provided for them, and the proof, in place.
     #[must_use]
-    pub fn signed(mut self, key: &Key, uid: &str, entries: &Entries) -> Self {
+    pub fn signed(mut self, key: &Key, uid: &str, entries: &Entries, provided: Option<&Entries>) -> Self {
         let subject = Subject { uid: uid.to_owned(), serial: self.serial() };
         self.material.digest = Some(match client_secret(entries, self.material.id.as_deref()) {
             Some(token) => digest(key, &subject, &token),
             None => encode(key, &material_mac(key, &subject, entries).finalize().into_bytes()),
         });
+        let source = provided.map(|provided| source_mac(key, uid, provided).finalize().into_bytes());
+        self.material.source = source.map(|source| encode(key, &source));
         self.keys = entries.keys().cloned().collect();
         self.resigned(key, uid)
     }
@@ -219,9 +222,20 @@ pub fn verify_material(
     if let Some(token) = client_secret(entries, id) {
         return verify(keyring, text, subject, &token);
     }
-    let (key, given) = decode(text).ok_or(DigestError::Mismatch)?;
-    let key = keyring.get(key).ok_or(DigestError::KeyMissing)?;
-    material_mac(key, subject, entries).verify_slice(&given).map_err(|_| DigestError::Mismatch)
+    verify_mac(keyring, text, |key| material_mac(key, subject, entries))
+}
+
+/// Checks whether this is what a user had provided for the credential of this UID when the digest was made.
+///
+/// # Errors
+/// When the key is gone, or the digest is of something else.
+pub fn verify_source(
+    keyring: &Keyring,
+    text: &str,
+    uid: &str,
+    provided: &Entries,
+) -> Result<(), DigestError> {
+    verify_mac(keyring, text, |key| source_mac(key, uid, provided))
 }
 
 /// A client secret that is a token of ours, so that the verifier can tell it by itself.
@@ -231,7 +245,15 @@ fn client_secret(entries: &Entries, id: Option<&str>) -> Option<Token> {
 }
 
 fn material_mac(key: &Key, subject: &Subject, entries: &Entries) -> Hmac<Sha256> {
-    let mut mac = mac(key, MATERIAL_DIGEST_PURPOSE, &[subject.uid.clone(), subject.serial.to_string()]);
+    let fields = [subject.uid.clone(), subject.serial.to_string()];
+    with_entries(mac(key, MATERIAL_DIGEST_PURPOSE, &fields), entries)
+}
+
+fn source_mac(key: &Key, uid: &str, provided: &Entries) -> Hmac<Sha256> {
+    with_entries(mac(key, SOURCE_PURPOSE, &[uid.to_owned()]), provided)
+}
+
+fn with_entries(mut mac: Hmac<Sha256>, entries: &Entries) -> Hmac<Sha256> {
     for (name, value) in entries {
         for field in [name.as_bytes(), value.expose().as_slice()] {
             mac.update(&(field.len() as u64).to_be_bytes());
@@ -271,8 +293,16 @@ fn decode(text: &str) -> Option<(&str, [u8; 32])> {
 }
 
 fn check(keyring: &Keyring, text: &str, purpose: &str, fields: &[String]) -> Result<(), DigestError> {
+    verify_mac(keyring, text, |key| mac(key, purpose, fields))
+}
+
+fn verify_mac(
+    keyring: &Keyring,
+    text: &str,
+    mac: impl FnOnce(&Key) -> Hmac<Sha256>,
+) -> Result<(), DigestError> {
     let (id, given) = decode(text).ok_or(DigestError::Mismatch)?;
     let key = keyring.get(id).ok_or(DigestError::KeyMissing)?;
     // Constant-time: `verify_slice` compares by `subtle`.
-    mac(key, purpose, fields).verify_slice(&given).map_err(|_| DigestError::Mismatch)
+    mac(key).verify_slice(&given).map_err(|_| DigestError::Mismatch)
 }

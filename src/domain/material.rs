@@ -61,7 +61,7 @@ pub struct Generated {
 
 /// How provided material is taken.
 pub struct Provided {
-    /// The keys that must be there and not be empty.
+    /// The keys that must be there and not be empty. A type that names no keys at all takes whatever there is.
     pub required: &'static [&'static str],
     /// The keys that are published, too, where they are there.
     pub optional: &'static [&'static str],
@@ -186,6 +186,17 @@ pub fn check(kind: &Kind, found: &Entries, now: Timestamp) -> Result<Facts, Prob
     (kind.provided.check)(found, now)
 }
 
+/// The entries that material is taken from; whatever else is provided does not matter.
+#[must_use]
+pub fn taken(kind: &Kind, found: &Entries) -> Entries {
+    let Provided { required, optional, .. } = kind.provided;
+    if required.is_empty() && optional.is_empty() {
+        return found.clone();
+    }
+    let keys = required.iter().chain(optional);
+    keys.filter_map(|key| Some(((*key).to_owned(), found.get(*key)?.clone()))).collect()
+}
+
 /// What is published of checked material.
 ///
 /// # Errors
@@ -196,11 +207,7 @@ pub fn publish(
     found: &Entries,
     random: &mut dyn CryptoRng,
 ) -> Result<Entries, Problem> {
-    if let Some(publish) = kind.provided.publish {
-        return publish(request, found, random);
-    }
-    let keys = kind.provided.required.iter().chain(kind.provided.optional);
-    Ok(keys.filter_map(|key| Some(((*key).to_owned(), found.get(*key)?.clone()))).collect())
+    kind.provided.publish.map_or_else(|| Ok(taken(kind, found)), |publish| publish(request, found, random))
 }
 
 fn entry(key: &str, value: impl Into<Vec<u8>>) -> (String, Redacted<Vec<u8>>) {

@@ -8,8 +8,10 @@
 
 mod access;
 mod bad_input;
+mod canary;
 mod conflict;
 mod credential;
+mod edits;
 mod keyring;
 mod lag;
 mod mass;
@@ -35,7 +37,10 @@ fn main() -> ExitCode {
             .into_iter()
             .flatten()
             .collect();
-    let alone = [keyring::tests(), lag::tests(), mass::tests()].into_iter().flatten().collect();
+    let alone = [canary::tests(), edits::tests(), keyring::tests(), lag::tests(), mass::tests()]
+        .into_iter()
+        .flatten()
+        .collect();
 
     let mut failed = libtest_mimic::run(&arguments, trials(shared)).has_failed();
     if let Some(world) = &world {

@@ -1,6 +1,6 @@
 //! Material: published, rotated, provided, and never lost by accident.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use credential_operator::{
     api::{Credential, CredentialState},
@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt, api::DeleteParams};
 use serde_json::{Value, json};
 
-use crate::support::{DEADLINE, Space, World, condition};
+use crate::support::{DEADLINE, Data, Space, World, condition};
 
 crate::tests![
     every_example_is_published,
@@ -23,13 +23,12 @@ crate::tests![
     a_foreign_secret_is_left_alone,
     what_somebody_changed_is_said_and_left_alone,
     provided_material_heals_and_what_was_published_stays,
+    what_is_provided_of_each_type_is_published,
     an_authority_of_the_user_signs,
     an_inactive_credential_keeps_its_material,
     the_end_of_a_credential_takes_its_material,
     a_rsa_key_keeps_nobody_waiting,
 ];
-
-type Data = BTreeMap<String, Vec<u8>>;
 
 fn credential(name: &str, rest: &str) -> String {
     format!(
@@ -48,28 +47,6 @@ fn provided(name: &str, data: &Value) -> String {
 }
 
 impl Space {
-    async fn data(&self, secret: &str) -> Data {
-        let secret: Secret = self.api().get(secret).await.unwrap();
-        secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()
-    }
-
-    /// Waits until the credential is Ready in its latest generation and has a material of at least that serial.
-    async fn published(&self, name: &str, serial: i64) -> Credential {
-        let there = self.until::<Credential>(name, |credential| {
-            credential.is_some_and(|credential| {
-                let status = credential.status.clone().unwrap_or_default();
-                condition(credential, "Ready").0
-                    && status.observed_generation == credential.metadata.generation
-                    && status.secret.is_some()
-                    && status
-                        .material
-                        .and_then(|material| material.serial)
-                        .is_some_and(|found| found >= serial)
-            })
-        });
-        there.await.unwrap()
-    }
-
     /// Waits until the credential says `reason`, and returns its message.
     async fn complains(&self, name: &str, reason: &str) -> String {
         let there = self.until::<Credential>(name, |credential| {
@@ -298,6 +275,64 @@ async fn provided_material_heals_and_what_was_published_stays(_: Arc<World>, spa
     space.api::<Secret>().delete("mine", &DeleteParams::default()).await.unwrap();
     space.complains("c", "MaterialInvalid").await;
     assert_eq!(space.data("c-credential").await["password"], b"p2");
+}
+
+/// Of the types that could be generated, too; the examples have the others.
+async fn what_is_provided_of_each_type_is_published(_: Arc<World>, space: Space) {
+    let login = json!({"username": "a", "password": "p"});
+    let docker = json!({"auths": {"registry.example": {"auth": "YTpi"}}}).to_string();
+    let pair = rcgen::generate_simple_self_signed(["orders.example".to_owned()]).unwrap();
+    space.apply(&credential("key", "type: SshKey")).await;
+    space.published("key", 0).await;
+    let key = String::from_utf8(space.data("key-credential").await["ssh-privatekey"].clone()).unwrap();
+    let types = [
+        ("ClientSecret", json!({"client-id": "a", "client-secret": "p"})),
+        ("BasicAuth", login.clone()),
+        ("SshKey", json!({ "ssh-privatekey": key })),
+        ("Tls", json!({"tls.crt": pair.cert.pem(), "tls.key": pair.signing_key.serialize_pem()})),
+        ("ObjectStore", json!({"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "p"})),
+        ("Registry", json!({".dockerconfigjson": docker})),
+        ("HelmRepository", login),
+        ("Opaque", json!({"whatever": "p"})),
+        ("HashedPassword", json!({"password": "p"})),
+        ("Totp", json!({"secret": "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"})),
+    ];
+    let mut published = Vec::new();
+    for (number, (credential_type, data)) in types.iter().enumerate() {
+        let name = format!("c{number}");
+        space.apply(&provided(&format!("{name}-mine"), data)).await;
+        let rest = format!("type: {credential_type}, provided: {{secretRef: {{name: {name}-mine}}}}");
+        space.apply(&credential(&name, &rest)).await;
+    }
+    for (number, (credential_type, given)) in types.iter().enumerate() {
+        let status = space.published(&format!("c{number}"), 0).await.status.unwrap();
+        // This certificate ends in the year 4096, which is to say never.
+        assert_eq!(status.material.unwrap().expires_at, None, "{credential_type}");
+        let data = space.data(&format!("c{number}-credential")).await;
+        let given = given.as_object().unwrap().iter();
+        let given: Data = given.map(|(key, value)| (key.clone(), value.as_str().unwrap().into())).collect();
+        if *credential_type == "HashedPassword" {
+            assert_eq!(data.keys().collect::<Vec<_>>(), ["hash"]);
+        } else {
+            assert!(given.iter().all(|(key, value)| data.get(key) == Some(value)), "{credential_type}");
+        }
+        published.push(data);
+    }
+    // What is not taken from the provided Secret is no reason to hash a password with another salt, or to write at all.
+    for (number, (credential_type, _)) in types.iter().enumerate() {
+        let labels = json!({"metadata": {"labels": {"theirs": "yes"}}});
+        space.patch::<Secret>(&format!("c{number}-mine"), labels).await.unwrap();
+        if *credential_type != "Opaque" {
+            let more = json!({"stringData": {"theirs": "yes"}});
+            space.patch::<Secret>(&format!("c{number}-mine"), more).await.unwrap();
+        }
+        space.spec(&format!("c{number}"), json!({"description": "again"})).await;
+    }
+    for (number, (credential_type, _)) in types.iter().enumerate() {
+        let again = space.published(&format!("c{number}"), 0).await;
+        let data = space.data(&format!("c{number}-credential")).await;
+        assert_eq!((serial(&again), data == published[number]), (0, true), "{credential_type}");
+    }
 }
 
 async fn an_authority_of_the_user_signs(_: Arc<World>, space: Space) {

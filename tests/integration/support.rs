@@ -120,10 +120,7 @@ impl World {
     pub async fn start() -> Self {
         let control_plane = ControlPlane::start().await.unwrap();
         let admin = control_plane.admin().client().unwrap();
-        if let Ok(filter) = std::env::var("RUST_LOG") {
-            credential_operator::telemetry::start(credential_operator::telemetry::LogFormat::Text, &filter)
-                .unwrap();
-        }
+        crate::canary::listen();
         for crd in api::crds() {
             install_crd(&admin, &crd).await;
         }
@@ -309,6 +306,9 @@ impl Operator {
     }
 }
 
+/// The entries of a Secret.
+pub type Data = BTreeMap<String, Vec<u8>>;
+
 /// A namespace of a test's own.
 #[derive(Clone)]
 pub struct Space {
@@ -398,6 +398,29 @@ impl Space {
             })
         });
         there.await.unwrap()
+    }
+
+    /// Waits until the credential is Ready in its latest generation and has material of at least that serial.
+    pub async fn published(&self, name: &str, serial: i64) -> Credential {
+        let there = self.until::<Credential>(name, |credential| {
+            credential.is_some_and(|credential| Self::is_published(credential, serial))
+        });
+        there.await.unwrap()
+    }
+
+    pub fn is_published(credential: &Credential, serial: i64) -> bool {
+        let status = credential.status.clone().unwrap_or_default();
+        let found = status.material.and_then(|material| material.serial);
+        condition(credential, "Ready").0
+            && status.observed_generation == credential.metadata.generation
+            && status.secret.is_some()
+            && found.is_some_and(|found| found >= serial)
+    }
+
+    /// The entries of a Secret.
+    pub async fn data(&self, secret: &str) -> Data {
+        let secret: Secret = self.api().get(secret).await.unwrap();
+        secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()
     }
 
     /// The value in a Secret.

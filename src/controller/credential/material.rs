@@ -76,13 +76,13 @@ pub enum SourceSeen {
     Unasked,
     /// There is none of that name that consents.
     Missing,
-    /// It is the version that is published.
+    /// It holds what is published.
     Published,
-    /// Another version, and what the check says of it.
+    /// It holds something else.
     Changed {
         /// UID and resourceVersion.
         version: String,
-        /// What it holds.
+        /// What it holds, as far as material is taken from it.
         entries: Entries,
         /// What may be told of it, or what is wrong.
         checked: Result<Facts, Problem>,

@@ -38,8 +38,11 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Observed,
     let unfilled = material.as_ref().is_some_and(|seen| matches!(seen.secret, SecretSeen::Absent));
     let filled_before = credential.status.as_ref().is_some_and(|status| status.material.is_some());
     if unfilled && (filled_before || ctx.saw_vanish(&Key::credential(credential))) {
-        // What is drawn now might have been drawn before, or not be wished any more.
-        latest(ctx, credential).await?;
+        // What is drawn now might have been drawn before, or be under another name, or not be wished any more.
+        let found = latest(ctx, credential).await?;
+        if found.resource_version != credential.metadata.resource_version {
+            return Err(RequestError::Stale { what: format!("Credential {}", Place::of(credential)) });
+        }
     }
     Ok(Observed {
         account,
@@ -121,11 +124,11 @@ async fn bindings(ctx: &Context, credential: &Credential) -> Result<Vec<Binding>
     Ok(found.into_values().collect())
 }
 
-/// Fails unless the API server has the credential as it was shown to us, but for its status.
+/// The metadata of the credential; fails unless the API server has it as it was shown to us, but for its status.
 ///
 /// # Errors
 /// When it has it otherwise, or does not answer.
-pub async fn latest(ctx: &Context, credential: &Credential) -> Result<(), RequestError> {
+pub async fn latest(ctx: &Context, credential: &Credential) -> Result<ObjectMeta, RequestError> {
     let place = Place::of(credential);
     let api: Api<Credential> = Api::namespaced(ctx.client.clone(), place.namespace());
     let found = send(|| format!("get Credential {place}"), api.get_metadata_opt(place.name())).await?;
@@ -135,11 +138,8 @@ pub async fn latest(ctx: &Context, credential: &Credential) -> Result<(), Reques
             && found.annotations == credential.metadata.annotations
             && found.deletion_timestamp.is_some() == credential.metadata.deletion_timestamp.is_some()
     };
-    if found.is_some_and(|found| same(&found.metadata)) {
-        Ok(())
-    } else {
-        Err(RequestError::Stale { what: format!("Credential {place}") })
-    }
+    let found = found.map(|found| found.metadata).filter(same);
+    found.ok_or_else(|| RequestError::Stale { what: format!("Credential {place}") })
 }
 
 async fn look(ctx: &Context, key: &BindingKey) -> Result<Option<Binding>, RequestError> {

@@ -13,7 +13,7 @@ use crate::api::material::{Encoding, Field, Password};
 pub(super) const KIND: Kind = Kind {
     secret_type: "Opaque",
     generated: Some(Generated { options, draw, costly: cheap, lasts: forever, bearer: false }),
-    provided: Provided { required: &[], optional: &[], check, publish: Some(publish) },
+    provided: Provided { required: &[], optional: &[], check, publish: None },
     when_inactive: READERS_GO_ON,
 };
 
@@ -67,10 +67,4 @@ fn check(found: &Entries, _: jiff::Timestamp) -> Result<Facts, Problem> {
         return Err(Problem::Material("it has no key at all".to_owned()));
     }
     Ok(Facts::default())
-}
-
-/// All of it, since nobody knows the names.
-#[expect(clippy::unnecessary_wraps, reason = "the signature of all types")]
-fn publish(_: &Request<'_>, found: &Entries, _: &mut dyn CryptoRng) -> Result<Entries, Problem> {
-    Ok(found.clone())
 }

@@ -1,6 +1,10 @@
 //! The types that only the user can provide: which keys each must have, under the names that its consumers read.
 
 use jiff::Timestamp;
+use pgp::{
+    composed::{Deserializable, SignedPublicKey, SignedSecretKey},
+    types::KeyDetails,
+};
 use serde_json::Value;
 
 use super::{Entries, Facts, Kind, Problem, Provided, READERS_GO_ON, anything, text, tls};
@@ -63,16 +67,24 @@ fn swarm_token(found: &Entries, _: Timestamp) -> Result<Facts, Problem> {
 }
 
 fn gpg_key(found: &Entries, _: Timestamp) -> Result<Facts, Problem> {
-    for (key, label) in [("private-key", "PRIVATE"), ("public-key", "PUBLIC")] {
-        let armored = format!("-----BEGIN PGP {label} KEY BLOCK-----");
-        if found.contains_key(key) && !text(found, key)?.trim_start().starts_with(&armored) {
-            return Err(Problem::Material(format!(
-                "the key {key} is no armored OpenPGP key; write one with gpg --armor --export{}",
-                if label == "PRIVATE" { "-secret-keys" } else { "" },
-            )));
+    let private: SignedSecretKey = open_pgp(found, "private-key", "--export-secret-keys")?;
+    let fingerprint = private.primary_key.fingerprint();
+    if found.contains_key("public-key") {
+        let public: SignedPublicKey = open_pgp(found, "public-key", "--export")?;
+        if public.primary_key.fingerprint() != fingerprint {
+            return Err(Problem::Material("the key public-key does not belong to private-key".to_owned()));
         }
     }
-    Ok(Facts::default())
+    Ok(Facts { fingerprint: Some(format!("{fingerprint:X}")), ..Facts::default() })
+}
+
+/// A key in ASCII armor (RFC 9580). A passphrase may lock it: it is read and never used.
+fn open_pgp<K: Deserializable>(found: &Entries, key: &str, export: &str) -> Result<K, Problem> {
+    let read = K::from_armor_single(text(found, key)?.as_bytes());
+    read.map(|(read, _)| read).map_err(|_| {
+        let say = format!("the key {key} is no armored OpenPGP key; write one with gpg --armor {export}");
+        Problem::Material(say)
+    })
 }
 
 fn amazon_ec2(found: &Entries, _: Timestamp) -> Result<Facts, Problem> {

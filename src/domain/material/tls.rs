@@ -1,11 +1,12 @@
 //! A private key and its certificate (X.509, RFC 5280), signed by itself or by an authority of the user.
 
+use aws_lc_rs::signature::Ed25519KeyPair;
 use jiff::{SignedDuration, Timestamp};
 use rand::CryptoRng;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
-    PublicKeyData, RsaKeySize, SanType, SerialNumber,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, PublicKeyData,
+    RsaKeySize, SanType, SerialNumber,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -111,7 +112,12 @@ fn draw(request: &Request<'_>, random: &mut dyn CryptoRng) -> Result<Drawn, Prob
 
 fn pair(block: &Tls) -> Result<KeyPair, rcgen::Error> {
     match (block.algorithm, block.size) {
-        (KeyAlgorithm::Ed25519, _) => KeyPair::generate_for(&PKCS_ED25519),
+        (KeyAlgorithm::Ed25519, _) => {
+            // Without the public key beside it (RFC 5958's second version of PKCS #8), which OpenSSL 3.0 cannot read.
+            let failed = |_| rcgen::Error::KeyGenerationUnavailable;
+            let key = Ed25519KeyPair::generate().and_then(|key| key.to_pkcs8v1()).map_err(failed)?;
+            KeyPair::try_from(key.as_ref())
+        }
         (KeyAlgorithm::Ecdsa, Some(384)) => KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384),
         (KeyAlgorithm::Ecdsa, _) => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256),
         (KeyAlgorithm::Rsa, Some(4096)) => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_4096),

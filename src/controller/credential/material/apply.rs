@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::plan::{Content, Mend, Recipe, Step};
 use crate::{
     api::{
-        Credential, CredentialStatus,
+        Credential, CredentialStatus, Instant,
         credential::{MaterialStatus, ObjectReference},
     },
     controller::{
@@ -71,7 +71,11 @@ async fn publish(
     // Whenever it is drawn, it is for the same wish.
     let timeless =
         MaterialStatus { issued_at: None, expires_at: None, ..recipe.attestation.material.clone() };
-    let wish = format!("{uid}/{}", json!(timeless));
+    let (version, provided) = match &recipe.content {
+        Content::Provided { version, entries, .. } => (version.clone(), Some(entries.clone())),
+        Content::Drawn | Content::Copied(_) => (String::new(), None),
+    };
+    let wish = format!("{uid}/{version}/{}", json!(timeless));
     let (entries, attestation) = match recipe.content {
         Content::Copied(entries) => (entries, recipe.attestation),
         content => {
@@ -84,9 +88,10 @@ async fn publish(
             let mut attestation = recipe.attestation;
             attestation.material.id = drawn.facts.id;
             attestation.material.fingerprint = drawn.facts.fingerprint;
-            let end = drawn.facts.expires_at.map(Into::into);
+            // Certificates "without an end" end in the year 9999 (RFC 5280, 4.1.2.5), which no status can tell.
+            let end = drawn.facts.expires_at.filter(|end| *end < Instant::BOUND).map(Into::into);
             attestation.material.expires_at = end.or(attestation.material.expires_at);
-            let attestation = attestation.signed(&key, uid, &drawn.entries);
+            let attestation = attestation.signed(&key, uid, &drawn.entries, provided.as_ref());
             let mut entries = drawn.entries;
             for (name, value) in &attestation.plain {
                 entries
@@ -135,7 +140,7 @@ async fn publish(
         let renamed = recorded.is_some_and(|recorded| recorded.name != place.name());
         (send(|| format!("create Secret {place}"), api.create(&post, &secret)).await?, !renamed)
     };
-    ctx.note_whole(&place, &written.resource_version().unwrap_or_default());
+    ctx.note_whole(&Key::credential(credential), &place, &written.resource_version().unwrap_or_default());
     let reference = ObjectReference { name: place.name().to_owned(), uid: written.uid().unwrap_or_default() };
     ctx.secrets.remember(written.metadata.into_response_partial());
     if let Some(status) = status {
@@ -148,6 +153,7 @@ async fn publish(
             material.id = said.id;
             material.digest = said.digest;
             material.fingerprint = said.fingerprint;
+            material.source = said.source;
             material.expires_at = said.expires_at;
         }
     }
@@ -178,8 +184,8 @@ fn draw(
         };
         match (content, &kind.generated) {
             (Content::Drawn, Some(generated)) => (generated.draw)(&request, random),
-            (Content::Provided(found, facts), _) => {
-                let entries = material::publish(kind, &request, &found, random)?;
+            (Content::Provided { entries, facts, .. }, _) => {
+                let entries = material::publish(kind, &request, &entries, random)?;
                 Ok(Drawn { entries, facts })
             }
             (Content::Copied(entries), _) => Ok(Drawn { entries, facts: Facts::default() }),
@@ -233,7 +239,8 @@ async fn mend_secret(ctx: &Context, credential: &Credential, mend: Mend) -> Resu
         api.patch_metadata(place.name(), &params(), &Patch::Merge(patch)),
     )
     .await?;
-    ctx.note_whole(&place, mended.metadata.resource_version.as_deref().unwrap_or_default());
+    let version = mended.metadata.resource_version.as_deref().unwrap_or_default();
+    ctx.note_whole(&Key::credential(credential), &place, version);
     ctx.secrets.remember(mended);
     Ok(())
 }
@@ -248,6 +255,7 @@ async fn delete(
     let params = delete_only(&secret.uid, None);
     unless_gone(send(|| format!("delete Secret {place}"), api.delete(&secret.name, &params)).await)?;
     ctx.secrets.forget(&place, &secret.uid);
+    ctx.forget_whole(&Key::credential(credential), &place);
     Ok(())
 }
 

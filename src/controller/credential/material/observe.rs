@@ -16,7 +16,7 @@ use crate::{
     },
     domain::{
         binding::controller,
-        digest::{self, DigestError, MaterialAttestation, Subject, verify_material},
+        digest::{self, DigestError, MaterialAttestation, Subject, verify_material, verify_source},
         material::{self, Entries, Kind, Request},
         name,
         redacted::Redacted,
@@ -58,10 +58,9 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Option<Se
     let published = attested.filter(|attested| attested.options.as_ref() == options.as_ref().ok());
     let source = source(ctx, credential, kind, published).await?;
     let named = |other: &ObjectReference| other.name == place.name();
-    let recorded = |other: &ObjectReference| Some(other) == status.secret.as_ref();
     let key = Key::credential(credential);
     let strays = ctx.secrets.owned_by(&key).map(|found| reference(&found.metadata));
-    let strays = strays.filter(|other| !named(other) && !recorded(other)).collect();
+    let strays = strays.filter(|other| !named(other)).collect();
     Ok(Some(Seen { secret, former, strays, source, issuer, options, key_known }))
 }
 
@@ -90,7 +89,7 @@ async fn secret(
         }
         let version = held.metadata.resource_version.as_deref().unwrap_or_default();
         if owned(credential, &held.metadata)
-            && ctx.is_whole(place, version)
+            && ctx.is_whole(&Key::credential(credential), place, version)
             && let Ok(attestation) = attestation(ctx, credential, &held.metadata)
         {
             return Ok(ours(credential, &held.metadata, Some(attestation)));
@@ -142,7 +141,8 @@ fn judge(
         return if predecessors { SecretSeen::Predecessors } else { SecretSeen::Foreign };
     }
     if attestation.is_some() {
-        ctx.note_whole(place, metadata.resource_version.as_deref().unwrap_or_default());
+        let version = metadata.resource_version.as_deref().unwrap_or_default();
+        ctx.note_whole(&Key::credential(credential), place, version);
     }
     ours(credential, metadata, attestation)
 }
@@ -237,7 +237,7 @@ async fn former(
     Ok(Some((*own, entries(&found, &all))))
 }
 
-/// The Secret that the material is taken from, read only where it is not the version that is published.
+/// The Secret that the material is taken from, read only where it was not seen in this version.
 async fn source(
     ctx: &Context,
     credential: &Credential,
@@ -248,20 +248,25 @@ async fn source(
         return Ok(SourceSeen::Unasked);
     };
     let place = Place::new(Place::of(credential).namespace(), &provided.secret_ref.name);
+    let key = Key::credential(credential);
     let known = ctx.provided.get(&place).map(|held| version(&held.metadata));
-    if known.is_some() && known == published.and_then(|published| published.source.clone()) {
+    if published.is_some() && known.is_some_and(|known| ctx.is_whole(&key, &place, &known)) {
         return Ok(SourceSeen::Published);
     }
-    Ok(match consenting(ctx, credential, &provided.secret_ref.name).await? {
-        None => SourceSeen::Missing,
-        Some((version, _)) if Some(&version) == published.and_then(|published| published.source.as_ref()) => {
-            SourceSeen::Published
-        }
-        Some((version, entries)) => {
-            let checked = material::check(kind, &entries, ctx.clock.now());
-            SourceSeen::Changed { version, entries, checked }
-        }
-    })
+    let Some((version, entries)) = consenting(ctx, credential, &provided.secret_ref.name).await? else {
+        return Ok(SourceSeen::Missing);
+    };
+    // Labels of it, and keys that nothing is taken from, are its owner's affair.
+    let entries = material::taken(kind, &entries);
+    let uid = credential.metadata.uid.as_deref().unwrap_or_default();
+    let said = published.and_then(|published| published.source.as_deref());
+    if said.is_some_and(|said| verify_source(&ctx.keyring(), said, uid, &entries).is_ok()) {
+        ctx.note_whole(&key, &place, &version);
+        return Ok(SourceSeen::Published);
+    }
+    ctx.forget_whole(&key, &place);
+    let checked = material::check(kind, &entries, ctx.clock.now());
+    Ok(SourceSeen::Changed { version, entries, checked })
 }
 
 /// What a Secret of the user holds, if its owner consents.

@@ -83,7 +83,14 @@ pub enum Content {
     /// What is drawn now.
     Drawn,
     /// What the user provided.
-    Provided(Entries, Facts),
+    Provided {
+        /// In which version of the Secret.
+        version: String,
+        /// As far as material is taken from it.
+        entries: Entries,
+        /// What may be said of it.
+        facts: Facts,
+    },
     /// What was published under another name, as it was.
     Copied(Entries),
 }
@@ -144,6 +151,7 @@ impl Decision<'_> {
             }
         };
         let former = self.seen.former.iter().map(|(own, _)| own.reference.clone());
+        let former = former.filter(|former| !self.seen.strays.contains(former));
         let steps = own.into_iter().chain(former).chain(self.seen.strays.clone()).map(Step::Delete).collect();
         let material = self.told_before();
         let ended =
@@ -212,8 +220,15 @@ impl Decision<'_> {
             attestation: attestation.clone(),
             dress: self.dress(),
         };
+        // Once the status names the new one, the old one is known only by what it says itself.
+        let labelled =
+            former.labels.get(name::MANAGED_BY_LABEL).is_some_and(|value| value == name::MANAGED_BY);
+        let known = former.owned && labelled;
+        let mend = if known { None } else { self.mend(former, attestation) };
+        let mut steps: Vec<_> = mend.map(|mend| Step::Mend(Box::new(mend))).into_iter().collect();
+        steps.push(Step::Publish(Box::new(recipe)));
         Plan {
-            steps: vec![Step::Publish(Box::new(recipe))],
+            steps,
             secret: self.recorded.clone(),
             material: Some(self.before.clone()),
             trouble: None,
@@ -223,10 +238,9 @@ impl Decision<'_> {
 
     /// The Secret is there, and is ours.
     fn kept(&self, own: &OwnSecret) -> Plan {
+        // We may have died more than once before the status was written; an earlier value was put back by somebody.
         let fits = |attestation: &&MaterialAttestation| {
-            self.before
-                .serial
-                .is_none_or(|serial| attestation.serial() == serial || attestation.serial() == serial + 1)
+            self.before.serial.is_none_or(|serial| attestation.serial() >= serial)
         };
         let Some(attestation) = own.attested.as_ref().filter(fits) else {
             return self.stays(edited(&own.reference.name));
@@ -243,20 +257,17 @@ impl Decision<'_> {
         let told = MaterialStatus { validity: self.validity(&told), ..told };
         let mut steps = Vec::new();
         steps.extend(self.mend(own, attestation).map(|mend| Step::Mend(Box::new(mend))));
-        // Only now that the material is safe under its own name.
-        let others = self.recorded.iter().chain(&self.seen.strays);
-        let others = others.filter(|other| other.name != own.reference.name);
-        let mut others: Vec<_> = others.cloned().map(Step::Delete).collect();
-        others.dedup_by_key(|step| match step {
-            Step::Delete(reference) => Some(reference.uid.clone()),
-            Step::Publish(_) | Step::Mend(_) => None,
-        });
-        steps.extend(others);
+        // Only once the status names this one: until then, whoever changes the name again finds the material by the other.
+        let moved = self.recorded.as_ref().is_some_and(|recorded| recorded.name != own.reference.name);
+        if !moved {
+            steps.extend(self.seen.strays.iter().cloned().map(Step::Delete));
+        }
         let instant = |at: &Option<Instant>| at.as_ref().map(Instant::timestamp).and_then(Result::ok);
         let previous_end = told.previous.as_ref().map(|previous| Some(previous.expires_at.clone()));
         let wakes =
             [instant(&told.rotates_at), instant(&told.expires_at), previous_end.and_then(|at| instant(&at))];
         let wake = wakes.into_iter().flatten().filter(|at| *at > self.now).min();
+        let wake = if moved { Some(self.now) } else { wake };
         Plan { steps, secret: Some(own.reference.clone()), material: Some(told), trouble, wake }
     }
 
@@ -292,10 +303,11 @@ impl Decision<'_> {
         if self.credential.spec.state == DesiredState::Inactive {
             return Plan { material: self.told_before(), ..Plan::default() };
         }
-        let (content, source) = match &self.seen.source {
-            SourceSeen::Unasked if self.kind.generated.is_some() => (Content::Drawn, None),
+        let content = match &self.seen.source {
+            SourceSeen::Unasked if self.kind.generated.is_some() => Content::Drawn,
             SourceSeen::Changed { version, entries, checked: Ok(facts) } => {
-                (Content::Provided(entries.clone(), facts.clone()), Some(version.clone()))
+                let (version, entries, facts) = (version.clone(), entries.clone(), facts.clone());
+                Content::Provided { version, entries, facts }
             }
             SourceSeen::Changed { checked: Err(problem), .. } => {
                 return self.stays(provided(self.credential, problem));
@@ -322,7 +334,7 @@ impl Decision<'_> {
             let trouble = Trouble { reason: Reason::Pending, message, waits_for_others: false };
             return Plan { wake: Some(again_at), ..self.stays(trouble) };
         }
-        let attestation = self.attestation(&options, source, held.map(|(_, told, _)| told));
+        let attestation = self.attestation(&options, held.map(|(_, told, _)| told));
         // What digest, id and fingerprint are, only publishing tells.
         let material = told(&attestation, &self.before, self.credential, self.kind, self.now);
         let validity = self.credential.spec.provided.as_ref().map(|_| Validity::Valid);
@@ -340,7 +352,7 @@ impl Decision<'_> {
             ),
             attestation,
         };
-        // A Secret of another name that the status still names goes once this one is recorded.
+        // A Secret of another name goes once this one is recorded.
         Plan {
             steps: vec![Step::Publish(Box::new(recipe))],
             secret: held.map(|(own, ..)| own.reference.clone()),
@@ -357,12 +369,7 @@ impl Decision<'_> {
         (again_at > self.now && again_at.duration_since(self.now) <= DRAW_AT_MOST_EVERY).then_some(again_at)
     }
 
-    fn attestation(
-        &self,
-        options: &str,
-        source: Option<String>,
-        replaced: Option<&MaterialStatus>,
-    ) -> MaterialAttestation {
+    fn attestation(&self, options: &str, replaced: Option<&MaterialStatus>) -> MaterialAttestation {
         let rotation = self.credential.spec.rotation.clone().unwrap_or_default();
         let issued_at = seconds(self.now);
         let after = |life: &Option<Lifetime>| life.as_ref().map(Lifetime::duration).and_then(Result::ok);
@@ -384,7 +391,6 @@ impl Decision<'_> {
                 rotation_answered: requested(self.credential)
                     .or_else(|| self.before.rotation_answered.clone()),
                 options: Some(options.to_owned()),
-                source,
                 issued_at: Some(issued_at.into()),
                 expires_at: end.map(Into::into),
                 ..MaterialStatus::default()

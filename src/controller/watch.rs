@@ -9,19 +9,20 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api,
-    core::{DeserializeGuard, PartialObjectMeta, error_boundary::InvalidObject},
+    core::PartialObjectMeta,
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, watcher},
     },
 };
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 use tracing::warn;
 
 use super::{
     Context, Key, Place,
     cache::{Cache, Change, Kept, Lost},
     keyring,
+    lean::Lean,
 };
 use crate::{
     api::{ApiToken, Credential},
@@ -43,16 +44,19 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let keyring = watcher::Config::default().fields(&format!("metadata.name={}", ctx.config.keyring_secret));
     let client = || ctx.client.clone();
 
-    let tokens = watcher(Api::<DeserializeGuard<ApiToken>>::all(client()), all.clone());
-    tasks.spawn(feed(ctx.clone(), "ApiToken", tokens, |ctx| &ctx.tokens, token_changed));
-    let credentials = watcher(Api::<DeserializeGuard<Credential>>::all(client()), all.clone());
-    tasks.spawn(feed(ctx.clone(), "Credential", credentials, |ctx| &ctx.credentials, credential_changed));
-    let secrets = watcher(Api::<PartialObjectMeta<Secret>>::all(client()), ours.clone());
-    tasks.spawn(feed(ctx.clone(), "Secret", secrets, |ctx| &ctx.secrets, owner_changed));
-    let provided =
-        watcher(Api::<PartialObjectMeta<Secret>>::all(client()), all.clone().labels(name::PROVIDED_SELECTOR));
-    tasks.spawn(feed(
-        ctx.clone(),
+    let tokens = watcher(Api::<Lean<ApiToken>>::all(client()), all.clone());
+    feed(&mut tasks, ctx, "ApiToken", tokens, |ctx| &ctx.tokens, token_changed);
+    let credentials = watcher(Api::<Lean<Credential>>::all(client()), all.clone());
+    feed(&mut tasks, ctx, "Credential", credentials, |ctx| &ctx.credentials, credential_changed);
+    let secrets = watcher(Api::<Lean<PartialObjectMeta<Secret>>>::all(client()), ours.clone());
+    feed(&mut tasks, ctx, "Secret", secrets, |ctx| &ctx.secrets, owner_changed);
+    let provided = watcher(
+        Api::<Lean<PartialObjectMeta<Secret>>>::all(client()),
+        all.clone().labels(name::PROVIDED_SELECTOR),
+    );
+    feed(
+        &mut tasks,
+        ctx,
         "provided Secret",
         provided,
         |ctx| &ctx.provided,
@@ -61,22 +65,17 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
                 ctx.queue.add(Key::Credential(credential));
             }
         },
-    ));
-    let accounts = watcher(Api::<PartialObjectMeta<ServiceAccount>>::all(client()), ours.clone());
-    tasks.spawn(feed(ctx.clone(), "ServiceAccount", accounts, |ctx| &ctx.accounts, owner_changed));
-    let bindings = watcher(Api::<RoleBinding>::all(client()), ours.clone());
-    tasks.spawn(feed(ctx.clone(), "RoleBinding", bindings, |ctx| &ctx.role_bindings, owner_changed));
-    let bindings = watcher(Api::<ClusterRoleBinding>::all(client()), ours);
-    tasks.spawn(feed(
-        ctx.clone(),
-        "ClusterRoleBinding",
-        bindings,
-        |ctx| &ctx.cluster_role_bindings,
-        owner_changed,
-    ));
-    let keyring = watcher(Api::<Secret>::namespaced(client(), &ctx.config.namespace), keyring);
-    tasks.spawn(feed(
-        ctx.clone(),
+    );
+    let accounts = watcher(Api::<Lean<PartialObjectMeta<ServiceAccount>>>::all(client()), ours.clone());
+    feed(&mut tasks, ctx, "ServiceAccount", accounts, |ctx| &ctx.accounts, owner_changed);
+    let bindings = watcher(Api::<Lean<RoleBinding>>::all(client()), ours.clone());
+    feed(&mut tasks, ctx, "RoleBinding", bindings, |ctx| &ctx.role_bindings, owner_changed);
+    let bindings = watcher(Api::<Lean<ClusterRoleBinding>>::all(client()), ours);
+    feed(&mut tasks, ctx, "ClusterRoleBinding", bindings, |ctx| &ctx.cluster_role_bindings, owner_changed);
+    let keyring = watcher(Api::<Lean<Secret>>::namespaced(client(), &ctx.config.namespace), keyring);
+    feed(
+        &mut tasks,
+        ctx,
         "keyring",
         keyring,
         |ctx| &ctx.keyring_secret,
@@ -84,7 +83,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
             keyring::read(ctx);
             ctx.queue.add(Key::Keyring);
         },
-    ));
+    );
     tasks
 }
 
@@ -106,54 +105,64 @@ pub async fn complete(ctx: &Context) {
     }
 }
 
-/// What a watch shows: most kinds always parse; ours might have been stored before their rules.
-trait Shown<K> {
-    /// The object, or where one is that does not parse; `how` is what that means for it.
-    fn read(self, how: Lost) -> Result<K, (Place, Lost)>;
+/// What a watch shows, or where something is that does not parse: ours might have been stored before their rules. `how` is
+/// what that means for it.
+fn read<K>(Lean(shown): Lean<K>, how: Lost) -> Result<K, (Place, Lost)> {
+    shown.map_err(|metadata| {
+        let place = Place::new(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default());
+        (place, how)
+    })
 }
 
-impl<K> Shown<K> for K {
-    fn read(self, _: Lost) -> Result<K, (Place, Lost)> {
-        Ok(self)
-    }
-}
-
-impl<K> Shown<K> for DeserializeGuard<K> {
-    fn read(self, how: Lost) -> Result<K, (Place, Lost)> {
-        self.0.map_err(|InvalidObject { metadata, .. }| {
-            let place = Place::new(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default());
-            (place, how)
-        })
-    }
-}
-
-async fn feed<S: Shown<K>, K: Kept>(
-    ctx: Arc<Context>,
+/// Takes a watch in. It is read in a task of its own, so that the next page of a list is under way meanwhile.
+fn feed<K: Kept + Send + 'static>(
+    tasks: &mut JoinSet<()>,
+    ctx: &Arc<Context>,
     kind: &'static str,
-    events: impl Stream<Item = watcher::Result<Event<S>>> + Send,
+    events: impl Stream<Item = watcher::Result<Event<Lean<K>>>> + Send + 'static,
     cache: fn(&Context) -> &Cache<K>,
     changed: fn(&Context, &Change<K>),
 ) {
-    let mut events = std::pin::pin!(events.default_backoff());
-    while let Some(event) = events.next().await {
-        let event = match event {
-            Ok(Event::Init) => Ok(Event::Init),
-            Ok(Event::InitDone) => Ok(Event::InitDone),
-            Ok(Event::InitApply(shown)) => shown.read(Lost::Unreadable).map(Event::InitApply),
-            Ok(Event::Apply(shown)) => shown.read(Lost::Unreadable).map(Event::Apply),
-            Ok(Event::Delete(shown)) => shown.read(Lost::Deleted).map(Event::Delete),
-            Err(error) => {
-                warn!(kind, %error, "the watch was interrupted and is taken up again");
-                continue;
+    let (read, mut taken) = mpsc::channel(PAGE as usize);
+    tasks.spawn(async move {
+        let mut events = std::pin::pin!(events.default_backoff());
+        while let Some(event) = events.next().await {
+            // Nobody takes it any more when the controller stops.
+            if read.send(event).await.is_err() {
+                return;
             }
-        };
-        let news = match event {
-            Ok(event) => cache(&ctx).observe(event),
-            Err((place, how)) => vec![cache(&ctx).lose(&place, how)],
-        };
-        for change in news {
-            changed(&ctx, &change);
         }
+    });
+    let ctx = ctx.clone();
+    tasks.spawn(async move {
+        while let Some(event) = taken.recv().await {
+            match event {
+                Ok(event) => take_in(&ctx, event, cache(&ctx), changed),
+                Err(error) => warn!(kind, %error, "the watch was interrupted and is taken up again"),
+            }
+        }
+    });
+}
+
+fn take_in<K: Kept>(
+    ctx: &Context,
+    event: Event<Lean<K>>,
+    cache: &Cache<K>,
+    changed: fn(&Context, &Change<K>),
+) {
+    let event = match event {
+        Event::Init => Ok(Event::Init),
+        Event::InitDone => Ok(Event::InitDone),
+        Event::InitApply(shown) => read(shown, Lost::Unreadable).map(Event::InitApply),
+        Event::Apply(shown) => read(shown, Lost::Unreadable).map(Event::Apply),
+        Event::Delete(shown) => read(shown, Lost::Deleted).map(Event::Delete),
+    };
+    let news = match event {
+        Ok(event) => cache.observe(event),
+        Err((place, how)) => vec![cache.lose(&place, how)],
+    };
+    for change in news {
+        changed(ctx, &change);
     }
 }
 

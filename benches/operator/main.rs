@@ -11,6 +11,7 @@ mod floor;
 mod growth;
 mod issue;
 mod load;
+mod material;
 mod measure;
 mod operator;
 mod poison;
@@ -30,7 +31,7 @@ use world::World;
 struct Arguments {
     /// Which benches to run; all of them by default.
     benches: Vec<Bench>,
-    /// How many tokens, instead of each bench's own numbers; several are separated by commas.
+    /// How many tokens, or credentials, instead of each bench's own numbers; several are separated by commas.
     #[arg(long, value_delimiter = ',')]
     tokens: Vec<usize>,
     /// How many requests a client has under way at a time; several are separated by commas.
@@ -52,6 +53,8 @@ enum Bench {
     Expire,
     /// A token that can never have its Secret, among many.
     Poison,
+    /// Many credentials with material at once.
+    Material,
     /// A start with many tokens there.
     Restart,
     /// One more token, when there are many.
@@ -77,7 +80,7 @@ async fn main() {
     let benches: Vec<_> = Bench::value_variants().iter().copied().filter(asked).collect();
     // What needs thousands of tokens to begin with shares them.
     let (alone, together): (Vec<_>, Vec<_>) =
-        benches.into_iter().partition(|bench| matches!(bench, Bench::Issue | Bench::Expire | Bench::Poison));
+        benches.into_iter().partition(|bench| !matches!(bench, Bench::Restart | Bench::Growth));
     let groups = alone.iter().map(std::slice::from_ref).chain([together.as_slice()]);
     for (index, group) in groups.filter(|group| !group.is_empty()).enumerate() {
         // A control plane each, so that none pays for what another left behind.
@@ -89,6 +92,7 @@ async fn main() {
             [Bench::Issue] => issue::run(&world, &arguments).await,
             [Bench::Expire] => expire::run(&world, &arguments).await,
             [Bench::Poison] => poison::run(&world, &arguments).await,
+            [Bench::Material] => material::run(&world, &arguments).await,
             together => population::run(&world, &arguments, together).await,
         }
     }

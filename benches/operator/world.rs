@@ -3,10 +3,13 @@
 use std::{fs, thread::available_parallelism};
 
 use control_plane::{ControlPlane, Identity};
-use credential_operator::api::{self, ApiToken, ApiTokenState, Credential};
+use credential_operator::{
+    api::{self, ApiToken, ApiTokenState, Credential},
+    domain::name::MANAGED_BY_SELECTOR,
+};
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::core::v1::{Namespace, Secret},
+    api::core::v1::{Namespace, Secret, ServiceAccount},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
@@ -209,6 +212,8 @@ impl Space {
         self.api::<Secret>().delete_collection(&all.0, &all.1).await.unwrap();
         self.api::<ApiToken>().delete_collection(&all.0, &all.1).await.unwrap();
         self.api::<Credential>().delete_collection(&all.0, &all.1).await.unwrap();
+        let ours = ListParams::default().labels(MANAGED_BY_SELECTOR);
+        self.api::<ServiceAccount>().delete_collection(&all.0, &ours).await.unwrap();
         let first = ListParams::default().limit(1);
         let deadline = Instant::now() + DEADLINE;
         while self.api::<Secret>().list_metadata(&first).await.unwrap().items.len()

@@ -143,15 +143,17 @@ async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential)
     let observed = credential::observe::observe(ctx, credential).await?;
     let now = ctx.clock.now();
     let plan = credential::plan::plan(&observed, now);
-    if plan.replaces_material() {
-        // The value before is lost by it, and a watch that lags would have us undo what another leader has done.
-        credential::observe::latest(ctx, credential).await?;
+    if plan.destroys_material() {
+        // A value is lost by it, and a watch that lags would have us undo what another leader has done.
+        credential::observe::unchanged(ctx, credential).await?;
     }
-    let wake = plan.wake;
+    let (wake, again) = (plan.wake, plan.again);
     let planned = plan.status.clone();
     let plan_waits = plan.waits_for_others;
     let outcome = credential::apply::apply(ctx, &observed, plan, now).await;
-    ctx.queue.wake(key, wake);
+    // What is still being drawn tells when it is there.
+    let again = again && matches!(outcome, Ok(credential::material::apply::Done::Yes));
+    ctx.queue.wake(key, if again { Some(now) } else { wake });
     let Err(error) = outcome else {
         if !plan_waits {
             ctx.memory().in_the_way.remove(key);

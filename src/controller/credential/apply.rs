@@ -31,8 +31,8 @@ use crate::{
     },
 };
 
-/// Carries out the steps in their order, then writes the status if it differs. A binding that is refused does not
-/// keep the others from being made.
+/// Carries out the steps in their order, then writes the status if it differs; tells whether all of it is done. A binding
+/// that is refused does not keep the others from being made.
 ///
 /// # Errors
 /// The first failure, after all was done that could be.
@@ -41,7 +41,7 @@ pub async fn apply(
     observed: &Observed,
     plan: Plan,
     now: Timestamp,
-) -> Result<(), RequestError> {
+) -> Result<Done, RequestError> {
     let credential = &observed.credential;
     let mut status = plan.status;
     let mut current = credential.clone();
@@ -92,7 +92,7 @@ pub async fn apply(
     if let Some(status) = status {
         write_status(ctx, &current, status).await?;
     }
-    refusal.map_or(Ok(()), Err)
+    refusal.map_or(Ok(if later { Done::Later } else { Done::Yes }), Err)
 }
 
 /// The server's words, and what a person can do about them.

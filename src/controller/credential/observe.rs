@@ -39,10 +39,7 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Observed,
     let filled_before = credential.status.as_ref().is_some_and(|status| status.material.is_some());
     if unfilled && (filled_before || ctx.saw_vanish(&Key::credential(credential))) {
         // What is drawn now might have been drawn before, or be under another name, or not be wished any more.
-        let found = latest(ctx, credential).await?;
-        if found.resource_version != credential.metadata.resource_version {
-            return Err(RequestError::Stale { what: format!("Credential {}", Place::of(credential)) });
-        }
+        unchanged(ctx, credential).await?;
     }
     Ok(Observed {
         account,
@@ -140,6 +137,19 @@ pub async fn latest(ctx: &Context, credential: &Credential) -> Result<ObjectMeta
     };
     let found = found.map(|found| found.metadata).filter(same);
     found.ok_or_else(|| RequestError::Stale { what: format!("Credential {place}") })
+}
+
+/// Fails unless the API server has the credential in the very version that was shown to us.
+///
+/// # Errors
+/// When it has it in another, or does not answer.
+pub async fn unchanged(ctx: &Context, credential: &Credential) -> Result<(), RequestError> {
+    let found = latest(ctx, credential).await?;
+    if found.resource_version == credential.metadata.resource_version {
+        Ok(())
+    } else {
+        Err(RequestError::Stale { what: format!("Credential {}", Place::of(credential)) })
+    }
 }
 
 async fn look(ctx: &Context, key: &BindingKey) -> Result<Option<Binding>, RequestError> {

@@ -75,17 +75,22 @@ pub struct Plan {
     pub status: Option<CredentialStatus>,
     /// When to decide again though nothing happened.
     pub wake: Option<Timestamp>,
+    /// Whether to decide again at once when all of this is done.
+    pub again: bool,
     /// Whether something of others is in the way, that no watch shows.
     pub waits_for_others: bool,
 }
 
 impl Plan {
-    /// Whether it puts new material in the place of what is there.
+    /// Whether it puts new material in the place of what is there, or takes away what is under another name.
     #[must_use]
-    pub fn replaces_material(&self) -> bool {
-        self.steps.iter().any(
-            |step| matches!(step, Step::Material(material::plan::Step::Publish(recipe)) if recipe.into.is_some()),
-        )
+    pub fn destroys_material(&self) -> bool {
+        let published = self.status.as_ref().is_some_and(|status| status.secret.is_some());
+        self.steps.iter().any(|step| match step {
+            Step::Material(material::plan::Step::Publish(recipe)) => recipe.into.is_some(),
+            Step::Material(material::plan::Step::Delete(_)) => published,
+            _ => false,
+        })
     }
 }
 
@@ -151,7 +156,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         if held {
             steps.push(Step::RemoveFinalizer);
         }
-        return Plan { steps, status: None, wake: None, waits_for_others: false };
+        return Plan { steps, status: None, wake: None, again: false, waits_for_others: false };
     }
     match &observed.account {
         AccountSeen::Absent => steps.push(Step::CreateAccount),
@@ -192,7 +197,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         ..status(observed, verdict, end, now)
     };
     let wake = end.filter(|_| !expired).into_iter().chain(look_again).chain(material.wake).min();
-    Plan { steps, status: Some(status), wake, waits_for_others }
+    Plan { steps, status: Some(status), wake, again: material.again, waits_for_others }
 }
 
 /// Deletes what is ours and not wished as it is; tells what stays, and what others have put in the way.

@@ -214,27 +214,33 @@ fn owned(credential: &Credential, found: &ObjectMeta) -> bool {
     controller(found).is_some_and(|owner| Some(&owner.uid) == credential.metadata.uid.as_ref())
 }
 
-/// The Secret that the status names, with what it holds, where the spec wishes another name by now.
+/// The material under another name than the one that is wished: the Secret that the status names, or a copy of it that was
+/// made for a name that was wished meanwhile.
 async fn former(
     ctx: &Context,
     credential: &Credential,
     status: &CredentialStatus,
     wished: &Place,
 ) -> Result<Option<(OwnSecret, Entries)>, RequestError> {
-    let Some(recorded) = status.secret.as_ref().filter(|recorded| recorded.name != wished.name()) else {
-        return Ok(None);
-    };
-    let place = Place::new(wished.namespace(), &recorded.name);
-    let Some(found) = read(ctx, &place).await? else {
-        return Ok(None);
-    };
-    let SecretSeen::Ours(own) = judge(ctx, credential, status, &place, &found) else {
-        return Ok(None);
-    };
-    let keys = own.attested.as_ref().map(|attestation| attestation.keys.clone()).unwrap_or_default();
-    let plain = own.attested.iter().flat_map(|attestation| attestation.plain.keys().cloned());
-    let all: Vec<_> = keys.into_iter().chain(plain).collect();
-    Ok(Some((*own, entries(&found, &all))))
+    let recorded = status.secret.as_ref().map(|recorded| Place::new(wished.namespace(), &recorded.name));
+    let recorded = recorded.filter(|place| place != wished);
+    let mut places: Vec<_> = recorded.iter().cloned().collect();
+    let copies = ctx.secrets.places_owned_by(&Key::credential(credential)).into_iter();
+    places.extend(copies.filter(|place| place != wished && Some(place) != recorded.as_ref()));
+    let serial = status.material.as_ref().and_then(|material| material.serial);
+    for place in places {
+        let Some(found) = read(ctx, &place).await? else { continue };
+        let SecretSeen::Ours(own) = judge(ctx, credential, status, &place, &found) else { continue };
+        let whole = own.attested.as_ref();
+        let latest = whole.is_some_and(|said| serial.is_none_or(|serial| said.serial() >= serial));
+        // What somebody changed in the one that the status names is told, and not left behind.
+        if latest || Some(&place) == recorded.as_ref() {
+            let keys = whole.into_iter().flat_map(|said| said.keys.iter().chain(said.plain.keys())).cloned();
+            let held = entries(&found, &keys.collect::<Vec<_>>());
+            return Ok(Some((*own, held)));
+        }
+    }
+    Ok(None)
 }
 
 /// The Secret that the material is taken from, read only where it was not seen in this version.

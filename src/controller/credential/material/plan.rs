@@ -38,6 +38,8 @@ pub struct Plan {
     pub trouble: Option<Trouble>,
     /// When to decide again though nothing happened.
     pub wake: Option<Timestamp>,
+    /// Whether to decide again at once when all of this is done.
+    pub again: bool,
 }
 
 /// Why the material is not as it should be.
@@ -231,8 +233,8 @@ impl Decision<'_> {
             steps,
             secret: self.recorded.clone(),
             material: Some(self.before.clone()),
-            trouble: None,
-            wake: Some(self.now),
+            again: true,
+            ..Plan::default()
         }
     }
 
@@ -267,8 +269,8 @@ impl Decision<'_> {
         let wakes =
             [instant(&told.rotates_at), instant(&told.expires_at), previous_end.and_then(|at| instant(&at))];
         let wake = wakes.into_iter().flatten().filter(|at| *at > self.now).min();
-        let wake = if moved { Some(self.now) } else { wake };
-        Plan { steps, secret: Some(own.reference.clone()), material: Some(told), trouble, wake }
+        let secret = Some(own.reference.clone());
+        Plan { steps, secret, material: Some(told), trouble, wake, again: moved }
     }
 
     /// Whether what is published is to be replaced.
@@ -357,8 +359,8 @@ impl Decision<'_> {
             steps: vec![Step::Publish(Box::new(recipe))],
             secret: held.map(|(own, ..)| own.reference.clone()),
             material: Some(MaterialStatus { validity, ..material }),
-            trouble: None,
-            wake: Some(self.now),
+            again: true,
+            ..Plan::default()
         }
     }
 

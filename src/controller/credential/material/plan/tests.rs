@@ -82,7 +82,13 @@ impl World {
         let own = |name: &str| self.secrets.get(name).map(|(own, _)| own.clone());
         let recorded = self.credential.status.as_ref().and_then(|status| status.secret.clone());
         let secret = own(&name).map_or(SecretSeen::Absent, |own| SecretSeen::Ours(Box::new(own)));
-        let former = recorded.as_ref().filter(|recorded| recorded.name != name).and_then(|at| own(&at.name));
+        let copies = self.secrets.values().filter(|(own, _)| own.owned).map(|(own, _)| own.reference.clone());
+        let serial = self.credential.status.as_ref().and_then(|status| status.material.as_ref()?.serial);
+        let former = recorded.iter().cloned().chain(copies).filter(|other| other.name != name);
+        let former = former.filter_map(|other| own(&other.name)).find(|own| {
+            let attested = own.attested.as_ref().map(MaterialAttestation::serial);
+            attested.is_some_and(|attested| serial.is_none_or(|serial| attested >= serial))
+        });
         let former = former.filter(|_| matches!(secret, SecretSeen::Absent)).map(|own| (own, Entries::new()));
         let strays = self.secrets.values().filter(|(own, _)| own.owned).map(|(own, _)| own.reference.clone());
         let strays = strays.filter(|other| other.name != name).collect();
@@ -152,11 +158,10 @@ impl World {
         secret: &mut Option<ObjectReference>,
         material: &mut Option<MaterialStatus>,
     ) {
-        let recorded = self.credential.status.as_ref().and_then(|status| status.secret.clone());
         let (value, attestation, copied) = match recipe.content {
             Content::Copied(_) => {
-                let former = recorded.as_ref().unwrap();
-                let (_, value) = &self.secrets[&former.name];
+                let (former, _) = self.seen().former.unwrap();
+                let (_, value) = &self.secrets[&former.reference.name];
                 (*value, recipe.attestation, true)
             }
             Content::Drawn | Content::Provided { .. } => {

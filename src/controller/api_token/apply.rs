@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::{
     observe::TOKEN_KEY,
-    plan::{Mend, Plan, Recipe, Step},
+    plan::{Attest, Mend, Plan, Recipe, Step},
 };
 use crate::{
     api::{ApiToken, ApiTokenState, ApiTokenStatus, credential::ObjectReference},
@@ -167,12 +167,10 @@ async fn mend_secret(ctx: &Context, token: &ApiToken, mend: Mend) -> Result<(), 
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), mend.secret.name.clone());
     let keyring = ctx.keyring();
     let mut annotations = mend.dress.annotations;
-    if let Some((value, serial, end)) = &mend.attest {
+    if let Some(Attest { value, serial, end, credential }) = &mend.attest {
         let subject = Subject { uid: token.metadata.uid.clone().unwrap_or_default(), serial: *serial };
         // Under the key of the digest in the status, so that both say the same again.
-        let status = token.status.as_ref();
-        let credential = status.and_then(|status| status.credential_uid.as_deref()).unwrap_or_default();
-        let digest = status.and_then(|status| status.digest.as_deref());
+        let digest = token.status.as_ref().and_then(|status| status.digest.as_deref());
         let key = digest.and_then(digest::key_id).and_then(|id| keyring.get(id));
         if let Some(key) = key {
             let attestation = Attestation::new(key, &subject, value, *end, credential);

@@ -40,7 +40,7 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
         status.digest.as_deref().and_then(digest::key_id).is_none_or(|key| keyring.get(key).is_some());
     let credential = credential(ctx, token, &status).await?;
     let issued_for = match &credential {
-        CredentialSeen::Present(present) => present.metadata.uid.as_deref(),
+        CredentialSeen::Present(present) => Some(&**present),
         CredentialSeen::Absent | CredentialSeen::Gone => None,
     };
     let secret = secret(ctx, token, &status, issued_for).await?;
@@ -107,19 +107,23 @@ async fn credential(
     };
     // Nor is a status that anybody might have written, where the Secret can prove that it was issued for this one. And a
     // token that is younger than this credential was meant for it: a lagging watch had it issued for the one before.
-    let uid = found.metadata.uid.as_ref();
-    let younger = token.metadata.creation_timestamp > found.metadata.creation_timestamp;
-    let present = uid == Some(issued_for) || younger || issued_for_it(ctx, token, status, uid).await?;
+    let present = found.metadata.uid.as_ref() == Some(issued_for)
+        || is_younger(token, &found)
+        || issued_for_it(ctx, token, status, &found).await?;
     Ok(if present { CredentialSeen::Present(Box::new(found)) } else { CredentialSeen::Gone })
+}
+
+fn is_younger(token: &ApiToken, credential: &Credential) -> bool {
+    token.metadata.creation_timestamp > credential.metadata.creation_timestamp
 }
 
 async fn issued_for_it(
     ctx: &Context,
     token: &ApiToken,
     status: &ApiTokenStatus,
-    credential: Option<&String>,
+    credential: &Credential,
 ) -> Result<bool, RequestError> {
-    let seen = read(ctx, token, status, credential.map(String::as_str)).await?;
+    let seen = read(ctx, token, status, Some(credential)).await?;
     Ok(
         matches!(seen, SecretSeen::Ours(own) if matches!(own.content, Content::Recorded | Content::Attested(_))),
     )
@@ -129,11 +133,11 @@ async fn secret(
     ctx: &Context,
     token: &ApiToken,
     status: &ApiTokenStatus,
-    issued_for: Option<&str>,
+    issued_for: Option<&Credential>,
 ) -> Result<SecretSeen, RequestError> {
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret_name(token));
     let held = ctx.secrets.get(&place);
-    if let Some(seen) = held.as_ref().and_then(|held| recorded(token, status, &held.metadata)) {
+    if let Some(seen) = held.as_ref().and_then(|held| recorded(token, status, issued_for, &held.metadata)) {
         return Ok(seen);
     }
     let expected = status.secret.is_some() || held.is_some();
@@ -160,7 +164,7 @@ async fn read(
     ctx: &Context,
     token: &ApiToken,
     status: &ApiTokenStatus,
-    issued_for: Option<&str>,
+    issued_for: Option<&Credential>,
 ) -> Result<SecretSeen, RequestError> {
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret_name(token));
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
@@ -169,12 +173,18 @@ async fn read(
 }
 
 /// What a Secret is by its metadata alone, where that is enough.
-fn recorded(token: &ApiToken, status: &ApiTokenStatus, found: &ObjectMeta) -> Option<SecretSeen> {
+fn recorded(
+    token: &ApiToken,
+    status: &ApiTokenStatus,
+    issued_for: Option<&Credential>,
+    found: &ObjectMeta,
+) -> Option<SecretSeen> {
     let attestation = attestation(found)?;
     let agreed = status.secret.as_ref().map(|secret| &secret.uid) == found.uid.as_ref()
         && status.serial == Some(attestation.serial)
         && status.token_id.as_ref() == Some(&attestation.id)
-        && status.digest.as_ref() == Some(&attestation.digest);
+        && status.digest.as_ref() == Some(&attestation.digest)
+        && issued_for.is_none_or(|present| present.metadata.uid.as_ref() == Some(&attestation.credential));
     (agreed && owned(token, found) && found.deletion_timestamp.is_none())
         .then(|| ours(token, found, Content::Recorded))
 }
@@ -184,7 +194,7 @@ fn judge(
     ctx: &Context,
     token: &ApiToken,
     status: &ApiTokenStatus,
-    issued_for: Option<&str>,
+    issued_for: Option<&Credential>,
     found: &Secret,
 ) -> SecretSeen {
     let metadata = &found.metadata;
@@ -201,9 +211,13 @@ fn judge(
         .and_then(|text| Token::parse(text).ok());
     let attested = attestation(metadata).zip(value.as_ref());
     let attested = attested.filter(|(attestation, value)| attestation.verify(&keyring, &uid, value).is_ok());
-    // Issued for another credential of the same name, it is nobody's value now.
-    let is_for_it = |attestation: &Attestation| issued_for == Some(&*attestation.credential);
+    // Issued for another credential of the same name, it is nobody's value now; but a token that is younger than this
+    // credential was never meant for the one before, and its value is only attested anew.
+    let is_for_it = |attestation: &Attestation| {
+        issued_for.is_some_and(|present| present.metadata.uid.as_ref() == Some(&attestation.credential))
+    };
     let anothers = attested.as_ref().is_some_and(|(attestation, _)| !is_for_it(attestation));
+    let meant_for_it = issued_for.is_some_and(|present| is_younger(token, present));
     let attested = attested.filter(|(attestation, _)| is_for_it(attestation));
     let recorded_uid = status.secret.as_ref().map(|secret| &secret.uid) == metadata.uid.as_ref();
     let digested = value.as_ref().is_some_and(|value| {
@@ -232,7 +246,9 @@ fn judge(
         {
             Content::Attested(attestation)
         }
-        (_, Some(value)) if digested && recorded_uid && !anothers => Content::Unattested(value.clone()),
+        (_, Some(value)) if digested && recorded_uid && (!anothers || meant_for_it) => {
+            Content::Unattested(value.clone())
+        }
         _ => Content::Strange,
     };
     ours(token, metadata, content)

@@ -80,8 +80,21 @@ pub struct Mend {
     pub dress: Dress,
     /// Whether the owner reference is to be put back.
     pub own: bool,
-    /// The value to attest anew, with its serial and end.
-    pub attest: Option<(Token, i64, Timestamp)>,
+    /// What to attest anew.
+    pub attest: Option<Attest>,
+}
+
+/// What is to be attested of a value that is there.
+#[derive(Clone, Debug)]
+pub struct Attest {
+    /// The value.
+    pub value: Token,
+    /// Its number.
+    pub serial: i64,
+    /// Its end.
+    pub end: Timestamp,
+    /// The UID of the credential that it is for.
+    pub credential: String,
 }
 
 /// Decides.
@@ -227,7 +240,12 @@ impl Live<'_> {
         if let Some(value) = unattested {
             self.status.token_id = Some(value.id().to_owned());
         }
-        let attest = unattested.map(|value| (value.clone(), serial, self.own_end));
+        let attest = unattested.map(|value| Attest {
+            value: value.clone(),
+            serial,
+            end: self.own_end,
+            credential: self.credential.metadata.uid.clone().unwrap_or_default(),
+        });
         let dress =
             dress::changes(&secret.labels, &secret.annotations, self.observed.token.spec.secret.as_ref());
         let needed = !secret.owned || !dress.is_empty() || attest.is_some();

@@ -787,9 +787,10 @@ fn what_describes_the_secret_is_mended() {
     secret(&mut observed).content = Content::Unattested(value().token());
     let plan = plan(&observed, now());
     let [Step::MendSecret(mend)] = &plan.steps[..] else { panic!("{:?}", plan.steps) };
-    let (token, serial, end) = mend.attest.as_ref().unwrap();
-    assert_eq!((token.id(), *serial, *end), (value().token().id(), 0, at(END)));
+    let attest = mend.attest.as_ref().unwrap();
+    assert_eq!((attest.value.id(), attest.serial, attest.end), (value().token().id(), 0, at(END)));
     assert_eq!(plan.status, observed.token.status);
+    assert_eq!(Some(&attest.credential), plan.status.unwrap().credential_uid.as_ref());
 }
 
 #[test]

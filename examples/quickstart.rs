@@ -1,7 +1,7 @@
 //! See it work: `cargo run --example quickstart`.
 //!
 //! Starts a Kubernetes control plane of its own, installs the operator there and runs it with exactly the rights of
-//! `deploy/rbac.yaml`, applies the YAML files of this folder, and shows what comes of them: the objects, a token, the
+//! `deploy/controller.yaml`, applies the YAML files of this folder, and shows what comes of them: the objects, a token, the
 //! rights of the identity, and the end of a token that lives for a minute. Whatever is printed was answered by the API
 //! server.
 //!
@@ -46,7 +46,7 @@ use crate::{
 };
 
 const OPERATOR: &str = "credential-operator";
-const RBAC: &str = include_str!("../deploy/rbac.yaml");
+const RBAC: &str = include_str!("../deploy/controller.yaml");
 /// See it work: a control plane, the operator, a token, and its end.
 #[derive(Parser)]
 struct Arguments {

@@ -8,6 +8,7 @@ pub mod api_token;
 pub mod condition;
 pub mod credential;
 pub mod instant;
+pub mod lean;
 pub mod lifetime;
 pub mod material;
 

@@ -12,7 +12,6 @@ pub mod draws;
 pub mod dress;
 mod kept;
 pub mod keyring;
-mod lean;
 mod packed;
 mod place;
 pub mod queue;

@@ -14,3 +14,4 @@ pub mod api;
 pub mod controller;
 pub mod domain;
 pub mod telemetry;
+pub mod verifier;

@@ -1,6 +1,6 @@
 //! `credential-operator`: arguments, client, clock and source of randomness. Decides nothing else.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{fs, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use credential_operator::{
@@ -8,6 +8,11 @@ use credential_operator::{
     controller::{self, Config, Context},
     domain::{clock::Clock, token::Prefix},
     telemetry::{self, LogFormat},
+    verifier::{
+        self, Listen, Source, TlsFiles, Verifier,
+        routes::Routes,
+        service::{Introspection, Service},
+    },
 };
 use kube::Client;
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
@@ -28,27 +33,84 @@ struct Arguments {
 enum Command {
     /// Run the controller.
     Controller(ControllerArguments),
+    /// Run the verifier, which tells gateways and services whether a token is accepted.
+    Verifier(Box<VerifierArguments>),
     /// Print the CustomResourceDefinitions as YAML, for `kubectl apply -f -`.
     Crds,
 }
 
+/// What controller and verifier have in common.
 #[derive(Args)]
-struct ControllerArguments {
+struct CommonArguments {
     /// The operator's own namespace, where its keyring lives.
     #[arg(long, env = "POD_NAMESPACE", default_value = "credential-operator")]
     namespace: String,
-    /// The name of the Secret that holds the keyring. It is created when there is none.
+    /// The name of the Secret that holds the keyring. The controller creates it when there is none.
     #[arg(long, default_value = "credential-operator-keyring")]
     keyring_secret: String,
-    /// What tokens start with: 2 to 16 lower-case letters and digits, a letter first.
-    #[arg(long, default_value = "cop")]
-    token_prefix: Prefix,
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
     /// What is logged, such as `info` or `info,credential_operator=debug`.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     log: String,
+}
+
+#[derive(Args)]
+struct ControllerArguments {
+    #[command(flatten)]
+    common: CommonArguments,
+    /// What tokens start with: 2 to 16 lower-case letters and digits, a letter first.
+    #[arg(long, default_value = "cop")]
+    token_prefix: Prefix,
+}
+
+#[derive(Args)]
+struct VerifierArguments {
+    #[command(flatten)]
+    common: CommonArguments,
+    /// Where to answer: without TLS, a loopback address.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Where to answer /livez, /readyz and /metrics, always without TLS.
+    #[arg(long, default_value = "0.0.0.0:8081")]
+    health_listen: SocketAddr,
+    /// The certificate to serve TLS with, and those between it and the root, PEM. Read again when it changes.
+    #[arg(long, requires = "tls_key_file")]
+    tls_cert_file: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[arg(long, requires = "tls_cert_file")]
+    tls_key_file: Option<PathBuf>,
+    /// The authorities of clients, PEM: whoever shows a certificate of theirs may introspect.
+    #[arg(long, requires = "tls_cert_file")]
+    client_ca_file: Option<PathBuf>,
+    /// A YAML file of routes: what a token must be good for at /forward-auth/NAME and /introspect/NAME.
+    #[arg(long)]
+    routes: Option<PathBuf>,
+    /// Offer introspection (RFC 7662). Callers show a Kubernetes token, which needs rights that the verifier has not without
+    /// it, or a certificate of --client-ca-file.
+    #[arg(long)]
+    introspection: bool,
+    /// What introspection says tokens are issued by.
+    #[arg(long, default_value = "credential-operator")]
+    issuer: String,
+    /// How old the verifier's knowledge may be, such as 30s; when it is older, nothing is answered. 10s to 10m.
+    #[arg(long, default_value = "30s", value_parser = staleness)]
+    max_staleness: Duration,
+    /// How long to answer on after the word to stop, while /readyz says no already.
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    stop_after: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|parsed| parsed.try_into().ok());
+    parsed.ok_or_else(|| "write a number and a unit, such as 30s or 5m".to_owned())
+}
+
+fn staleness(text: &str) -> Result<Duration, String> {
+    let parsed = duration(text)?;
+    let allowed = Duration::from_secs(10)..=Duration::from_mins(10);
+    if allowed.contains(&parsed) { Ok(parsed) } else { Err("choose 10s to 10m".to_owned()) }
 }
 
 struct SystemClock;
@@ -63,6 +125,7 @@ impl Clock for SystemClock {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Controller(arguments) => run_controller(arguments),
+        Command::Verifier(arguments) => run_verifier(*arguments),
         Command::Crds => print_crds(),
     };
     match outcome {
@@ -90,7 +153,55 @@ fn print_crds() -> Outcome {
 
 #[tokio::main]
 async fn run_controller(arguments: ControllerArguments) -> Outcome {
-    telemetry::start(arguments.log_format, &arguments.log)?;
+    let client = start(&arguments.common).await?;
+    let config = Config {
+        namespace: arguments.common.namespace,
+        keyring_secret: arguments.common.keyring_secret,
+        token_prefix: arguments.token_prefix,
+    };
+    let ctx = Context::new(client, Arc::new(SystemClock), Box::new(UnwrapErr(SysRng)), config);
+    controller::run(Arc::new(ctx), stopped()?).await?;
+    Ok(())
+}
+
+#[tokio::main]
+async fn run_verifier(arguments: VerifierArguments) -> Outcome {
+    let routes = match &arguments.routes {
+        Some(path) => {
+            let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            Routes::read(&text).map_err(|error| format!("{}: {error}", path.display()))?
+        }
+        None => Routes::default(),
+    };
+    let client = start(&arguments.common).await?;
+    let source = Source {
+        namespace: arguments.common.namespace,
+        keyring_secret: arguments.common.keyring_secret,
+        max_staleness: arguments.max_staleness,
+    };
+    let introspection = arguments
+        .introspection
+        .then(|| Introspection { reviewer: Some(client.clone()), issuer: arguments.issuer });
+    let tls = arguments.tls_cert_file.zip(arguments.tls_key_file).map(|(certificate, key)| TlsFiles {
+        certificate,
+        key,
+        client_authorities: arguments.client_ca_file,
+    });
+    let listen = Listen {
+        address: arguments.listen,
+        tls,
+        health: arguments.health_listen,
+        stop_after: arguments.stop_after,
+    };
+    let verifier = Arc::new(Verifier::new(source, Arc::new(SystemClock)));
+    let service = Arc::new(Service::new(verifier, routes, introspection));
+    Box::pin(verifier::run(service, client, listen, |_, _| {}, stopped()?)).await?;
+    Ok(())
+}
+
+/// Starts logging, and makes the client.
+async fn start(common: &CommonArguments) -> Result<Client, Box<dyn std::error::Error>> {
+    telemetry::start(common.log_format, &common.log)?;
     // kube's features name the provider too, but another crate that names a second one would make the choice ambiguous.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider is installed already");
@@ -99,13 +210,11 @@ async fn run_controller(arguments: ControllerArguments) -> Outcome {
     // Every write has a deadline and comes back through the queue; a client that repeats a POST by itself would meet
     // its own first attempt.
     config.default_retry = false;
-    let client = Client::try_from(config)?;
-    let config = Config {
-        namespace: arguments.namespace,
-        keyring_secret: arguments.keyring_secret,
-        token_prefix: arguments.token_prefix,
-    };
-    let ctx = Context::new(client, Arc::new(SystemClock), Box::new(UnwrapErr(SysRng)), config);
+    Ok(Client::try_from(config)?)
+}
+
+/// Resolves when the process is to stop.
+fn stopped() -> std::io::Result<oneshot::Receiver<()>> {
     let (stop, stopped) = oneshot::channel();
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::spawn(async move {
@@ -114,9 +223,8 @@ async fn run_controller(arguments: ControllerArguments) -> Outcome {
             _ = tokio::signal::ctrl_c() => {}
         }
         tracing::info!("stopping");
-        // The receiver is gone only when the controller has ended by itself.
+        // The receiver is gone only when all has ended by itself.
         let _ = stop.send(());
     });
-    controller::run(Arc::new(ctx), stopped).await?;
-    Ok(())
+    Ok(stopped)
 }

@@ -1,4 +1,4 @@
-//! The operator as it is shipped: its binary, a process of its own, with the rights of deploy/rbac.yaml.
+//! The operator as it is shipped: its binary, a process of its own, with the rights of deploy/controller.yaml.
 
 use std::{
     fs::{self, File},

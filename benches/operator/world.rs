@@ -58,7 +58,7 @@ impl World {
         for crd in api::crds() {
             install_crd(&admin, &crd).await;
         }
-        let rbac = include_str!("../../deploy/rbac.yaml");
+        let rbac = include_str!("../../deploy/controller.yaml");
         for document in rbac.split("\n---\n").chain(FLOOR.split("\n---\n")) {
             apply(&admin, serde_yaml_ng::from_str(document).unwrap()).await;
         }

@@ -22,10 +22,9 @@ use super::{
     Context, Key, Place,
     cache::{Cache, Change, Kept, Lost},
     keyring,
-    lean::Lean,
 };
 use crate::{
-    api::{ApiToken, Credential},
+    api::{ApiToken, Credential, lean::Lean},
     domain::name,
 };
 

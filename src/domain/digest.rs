@@ -28,6 +28,9 @@ const MATERIAL_DIGEST_PURPOSE: &str = "credential-operator.io/v1/material-digest
 const MATERIAL_PURPOSE: &str = "credential-operator.io/v1/material-secret";
 const SOURCE_PURPOSE: &str = "credential-operator.io/v1/provided-digest";
 
+/// The code that a key makes of a value.
+pub type Code = [u8; 32];
+
 /// Which value of which `ApiToken`: the same secret under another UID or serial has another digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
@@ -65,7 +68,29 @@ pub fn verify(keyring: &Keyring, digest: &str, subject: &Subject, token: &Token)
 /// The id of the key that a digest names; `None` when it is no digest.
 #[must_use]
 pub fn key_id(digest: &str) -> Option<&str> {
-    decode(digest).map(|(id, _)| id)
+    parse(digest).map(|(id, _)| id)
+}
+
+/// Takes a digest apart: the id of its key, and the code that the key made. `None` when it is no digest.
+#[must_use]
+pub fn parse(text: &str) -> Option<(&str, Code)> {
+    let (id, digits) = text.strip_prefix(ALGORITHM)?.strip_prefix(':')?.split_once(':')?;
+    let mut code = [0; 32];
+    if digits.len() != 64 || !digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+        return None;
+    }
+    for (byte, at) in code.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
+    }
+    Some((id, code))
+}
+
+/// Whether `code` is what `key` makes of this value, serial and UID; in time that does not depend on the value.
+#[must_use]
+pub fn is_code_of(key: &Key, code: &Code, uid: &str, serial: i64, token: &Token) -> bool {
+    let fields = [uid, &serial.to_string(), token.id(), token.expose_secret()];
+    // Constant-time: `verify_slice` compares by `subtle`.
+    mac(key, DIGEST_PURPOSE, &fields).verify_slice(code).is_ok()
 }
 
 /// What the annotation on a token's Secret says, and the proof that the operator said it.
@@ -267,9 +292,17 @@ fn token_fields(subject: &Subject, token: &Token) -> [String; 4] {
     [subject.uid.clone(), subject.serial.to_string(), token.id().to_owned(), token.expose_secret().to_owned()]
 }
 
-fn mac(key: &Key, purpose: &str, fields: &[String]) -> Hmac<Sha256> {
+#[cfg(test)]
+thread_local! {
+    /// How many codes this thread has computed.
+    pub static COMPUTED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+fn mac(key: &Key, purpose: &str, fields: &[impl AsRef<str>]) -> Hmac<Sha256> {
+    #[cfg(test)]
+    COMPUTED.set(COMPUTED.get() + 1);
     let mut mac = key.hmac();
-    for field in std::iter::once(purpose).chain(fields.iter().map(String::as_str)) {
+    for field in std::iter::once(purpose).chain(fields.iter().map(AsRef::as_ref)) {
         mac.update(&(field.len() as u64).to_be_bytes());
         mac.update(field.as_bytes());
     }
@@ -278,18 +311,6 @@ fn mac(key: &Key, purpose: &str, fields: &[String]) -> Hmac<Sha256> {
 
 fn encode(key: &Key, mac: &[u8]) -> String {
     format!("{ALGORITHM}:{}:{}", key.id(), hex(mac))
-}
-
-fn decode(text: &str) -> Option<(&str, [u8; 32])> {
-    let (id, digits) = text.strip_prefix(ALGORITHM)?.strip_prefix(':')?.split_once(':')?;
-    let mut bytes = [0; 32];
-    if digits.len() != 64 || !digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
-        return None;
-    }
-    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
-    }
-    Some((id, bytes))
 }
 
 fn check(keyring: &Keyring, text: &str, purpose: &str, fields: &[String]) -> Result<(), DigestError> {
@@ -301,7 +322,7 @@ fn verify_mac(
     text: &str,
     mac: impl FnOnce(&Key) -> Hmac<Sha256>,
 ) -> Result<(), DigestError> {
-    let (id, given) = decode(text).ok_or(DigestError::Mismatch)?;
+    let (id, given) = parse(text).ok_or(DigestError::Mismatch)?;
     let key = keyring.get(id).ok_or(DigestError::KeyMissing)?;
     // Constant-time: `verify_slice` compares by `subtle`.
     mac(key).verify_slice(&given).map_err(|_| DigestError::Mismatch)

@@ -12,7 +12,7 @@ crate::tests![each_right_was_used, each_denial_was_provoked, each_deletion_named
 type Right = (String, String, Option<String>);
 
 fn granted() -> BTreeSet<Right> {
-    let documents = include_str!("../../deploy/rbac.yaml").split("\n---\n");
+    let documents = include_str!("../../deploy/controller.yaml").split("\n---\n");
     let roles = documents.filter(|document| document.contains("\nkind: ClusterRole\n"));
     let roles = roles.map(|document| serde_yaml_ng::from_str::<ClusterRole>(document).unwrap());
     let granted = roles.flat_map(|role| role.rules.unwrap_or_default());
@@ -65,7 +65,7 @@ async fn each_right_was_used(world: Arc<World>, _: Space) {
     let unused: Vec<_> = granted.difference(&used).collect();
     assert!(
         unused.is_empty(),
-        "granted in deploy/rbac.yaml, but no test made the operator use it: {unused:?}"
+        "granted in deploy/controller.yaml, but no test made the operator use it: {unused:?}"
     );
 }
 

@@ -52,7 +52,7 @@ pub const KEYRING: &str = "credential-operator-keyring";
 /// Whom the audit log names for the operator.
 pub const OPERATOR_USER: &str = "system:serviceaccount:credential-operator:credential-operator";
 
-/// Rights beyond deploy/rbac.yaml, as its own comment tells users to add them.
+/// Rights beyond deploy/controller.yaml, as its own comment tells users to add them.
 const MORE_BINDABLE: &str = r"
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
@@ -124,8 +124,9 @@ impl World {
         for crd in api::crds() {
             install_crd(&admin, &crd).await;
         }
-        for document in
-            include_str!("../../deploy/rbac.yaml").split("\n---\n").chain(MORE_BINDABLE.split("\n---\n"))
+        for document in include_str!("../../deploy/controller.yaml")
+            .split("\n---\n")
+            .chain(MORE_BINDABLE.split("\n---\n"))
         {
             apply(&admin, "", serde_yaml_ng::from_str(document).unwrap()).await.unwrap();
         }
@@ -142,7 +143,7 @@ impl World {
         }
     }
 
-    /// Starts an operator as its own `ServiceAccount`, with the rights of deploy/rbac.yaml.
+    /// Starts an operator as its own `ServiceAccount`, with the rights of deploy/controller.yaml.
     pub async fn operator(&self, clock: Arc<dyn Clock>) -> Operator {
         let identity =
             self.control_plane.service_account(OPERATOR_NAMESPACE, "credential-operator").await.unwrap();

@@ -72,7 +72,7 @@ impl World {
             wait.await.map_err(|error| text(&error))?;
         }
         let system = Space { client: admin.clone(), namespace: "credential-operator".to_owned() };
-        system.apply(include_str!("../../../deploy/rbac.yaml")).await?;
+        system.apply(include_str!("../../../deploy/controller.yaml")).await?;
         system.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {ELSEWHERE}}}\n")).await?;
         let operator = control_plane.service_account("credential-operator", "credential-operator").await;
         let operator = operator.map_err(|error| text(&error))?;

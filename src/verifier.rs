@@ -1,0 +1,214 @@
+//! The verifier: tells services and gateways whether a token is accepted now, and for what.
+//!
+//! Stateless: it follows the objects, holds digests alone, and writes nothing. Who asks, and how, is the business of one
+//! module a protocol; all of them ask [`Verifier::check`]. What it does not know for certain any more it does not answer.
+
+mod authorization;
+mod callers;
+mod follow;
+mod forward_auth;
+mod health;
+pub mod index;
+mod introspection;
+pub mod judge;
+mod metrics;
+pub mod pulse;
+pub mod record;
+pub mod routes;
+mod server;
+pub mod service;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{Api, Client, ResourceExt};
+
+pub use self::server::{Listen, ServeError, TlsFiles, run};
+use self::{
+    follow::{Follow, Sink},
+    index::{Index, Reading},
+    judge::{Accepted, Demand, Presented, Refusal},
+    pulse::{Moment, Pulse},
+    record::{Facts, Kind, Stated, uid},
+};
+use crate::{
+    api::{ApiToken, Credential},
+    domain::{clock::Clock, keyring::Keyring},
+};
+
+/// What a verifier is to know of the cluster.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The namespace of the keyring's Secret.
+    pub namespace: String,
+    /// The name of the keyring's Secret.
+    pub keyring_secret: String,
+    /// How old the knowledge may be that answers are given by.
+    pub max_staleness: Duration,
+}
+
+/// The judge of presented values, and all that it knows.
+pub struct Verifier {
+    source: Source,
+    clock: Arc<dyn Clock>,
+    index: Index,
+    keyring: ArcSwap<Keyring>,
+    tokens: Pulse,
+    credentials: Pulse,
+    keys: Pulse,
+}
+
+/// Why there is no acceptance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// The value is not accepted.
+    Refused(Refusal),
+    /// Nobody can tell now: the verifier is not up to date, or has no key to check with.
+    Unavailable,
+}
+
+impl Verifier {
+    /// A verifier that knows nothing yet.
+    #[must_use]
+    pub fn new(source: Source, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            source,
+            clock,
+            index: Index::default(),
+            keyring: ArcSwap::default(),
+            tokens: Pulse::default(),
+            credentials: Pulse::default(),
+            keys: Pulse::default(),
+        }
+    }
+
+    /// The time, by which all of one request is judged.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        Moment::now(&*self.clock)
+    }
+
+    /// Whether a value is accepted.
+    ///
+    /// # Errors
+    /// When it is not, or nobody can tell.
+    pub fn check(&self, presented: Presented<'_>, demand: &Demand, now: Moment) -> Result<Accepted, Denial> {
+        let keyring = self.keyring.load();
+        if !self.is_fresh(now) || keyring.keys().next().is_none() {
+            return Err(Denial::Unavailable);
+        }
+        judge::judge(&self.index, &keyring, presented, demand, now.wall().into()).map_err(Denial::Refused)
+    }
+
+    /// Whether it answers at all: it knows everything, as it was not too long ago.
+    #[must_use]
+    pub fn is_fresh(&self, now: Moment) -> bool {
+        self.staleness(now).is_some_and(|age| age <= self.source.max_staleness)
+    }
+
+    /// For how long it may have been behind; `None` before it has read everything once.
+    #[must_use]
+    pub fn staleness(&self, now: Moment) -> Option<Duration> {
+        Some(self.tokens.age(now)?.max(self.credentials.age(now)?).max(self.keys.age(now)?))
+    }
+
+    /// Whether it can tell accepted from refused.
+    #[must_use]
+    pub fn is_ready(&self, now: Moment) -> bool {
+        self.is_fresh(now) && self.keyring.load().keys().next().is_some()
+    }
+
+    /// All values that it knows.
+    #[must_use]
+    pub const fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Follows the cluster until it is dropped.
+    pub async fn follow(&self, client: Client) {
+        let clock = &*self.clock;
+        let tokens =
+            Follow::<ApiToken> { api: Api::all(client.clone()), fields: None, pulse: &self.tokens, clock };
+        let credentials = Follow::<Credential> {
+            api: Api::all(client.clone()),
+            fields: None,
+            pulse: &self.credentials,
+            clock,
+        };
+        let keyring = Follow::<Secret> {
+            api: Api::namespaced(client, &self.source.namespace),
+            fields: Some(format!("metadata.name={}", self.source.keyring_secret)),
+            pulse: &self.keys,
+            clock,
+        };
+        tokio::join!(tokens.run(self), credentials.run(self), keyring.run(self));
+    }
+}
+
+impl Sink<ApiToken> for Verifier {
+    fn begin(&self) {
+        self.index.begin(Reading::ApiTokens);
+    }
+
+    fn put(&self, token: &ApiToken) {
+        let (namespace, name) = (token.namespace().unwrap_or_default(), token.name_any());
+        self.index.put(Kind::ApiToken, &namespace, &name, Stated::of_token(token));
+    }
+
+    fn remove(&self, metadata: &ObjectMeta) {
+        let (namespace, name) = place(metadata);
+        self.index.put(Kind::ApiToken, namespace, name, None);
+    }
+
+    fn end(&self) {
+        self.index.end(Reading::ApiTokens);
+    }
+}
+
+impl Sink<Credential> for Verifier {
+    fn begin(&self) {
+        self.index.begin(Reading::Credentials);
+    }
+
+    fn put(&self, credential: &Credential) {
+        let (namespace, name) = (credential.namespace().unwrap_or_default(), credential.name_any());
+        match credential.metadata.uid.as_deref().and_then(uid) {
+            Some(uid) => self.index.put_facts(&namespace, &name, uid, Facts::of(credential)),
+            None => self.index.remove_facts(&namespace, &name),
+        }
+        self.index.put(Kind::ClientSecret, &namespace, &name, Stated::of_credential(credential));
+    }
+
+    fn remove(&self, metadata: &ObjectMeta) {
+        let (namespace, name) = place(metadata);
+        self.index.remove_facts(namespace, name);
+        self.index.put(Kind::ClientSecret, namespace, name, None);
+    }
+
+    fn end(&self) {
+        self.index.end(Reading::Credentials);
+    }
+}
+
+impl Sink<Secret> for Verifier {
+    fn begin(&self) {}
+
+    fn put(&self, secret: &Secret) {
+        let entries = secret.data.iter().flatten().map(|(id, bytes)| (id, bytes.0.as_slice()));
+        self.keyring.store(Arc::new(Keyring::read(entries)));
+    }
+
+    fn remove(&self, _: &ObjectMeta) {
+        self.keyring.store(Arc::default());
+    }
+
+    fn end(&self) {}
+}
+
+fn place(metadata: &ObjectMeta) -> (&str, &str) {
+    (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+}

@@ -313,10 +313,12 @@ fn an_authority_that_cannot_sign_is_told_why() {
     let options = json!({"type": "Tls", "tls": {"duration": "90d", "issuer": {"secretRef": {"name": "a"}}}});
     let mut mismatched = authority(365);
     mismatched.insert("tls.key".to_owned(), authority(365)["tls.key"].clone());
+    let no_authority = draw_by(json!({"type": "Tls", "tls": {"duration": "1y"}}), None, 2).unwrap().entries;
     for (issuer, say) in [
         (authority(30), "ends before the one it is to sign"),
         (mismatched, "does not belong to the certificate"),
         (Entries::new(), "the authority cannot sign"),
+        (no_authority, "CA:TRUE is missing"),
     ] {
         let told = draw_by(options.clone(), Some(&issuer), 1).unwrap_err().to_string();
         assert!(told.contains(say), "{told}");
@@ -331,6 +333,11 @@ fn options_that_make_no_sense_are_told() {
             json!({"type": "BasicAuth", "basicAuth": {"length": 8, "alphabet": "01"}}),
             "8 bits and could be guessed",
         ),
+        (json!({"type": "BasicAuth", "basicAuth": {"length": 73}}), "more than 72 characters"),
+        (
+            json!({"type": "HashedPassword", "hashedPassword": {"length": 73}}),
+            "hashedPassword.length is more than 72",
+        ),
         (json!({"type": "Registry"}), "set spec.registry.server"),
         (json!({"type": "Opaque"}), "set spec.opaque.fields"),
         (json!({"type": "Tls", "tls": {"ipAddresses": ["1.2.3"]}}), "not an IP address"),
@@ -343,6 +350,50 @@ fn options_that_make_no_sense_are_told() {
         material::options(material::kind(spec.credential_type).unwrap(), request).unwrap_err().to_string()
     });
     assert!(told.contains("spec.provided.secretRef"), "{told}");
+}
+
+#[test]
+fn a_key_is_read_as_openssl_writes_it() {
+    // After the parameters of its curve, which `openssl ecparam -genkey` puts first.
+    let drawn = draw_by(json!({"type": "Tls", "tls": {}}), None, 1).unwrap().entries;
+    let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+    let mut provided = drawn.clone();
+    let key = [parameters.as_bytes(), drawn["tls.key"].expose().as_slice()].concat();
+    provided.insert("tls.key".to_owned(), Redacted::new(key));
+    check(CredentialType::Tls, &provided).unwrap();
+    provided.insert("tls.key".to_owned(), Redacted::new(parameters.as_bytes().to_vec()));
+    let told = check(CredentialType::Tls, &provided).unwrap_err();
+    assert!(told.contains("tls.key is not a private key"), "{told}");
+}
+
+#[test]
+fn what_a_user_provides_is_not_told_in_the_status() {
+    // Nobody can tell an id from a secret that was put in its place.
+    let id_and_secret = |id: &str, secret: &str| {
+        let entries = [("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", secret)];
+        entries.map(|(key, value)| (key.to_owned(), Redacted::new(value.as_bytes().to_vec()))).into()
+    };
+    let (id, secret) = ("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY");
+    assert_eq!(check(CredentialType::AmazonEc2, &id_and_secret(id, secret)).unwrap().id, None);
+    assert_eq!(check(CredentialType::ObjectStore, &id_and_secret(secret, id)).unwrap().id, None);
+    let told = check(CredentialType::AmazonEc2, &id_and_secret(secret, id)).unwrap_err();
+    assert!(told.contains("interchanged") && !told.contains(&secret[..8]), "{told}");
+}
+
+#[test]
+fn a_password_that_takes_for_ever_to_hash_is_refused() {
+    for (length, expected) in [(73, "bcrypt would ignore the rest"), (1025, "more than 1024 bytes")] {
+        let entries = [("password".to_owned(), Redacted::new(vec![b'x'; length]))].into();
+        let told = check(CredentialType::HashedPassword, &entries).unwrap_err();
+        assert!(told.contains(expected), "{told}");
+    }
+}
+
+#[test]
+fn more_names_than_an_annotation_holds_are_refused() {
+    let many = (0..1_000).map(|n| (format!("{n:0200}"), Redacted::new(b"x".to_vec()))).collect();
+    let told = check(CredentialType::Opaque, &many).unwrap_err();
+    assert!(told.contains("200000 characters"), "{told}");
 }
 
 #[test]

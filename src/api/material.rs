@@ -28,6 +28,9 @@ pub struct SecretReference {
 /// When generated material is drawn anew.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[schemars(inline)]
+#[x_kube(
+    validation = Rule::new("!has(self.every) || !has(self.overlap) || int(self.overlap.substring(0, self.overlap.size() - 1)) * (self.overlap.endsWith('m') ? 1 : self.overlap.endsWith('h') ? 60 : self.overlap.endsWith('d') ? 1440 : self.overlap.endsWith('w') ? 10080 : 525600) <= int(self.every.substring(0, self.every.size() - 1)) * (self.every.endsWith('m') ? 1 : self.every.endsWith('h') ? 60 : self.every.endsWith('d') ? 1440 : self.every.endsWith('w') ? 10080 : 525600)").message("overlap is longer than every, but at most two values are valid at a time; shorten overlap, or rotate less often").field_path(".overlap")
+)]
 pub struct Rotation {
     /// How long after it was drawn material is replaced. Absent: never by time (but a Tls certificate is renewed after
     /// two thirds of its duration). Example: 90d.
@@ -45,8 +48,11 @@ pub struct Rotation {
 }
 
 /// User name and password.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[schemars(inline)]
+#[x_kube(
+    validation = Rule::new("!has(self.length) || self.length <= 72").message("bcrypt, which the line of the htpasswd file is made by, looks at 72 characters only; choose 8 to 72").field_path(".length")
+)]
 pub struct BasicAuth {
     /// The user name; absent: the credential's name. Example: svc.
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[^:\x00-\x1F\x7F]+$"))]
@@ -215,6 +221,7 @@ pub struct Opaque {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[schemars(inline)]
 #[x_kube(
+    validation = Rule::new("self.name != '.' && !self.name.startsWith('..')").message("not the key of a Secret: it may not be . and not begin with ..").field_path(".name"),
     validation = Rule::new("!has(self.alphabet) || !has(self.encoding)").message("set alphabet (for so many characters of it) or encoding (for so many random bytes, encoded), not both").field_path(".encoding")
 )]
 pub struct Field {

@@ -2,11 +2,11 @@
 //! wait in nobody's way.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::Key;
 use crate::domain::material::{Drawn, Problem};
@@ -16,15 +16,30 @@ const AT_ONCE: usize = 2;
 
 type Outcome = Result<Drawn, Problem>;
 
-/// The draws that are under way or done and not fetched yet, at most one for each object.
+/// The draws that wait, are under way, or are done and not fetched yet, at most one for each object.
 pub struct Draws {
-    pool: Arc<Semaphore>,
-    jobs: Arc<Jobs>,
-    report: mpsc::UnboundedSender<Key>,
+    desk: Arc<Desk>,
     reports: tokio::sync::Mutex<mpsc::UnboundedReceiver<Key>>,
 }
 
-type Jobs = Mutex<HashMap<Key, Job>>;
+struct Desk {
+    state: Mutex<State>,
+    report: mpsc::UnboundedSender<Key>,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: HashMap<Key, Job>,
+    /// What waits, by namespace, in the order in which the namespaces get their turns.
+    waiting: VecDeque<(String, VecDeque<Waiting>)>,
+    running: usize,
+}
+
+struct Waiting {
+    key: Key,
+    outcome: Arc<OnceLock<Outcome>>,
+    draw: Box<dyn FnOnce() -> Outcome + Send>,
+}
 
 struct Job {
     /// What it draws for: of another wish it is of no use.
@@ -35,57 +50,97 @@ struct Job {
 impl Default for Draws {
     fn default() -> Self {
         let (report, reports) = mpsc::unbounded_channel();
-        Self {
-            pool: Arc::new(Semaphore::new(AT_ONCE)),
-            jobs: Arc::default(),
-            report,
-            reports: tokio::sync::Mutex::new(reports),
+        let desk = Arc::new(Desk { state: Mutex::default(), report });
+        Self { desk, reports: tokio::sync::Mutex::new(reports) }
+    }
+}
+
+impl State {
+    fn is_wanted(&self, key: &Key, outcome: &Arc<OnceLock<Outcome>>) -> bool {
+        self.jobs.get(key).is_some_and(|job| Arc::ptr_eq(&job.outcome, outcome))
+    }
+
+    /// The next that is still wanted. One of each namespace in turn: who asks for a thousand keys does not hold up who asks
+    /// for one.
+    fn next(&mut self) -> Option<Waiting> {
+        while let Some((namespace, mut queue)) = self.waiting.pop_front() {
+            let next = queue.pop_front();
+            if !queue.is_empty() {
+                self.waiting.push_back((namespace, queue));
+            }
+            if let Some(next) = next.filter(|next| self.is_wanted(&next.key, &next.outcome)) {
+                return Some(next);
+            }
+        }
+        None
+    }
+}
+
+impl Desk {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts as many as may be under way.
+    fn advance(self: &Arc<Self>) {
+        let mut state = self.state();
+        while state.running < AT_ONCE
+            && let Some(Waiting { key, outcome, draw }) = state.next()
+        {
+            state.running += 1;
+            let desk = self.clone();
+            tokio::spawn(async move {
+                let drawn = tokio::task::spawn_blocking(draw).await;
+                {
+                    let mut state = desk.state();
+                    state.running -= 1;
+                    if let Ok(drawn) = drawn {
+                        // It is set here alone.
+                        let _ = outcome.set(drawn);
+                    } else if state.is_wanted(&key, &outcome) {
+                        // It panicked. Whoever asks the next time has it drawn again.
+                        state.jobs.remove(&key);
+                    }
+                }
+                // Nobody listens any more when the controller stops.
+                let _ = desk.report.send(key);
+                desk.advance();
+            });
         }
     }
 }
 
 impl Draws {
-    /// What was drawn for `key` and this wish, or `None` while that is under way; the first call starts it.
+    /// What was drawn for `key` and this wish, or `None` while that is under way; the first call starts it, in the turn of
+    /// `namespace`.
     pub fn fetch(
         &self,
         key: &Key,
+        namespace: &str,
         wish: String,
         draw: impl FnOnce() -> Outcome + Send + 'static,
     ) -> Option<Outcome> {
-        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(job) = jobs.get(key).filter(|job| job.wish == wish) {
+        let mut state = self.desk.state();
+        if let Some(job) = state.jobs.get(key).filter(|job| job.wish == wish) {
             let outcome = job.outcome.get().cloned()?;
-            jobs.remove(key);
+            state.jobs.remove(key);
             return Some(outcome);
         }
         let outcome = Arc::new(OnceLock::new());
-        jobs.insert(key.clone(), Job { wish, outcome: outcome.clone() });
-        drop(jobs);
-        let (pool, jobs) = (self.pool.clone(), self.jobs.clone());
-        let (report, key) = (self.report.clone(), key.clone());
-        tokio::spawn(async move {
-            let permit = pool.acquire_owned().await;
-            let drawn = tokio::task::spawn_blocking(draw).await;
-            drop(permit);
-            if let Ok(drawn) = drawn {
-                // It is set here alone.
-                let _ = outcome.set(drawn);
-            } else {
-                // It panicked. Whoever asks the next time has it drawn again.
-                let mut jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
-                if jobs.get(&key).is_some_and(|job| Arc::ptr_eq(&job.outcome, &outcome)) {
-                    jobs.remove(&key);
-                }
-            }
-            // Nobody listens any more when the controller stops.
-            let _ = report.send(key);
-        });
+        state.jobs.insert(key.clone(), Job { wish, outcome: outcome.clone() });
+        let next = Waiting { key: key.clone(), outcome, draw: Box::new(draw) };
+        match state.waiting.iter_mut().find(|(waiting, _)| waiting == namespace) {
+            Some((_, queue)) => queue.push_back(next),
+            None => state.waiting.push_back((namespace.to_owned(), [next].into())),
+        }
+        drop(state);
+        self.desk.advance();
         None
     }
 
     /// What was drawn for `key` is not wanted any more.
     pub fn forget(&self, key: &Key) {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.desk.state().jobs.remove(key);
     }
 
     /// The next object whose draw is done.
@@ -115,16 +170,46 @@ mod tests {
         };
         let id = |fetched: Option<Outcome>| fetched.map(|outcome| outcome.unwrap().facts.id.unwrap());
 
-        assert!(draws.fetch(&key, "w".to_owned(), || panic!("a draw that fails")).is_none());
+        assert!(draws.fetch(&key, "n", "w".to_owned(), || panic!("a draw that fails")).is_none());
         assert_eq!(draws.done().await, key);
-        assert!(draws.fetch(&key, "w".to_owned(), result("1")).is_none(), "drawn again");
+        assert!(draws.fetch(&key, "n", "w".to_owned(), result("1")).is_none(), "drawn again");
         assert_eq!(draws.done().await, key);
-        assert_eq!(id(draws.fetch(&key, "w".to_owned(), result("2"))).as_deref(), Some("1"));
+        assert_eq!(id(draws.fetch(&key, "n", "w".to_owned(), result("2"))).as_deref(), Some("1"));
 
-        assert!(draws.fetch(&key, "w".to_owned(), result("3")).is_none(), "fetched before");
+        assert!(draws.fetch(&key, "n", "w".to_owned(), result("3")).is_none(), "fetched before");
         assert_eq!(draws.done().await, key);
-        assert!(draws.fetch(&key, "another".to_owned(), result("4")).is_none(), "of another wish");
+        assert!(draws.fetch(&key, "n", "another".to_owned(), result("4")).is_none(), "of another wish");
         assert_eq!(draws.done().await, key);
-        assert_eq!(id(draws.fetch(&key, "another".to_owned(), result("5"))).as_deref(), Some("4"));
+        assert_eq!(id(draws.fetch(&key, "n", "another".to_owned(), result("5"))).as_deref(), Some("4"));
+    }
+
+    #[tokio::test]
+    async fn namespaces_take_turns_and_what_is_not_wanted_any_more_is_not_drawn() {
+        let draws = Draws::default();
+        let key = |namespace: &str, n: usize| Key::Credential(Place::new(namespace, n));
+        let nothing = || Ok(Drawn { entries: BTreeMap::new(), facts: Facts::default() });
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        for n in 0..20 {
+            let gate = gate.clone();
+            let wait = move || {
+                // Each waits for a word, or until there is nobody to say it.
+                let _ = gate.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                nothing()
+            };
+            assert!(draws.fetch(&key("many", n), "many", "w".to_owned(), wait).is_none());
+        }
+        for n in 10..20 {
+            draws.forget(&key("many", n));
+        }
+        assert!(draws.fetch(&key("one", 0), "one", "w".to_owned(), nothing).is_none());
+        drop(open);
+        let mut order = Vec::new();
+        for _ in 0..11 {
+            order.push(draws.done().await);
+        }
+        let at = order.iter().position(|done| *done == key("one", 0)).unwrap();
+        assert!(at <= AT_ONCE + 1, "after {at} others: {order:?}");
+        assert_eq!(draws.desk.state().running, 0);
     }
 }

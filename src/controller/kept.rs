@@ -10,7 +10,7 @@ use kube::{api::ObjectMeta, core::PartialObjectMeta};
 use super::{Key, Place, cache::Kept};
 use crate::{
     api::{ApiToken, ApiTokenState, Credential, Instant},
-    domain::binding::{Binding, controller},
+    domain::binding::{Binding, controller, is_of_kind},
 };
 
 impl Kept for ApiToken {
@@ -109,11 +109,10 @@ impl Kept for Secret {
 fn made_for(metadata: &ObjectMeta) -> Option<Key> {
     let owner = controller(metadata)?;
     let place = Place::new(metadata.namespace.as_ref()?, &owner.name);
-    match &*owner.kind {
-        "ApiToken" => Some(Key::ApiToken(place)),
-        "Credential" => Some(Key::Credential(place)),
-        _ => None,
+    if is_of_kind(owner, "ApiToken") {
+        return Some(Key::ApiToken(place));
     }
+    is_of_kind(owner, "Credential").then_some(Key::Credential(place))
 }
 
 /// The credential that a binding says it is for: by its annotation, or by its owner reference where that was edited.

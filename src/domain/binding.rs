@@ -8,7 +8,10 @@ use k8s_openapi::{
 };
 
 use super::name;
-use crate::api::credential::{Grant, RoleKind};
+use crate::api::{
+    GROUP,
+    credential::{Grant, RoleKind},
+};
 
 /// The Credential that bindings are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,6 +200,12 @@ impl Binding {
     fn annotation(&self, key: &str) -> Option<&String> {
         self.metadata.annotations.as_ref()?.get(key)
     }
+}
+
+/// Whether an owner reference names an object of that kind of ours: others may have kinds of that name, too.
+#[must_use]
+pub fn is_of_kind(owner: &OwnerReference, kind: &str) -> bool {
+    owner.kind == kind && owner.api_version.split('/').next() == Some(GROUP)
 }
 
 /// The controller owner reference of an object.

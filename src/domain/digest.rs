@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::{
     keyring::{Key, Keyring},
-    material::{Entries, SECRET_KEY},
+    material::{Entries, ID_KEY, SECRET_KEY},
     name::{self, hex},
     token::Token,
 };
@@ -171,9 +171,9 @@ pub fn named_by(found: &ObjectMeta) -> Option<String> {
 pub struct MaterialAttestation {
     /// The status of the material as it was when it was published; what changes without a new value is left out.
     pub material: MaterialStatus,
-    /// Until when the value before this one stays valid.
+    /// The generation of the credential by which it was last taken up under a name that it had before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub previous_until: Option<Instant>,
+    pub taken_up: Option<i64>,
     /// The keys that the material takes.
     pub keys: Vec<String>,
     /// The entries that are no secrets and follow the spec.
@@ -266,7 +266,9 @@ pub fn verify_source(
 /// A client secret that is a token of ours, so that the verifier can tell it by itself.
 fn client_secret(entries: &Entries, id: Option<&str>) -> Option<Token> {
     let text = std::str::from_utf8(entries.get(SECRET_KEY)?.expose()).ok()?;
-    Token::parse(text).ok().filter(|token| Some(token.id()) == id && entries.len() == 2)
+    let named = entries.get(ID_KEY)?.expose();
+    let is_it = |token: &Token| Some(token.id()) == id && token.id().as_bytes() == named.as_slice();
+    Token::parse(text).ok().filter(|token| is_it(token) && entries.len() == 2)
 }
 
 fn material_mac(key: &Key, subject: &Subject, entries: &Entries) -> Hmac<Sha256> {

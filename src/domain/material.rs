@@ -28,7 +28,7 @@ use thiserror::Error;
 use super::{name::hex, redacted::Redacted, token::Prefix};
 use crate::api::{CredentialSpec, CredentialType};
 
-pub use client_secret::SECRET_KEY;
+pub use client_secret::{ID_KEY, SECRET_KEY};
 
 /// The entries of a Secret.
 pub type Entries = BTreeMap<String, Redacted<Vec<u8>>>;
@@ -156,7 +156,7 @@ pub fn options(kind: &Kind, request: &Request<'_>) -> Result<String, Problem> {
     let options = match (&kind.generated, &request.spec.provided) {
         (Some(generated), None) => (generated.options)(request)?,
         // What is provided depends on what was provided, and its hash on how it is hashed.
-        (_, Some(_)) => serde_json::json!(request.spec.hashed_password),
+        (_, Some(_)) => hashed_password::hashing(request),
         (None, None) => {
             return Err(Problem::Options(
                 "material of this type is not generated: set spec.provided.secretRef to a Secret that has it"
@@ -177,14 +177,27 @@ pub fn plain(spec: &CredentialSpec) -> BTreeMap<String, String> {
 ///
 /// # Errors
 /// When a key is missing or its content is not what it should be; names the key.
-pub fn check(kind: &Kind, found: &Entries, now: Timestamp) -> Result<Facts, Problem> {
+pub fn check(kind: &Kind, spec: &CredentialSpec, found: &Entries, now: Timestamp) -> Result<Facts, Problem> {
     for key in kind.provided.required {
         if found.get(*key).is_none_or(|value| value.expose().iter().all(u8::is_ascii_whitespace)) {
             return Err(Problem::Material(format!("the key {key} is missing or empty")));
         }
     }
+    // They are all named in an annotation of the published Secret.
+    let names: usize = taken(kind, found).keys().map(String::len).sum();
+    if names > MAX_NAMES {
+        return Err(Problem::Material(format!(
+            "the names of its keys have {names} characters in all; use fewer or shorter ones, at most {MAX_NAMES}"
+        )));
+    }
+    if spec.credential_type == CredentialType::HashedPassword {
+        hashed_password::check(spec, found)?;
+    }
     (kind.provided.check)(found, now)
 }
+
+/// A part of what all annotations of an object may have.
+const MAX_NAMES: usize = 100_000;
 
 /// The entries that material is taken from; whatever else is provided does not matter.
 #[must_use]

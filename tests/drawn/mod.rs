@@ -55,7 +55,8 @@ pub fn entries(data: &Value) -> Entries {
 }
 
 pub fn check(credential_type: CredentialType, data: &Entries) -> Result<material::Facts, String> {
-    material::check(material::kind(credential_type).unwrap(), data, now())
+    let spec = CredentialSpec { credential_type, ..CredentialSpec::default() };
+    material::check(material::kind(credential_type).unwrap(), &spec, data, now())
         .map_err(|problem| problem.to_string())
 }
 

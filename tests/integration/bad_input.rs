@@ -68,6 +68,10 @@ async fn material_that_makes_no_sense(_: Arc<World>, space: Space) {
         ("rotation: {every: 30d}", "a credential of type Token holds no material"),
         ("secret: {name: a}", "a credential of type Token holds no material"),
         ("type: SshKey, rotation: {overlap: 1d}", "overlap goes with type ClientSecret only"),
+        (
+            "type: ClientSecret, rotation: {every: 1h, overlap: 61m}",
+            "overlap is longer than every, but at most two values are valid at a time",
+        ),
         ("type: Azure", "set provided.secretRef"),
         ("type: Registry", "set registry.server"),
         ("type: Opaque", "set opaque.fields"),
@@ -83,12 +87,15 @@ async fn material_that_makes_no_sense(_: Arc<World>, space: Space) {
         ("type: BasicAuth, basicAuth: {alphabet: a}", "should be at least 2 chars long"),
         ("type: BasicAuth, basicAuth: {length: 0}", "should be greater than or equal to 8"),
         ("type: BasicAuth, basicAuth: {length: 1000000}", "should be less than or equal to 1024"),
+        ("type: BasicAuth, basicAuth: {length: 73}", "looks at 72 characters only"),
         ("type: BasicAuth, basicAuth: {username: 'a:b'}", "should match"),
         ("type: Opaque, opaque: {fields: []}", "should have at least 1 items"),
         ("type: Opaque, opaque: {fields: [{name: a, length: 0}]}", "should be greater than or equal to 8"),
         ("type: Opaque, opaque: {fields: [{name: a}, {name: a}]}", "duplicate entries"),
         ("type: Opaque, opaque: {fields: [{name: a, alphabet: ab, encoding: Hex}]}", "set alphabet"),
         ("type: Opaque, opaque: {fields: [{name: a/b}]}", "should match"),
+        ("type: Opaque, opaque: {fields: [{name: ..a}]}", "not the key of a Secret"),
+        ("type: Opaque, opaque: {fields: [{name: .}]}", "not the key of a Secret"),
         // Keys and certificates.
         (
             "type: SshKey, sshKey: {algorithm: Rsa, size: 1024}",

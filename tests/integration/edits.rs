@@ -1,7 +1,11 @@
 //! Random edits of a credential of every type, of its Secret and of what was provided, while the operator is restarted
 //! again and again: material changes where the documents say so, and nowhere else.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use credential_operator::{
     api::{Credential, CredentialType},
@@ -111,6 +115,8 @@ struct Subject {
     /// The provided Secret, and what is taken from it.
     source: Option<(String, Data)>,
     secret: String,
+    /// The names that its Secret had before.
+    former: BTreeSet<String>,
     serial: i64,
     data: Data,
     draws: usize,
@@ -136,6 +142,7 @@ impl Subject {
             name,
             source,
             secret,
+            former: BTreeSet::new(),
             serial: 0,
             data,
             draws: 0,
@@ -234,6 +241,7 @@ impl Subject {
             7 => {
                 let wished = [None, Some("one"), Some("two")][random.random_range(0..3)];
                 let wished = wished.map(|suffix| format!("{}-{suffix}", self.name));
+                self.former.insert(self.secret.clone());
                 self.secret = wished.clone().unwrap_or_else(|| name::material_secret(&self.name));
                 json!({"secret": {"name": wished}})
             }
@@ -279,6 +287,10 @@ impl Subject {
                 })
             })
             .await;
+        // As long as there is another copy, it takes the place of one that is deleted.
+        for former in self.former.iter().filter(|former| **former != self.secret) {
+            self.space.until::<Secret>(former, |secret| secret.is_none()).await;
+        }
         let serial = published.unwrap().status.unwrap().material.unwrap().serial;
         assert_eq!(
             serial,

@@ -22,6 +22,11 @@ crate::tests![
     a_deleted_secret_is_filled_anew,
     a_foreign_secret_is_left_alone,
     what_somebody_changed_is_said_and_left_alone,
+    entries_that_are_no_secrets_follow_the_spec_alone,
+    a_secret_that_others_own_is_no_leftover,
+    a_forged_status_destroys_no_material,
+    to_spell_out_how_a_provided_password_is_hashed_changes_nothing,
+    what_it_publishes_is_not_what_it_is_made_from,
     provided_material_heals_and_what_was_published_stays,
     what_is_provided_of_each_type_is_published,
     an_authority_of_the_user_signs,
@@ -234,6 +239,12 @@ async fn what_somebody_changed_is_said_and_left_alone(_: Arc<World>, space: Spac
     let say = space.complains("c", "MaterialInvalid").await;
     assert!(say.contains("c-credential") && !say.contains("mine"), "{say}");
     assert_eq!(space.data("c-credential").await["password"], b"mine");
+    // An id that is no secret is part of the material all the same.
+    space.apply(&credential("id", "type: ClientSecret")).await;
+    space.published("id", 0).await;
+    let edit = json!({"stringData": {"client-id": "AAAAAAAAAAAA"}});
+    space.patch::<Secret>("id-credential", edit).await.unwrap();
+    space.complains("id", "MaterialInvalid").await;
     // Put back, it is as it was.
     let password = String::from_utf8(before["password"].clone()).unwrap();
     space.patch::<Secret>("c-credential", json!({"stringData": {"password": password}})).await.unwrap();
@@ -246,6 +257,115 @@ async fn what_somebody_changed_is_said_and_left_alone(_: Arc<World>, space: Spac
     });
     back.await;
     assert_eq!(serial(&space.published("c", 0).await), 0);
+}
+
+async fn entries_that_are_no_secrets_follow_the_spec_alone(_: Arc<World>, space: Space) {
+    let options = "objectStore: {endpoint: https://s3.example, region: eu, bucket: backups}";
+    space.apply(&credential("c", &format!("type: ObjectStore, {options}"))).await;
+    space.published("c", 0).await;
+    let before = space.data("c-credential").await;
+    let edit = json!({"stringData": {"AWS_ENDPOINT_URL": "https://evil.example", "BUCKET_NAME": "theirs"}});
+    space.patch::<Secret>("c-credential", edit).await.unwrap();
+    let is_as = async |expected: &Data| {
+        space
+            .until::<Secret>("c-credential", |secret| {
+                let data = secret.and_then(|secret| secret.data.clone()).unwrap_or_default();
+                data.into_iter().map(|(key, value)| (key, value.0)).collect::<Data>() == *expected
+            })
+            .await;
+    };
+    is_as(&before).await;
+    // Also in the copy under another name, and where the copy was made of what somebody had edited.
+    space.patch::<Secret>("c-credential", json!({"data": {"BUCKET_NAME": null}})).await.unwrap();
+    space.spec("c", json!({"secret": {"name": "elsewhere"}})).await;
+    space.until::<Secret>("c-credential", |secret| secret.is_none()).await;
+    assert!(space.data("elsewhere").await == before);
+    space.spec("c", json!({"secret": null})).await;
+    space.until::<Secret>("elsewhere", |secret| secret.is_none()).await;
+    is_as(&before).await;
+    assert_eq!(serial(&space.published("c", 0).await), 0);
+    // What the material of the user does not have goes with the options that it was by.
+    let theirs = json!({"AWS_ACCESS_KEY_ID": "theirs", "AWS_SECRET_ACCESS_KEY": "their-secret"});
+    space.apply(&provided("mine", &theirs)).await;
+    space.spec("c", json!({"objectStore": null, "provided": {"secretRef": {"name": "mine"}}})).await;
+    space.published("c", 1).await;
+    let keys: Vec<_> = space.data("c-credential").await.into_keys().collect();
+    assert_eq!(keys, ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]);
+}
+
+async fn a_secret_that_others_own_is_no_leftover(_: Arc<World>, space: Space) {
+    let foreign = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {
+            "name": "theirs",
+            "labels": {name::MANAGED_BY_LABEL: name::MANAGED_BY},
+            // A kind of the same name, of others.
+            "ownerReferences": [{
+                "apiVersion": "other.example/v1", "kind": "Credential", "name": "c", "controller": true,
+                "uid": "5c1e7a34-8f0e-4b43-9b39-000000000001",
+            }],
+        },
+        "stringData": {"theirs": "value"},
+    });
+    space.apply(&foreign.to_string()).await;
+    let before = space.api::<Secret>().get("theirs").await.unwrap();
+    space.apply(&credential("c", "type: HelmRepository")).await;
+    space.published("c", 0).await;
+    space.spec("c", json!({"secret": {"name": "elsewhere"}})).await;
+    space.until::<Secret>("c-credential", |secret| secret.is_none()).await;
+    space.spec("c", json!({"rotation": {"revision": 1}})).await;
+    space.published("c", 1).await;
+    assert_eq!(space.api::<Secret>().get("theirs").await.unwrap(), before);
+}
+
+async fn a_forged_status_destroys_no_material(_: Arc<World>, space: Space) {
+    space.apply(&credential("c", "type: HelmRepository, expiresAt: '2190-01-01T00:00:00Z'")).await;
+    space.published("c", 0).await;
+    let before = space.data("c-credential").await;
+    let forge = async |status: Value| {
+        let patch = kube::api::Patch::Merge(json!({ "status": status }));
+        let params = kube::api::PatchParams::default();
+        space.api::<Credential>().patch_status("c", &params, &patch).await.unwrap();
+    };
+    forge(json!({"material": {"serial": 99}})).await;
+    space.published("c", 0).await;
+    assert!(space.data("c-credential").await == before);
+    // It stays expired, because what ended is not revived; and what it has stays until its end.
+    forge(json!({"state": "Expired"})).await;
+    space.complains("c", "Expired").await;
+    space.spec("c", json!({"description": "later"})).await;
+    space
+        .until::<Credential>("c", |found| {
+            found.is_some_and(|found| {
+                found.status.as_ref().unwrap().observed_generation == found.metadata.generation
+            })
+        })
+        .await;
+    assert!(space.data("c-credential").await == before);
+}
+
+async fn to_spell_out_how_a_provided_password_is_hashed_changes_nothing(_: Arc<World>, space: Space) {
+    space.apply(&provided("mine", &json!({"password": "hunter2hunter2"}))).await;
+    space.apply(&credential("c", "type: HashedPassword, provided: {secretRef: {name: mine}}")).await;
+    space.published("c", 0).await;
+    let before = space.data("c-credential").await;
+    space.spec("c", json!({"hashedPassword": {"algorithm": "Bcrypt", "cost": 12}})).await;
+    space.published("c", 0).await;
+    space.spec("c", json!({"hashedPassword": {"algorithm": "Argon2id", "cost": null}})).await;
+    space.published("c", 1).await;
+    assert!(space.data("c-credential").await != before);
+}
+
+async fn what_it_publishes_is_not_what_it_is_made_from(_: Arc<World>, space: Space) {
+    space.apply(&credential("c", "type: HashedPassword, hashedPassword: {algorithm: Argon2id}")).await;
+    space.published("c", 0).await;
+    let before = space.data("c-credential").await;
+    let consent = json!({"metadata": {"labels": {name::PROVIDED_LABEL: "true"}}});
+    space.patch::<Secret>("c-credential", consent).await.unwrap();
+    space.spec("c", json!({"provided": {"secretRef": {"name": "c-credential"}}})).await;
+    let say = space.complains("c", "MaterialInvalid").await;
+    assert!(say.contains("this credential publishes in"), "{say}");
+    assert!(space.data("c-credential").await == before);
 }
 
 async fn provided_material_heals_and_what_was_published_stays(_: Arc<World>, space: Space) {

@@ -15,7 +15,7 @@ use crate::{
         write::{RequestError, send, unless_gone},
     },
     domain::{
-        binding::controller,
+        binding::{controller, is_of_kind},
         digest::{self, Attestation, Subject},
         expiry::token_end,
         name,
@@ -228,7 +228,7 @@ fn judge(
     let ours_by_proof = recorded_uid && (attested.is_some() || anothers || digested);
     if !owned(token, metadata) && !ours_by_proof {
         let predecessor = controller(metadata).is_some_and(|owner| {
-            owner.kind == "ApiToken" && Some(&owner.name) == token.metadata.name.as_ref()
+            is_of_kind(owner, "ApiToken") && Some(&owner.name) == token.metadata.name.as_ref()
         });
         return if predecessor { SecretSeen::Predecessors } else { SecretSeen::Foreign };
     }

@@ -24,8 +24,8 @@ pub struct Seen {
     pub secret: SecretSeen,
     /// The Secret that the status names, where another name is wished now and that one is not there yet.
     pub former: Option<(OwnSecret, Entries)>,
-    /// Other Secrets that were made for this credential under other names.
-    pub strays: Vec<ObjectReference>,
+    /// Other Secrets that were made for this credential under other names, each in the version that was seen.
+    pub strays: Vec<(ObjectReference, String)>,
     /// The Secret that the user provides.
     pub source: SourceSeen,
     /// The entries of the authority's Secret, where one is named, there and consenting.
@@ -67,6 +67,8 @@ pub struct OwnSecret {
     /// What the operator said of the material in it, as far as the material is still that; `None` when somebody changed
     /// either.
     pub attested: Option<MaterialAttestation>,
+    /// Whether the entries that are no secrets are as the operator said.
+    pub plain_intact: bool,
 }
 
 /// The Secret that a credential takes its material from.

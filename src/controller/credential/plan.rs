@@ -88,7 +88,7 @@ impl Plan {
         let published = self.status.as_ref().is_some_and(|status| status.secret.is_some());
         self.steps.iter().any(|step| match step {
             Step::Material(material::plan::Step::Publish(recipe)) => recipe.into.is_some(),
-            Step::Material(material::plan::Step::Delete(_)) => published,
+            Step::Material(material::plan::Step::Delete { .. }) => published,
             _ => false,
         })
     }
@@ -137,7 +137,8 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     // Once expired, always expired: a clock that is set back must not bind a role again.
     let expired_before = end != Ok(None)
         && credential.status.as_ref().is_some_and(|status| status.state == Some(CredentialState::Expired));
-    let expired = expired_before || matches!(end, Ok(Some(end)) if now >= end);
+    let past_end = matches!(end, Ok(Some(end)) if now >= end);
+    let expired = expired_before || past_end;
     let usable = !terminating && !expired && end.is_ok() && credential.spec.state == DesiredState::Active;
     // A role bound to a ServiceAccount that is not ours would be somebody else's right.
     let bindable = matches!(observed.account, AccountSeen::Ours { .. } | AccountSeen::Absent);
@@ -148,8 +149,12 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let kept = keep_or_delete(&owner, observed, &wished, &mut steps, &mut in_the_way);
     let outside = wished.keys().any(|key| key.namespace.as_ref() != Some(&owner.namespace));
     let held = credential.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == name::FINALIZER);
-    let over = terminating || expired;
-    let material = observed.material.as_ref().map(|seen| material::plan::plan(credential, seen, over, now));
+    let wanted = match (terminating || past_end, expired_before) {
+        (true, _) => material::plan::Wanted::No,
+        (false, true) => material::plan::Wanted::Untouched,
+        (false, false) => material::plan::Wanted::Yes,
+    };
+    let material = observed.material.as_ref().map(|seen| material::plan::plan(credential, seen, wanted, now));
     let material = material.unwrap_or_default();
     if terminating {
         steps.extend(material.steps.into_iter().map(Step::Material));
@@ -196,7 +201,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         material: material.material,
         ..status(observed, verdict, end, now)
     };
-    let wake = end.filter(|_| !expired).into_iter().chain(look_again).chain(material.wake).min();
+    let wake = end.filter(|_| !past_end).into_iter().chain(look_again).chain(material.wake).min();
     Plan { steps, status: Some(status), wake, again: material.again, waits_for_others }
 }
 

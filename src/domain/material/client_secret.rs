@@ -7,18 +7,15 @@ use serde_json::{Value, json};
 use super::{Drawn, Facts, Generated, Kind, Problem, Provided, Request, anything, cheap, entry, forever};
 use crate::domain::token::Token;
 
+/// The key of the id.
+pub const ID_KEY: &str = "client-id";
 /// The key of the secret.
 pub const SECRET_KEY: &str = "client-secret";
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "Opaque",
     generated: Some(Generated { options, draw, costly: cheap, lasts: forever, bearer: true }),
-    provided: Provided {
-        required: &["client-id", SECRET_KEY],
-        optional: &[],
-        check: anything,
-        publish: None,
-    },
+    provided: Provided { required: &[ID_KEY, SECRET_KEY], optional: &[], check: anything, publish: None },
     when_inactive: "the verifier refuses the client secret",
 };
 
@@ -30,7 +27,7 @@ fn options(_: &Request<'_>) -> Result<Value, Problem> {
 #[expect(clippy::unnecessary_wraps, reason = "the signature of all types")]
 fn draw(request: &Request<'_>, random: &mut dyn CryptoRng) -> Result<Drawn, Problem> {
     let token = Token::draw(request.prefix, random);
-    let entries = [entry("client-id", token.id()), entry(SECRET_KEY, token.expose())];
+    let entries = [entry(ID_KEY, token.id()), entry(SECRET_KEY, token.expose())];
     let facts = Facts { id: Some(token.id().to_owned()), ..Facts::default() };
     Ok(Drawn { entries: entries.into(), facts })
 }

@@ -10,9 +10,16 @@ use super::{
     Drawn, Entries, Facts, Generated, Kind, Problem, Provided, READERS_GO_ON, Request, anything, entry,
     forever, password, text,
 };
-use crate::api::material::{HashAlgorithm, HashedPassword};
+use crate::api::{
+    CredentialSpec, CredentialType,
+    material::{HashAlgorithm, HashedPassword},
+};
 
 const COST: u32 = 12;
+/// As long as any that is drawn.
+const MAX_LENGTH: usize = 1024;
+/// What bcrypt looks at.
+const MAX_FOR_BCRYPT: usize = 72;
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "Opaque",
@@ -25,11 +32,26 @@ fn wished(request: &Request<'_>) -> HashedPassword {
     request.spec.hashed_password.clone().unwrap_or_default()
 }
 
-fn options(request: &Request<'_>) -> Result<Value, Problem> {
+/// How a password is hashed, with the defaults in place; null where none is.
+pub(super) fn hashing(request: &Request<'_>) -> Value {
+    if request.spec.credential_type != CredentialType::HashedPassword {
+        return Value::Null;
+    }
     let block = wished(request);
     let cost = (block.algorithm == HashAlgorithm::Bcrypt).then(|| block.cost.unwrap_or(COST));
-    let password = password::options(&block.password)?;
-    Ok(json!({ "algorithm": block.algorithm, "cost": cost, "password": password }))
+    json!({ "algorithm": block.algorithm, "cost": cost })
+}
+
+fn options(request: &Request<'_>) -> Result<Value, Problem> {
+    let HashedPassword { algorithm, password, .. } = wished(request);
+    let length = usize::try_from(password.length.unwrap_or_default()).unwrap_or(usize::MAX);
+    if algorithm == HashAlgorithm::Bcrypt && length > MAX_FOR_BCRYPT {
+        return Err(Problem::Options(
+            "hashedPassword.length is more than 72, and bcrypt looks at no more; choose fewer, or Argon2id"
+                .to_owned(),
+        ));
+    }
+    Ok(json!({ "hashing": hashing(request), "password": password::options(&wished(request).password)? }))
 }
 
 fn draw(request: &Request<'_>, random: &mut dyn CryptoRng) -> Result<Drawn, Problem> {
@@ -41,8 +63,29 @@ fn draw(request: &Request<'_>, random: &mut dyn CryptoRng) -> Result<Drawn, Prob
 }
 
 fn publish(request: &Request<'_>, found: &Entries, random: &mut dyn CryptoRng) -> Result<Entries, Problem> {
-    let password = text(found, "password")?.trim_end_matches(['\r', '\n']);
-    Ok([entry("hash", hash(&wished(request), password, random)?)].into())
+    Ok([entry("hash", hash(&wished(request), provided(found)?, random)?)].into())
+}
+
+fn provided(found: &Entries) -> Result<&str, Problem> {
+    Ok(text(found, "password")?.trim_end_matches(['\r', '\n']))
+}
+
+/// Whether the password can be hashed, and in a bounded time: of SHA-crypt it grows with the square of the length.
+pub(super) fn check(spec: &CredentialSpec, found: &Entries) -> Result<(), Problem> {
+    let password = provided(found)?;
+    let algorithm = spec.hashed_password.as_ref().map(|block| block.algorithm).unwrap_or_default();
+    if password.len() > MAX_LENGTH {
+        return Err(Problem::Material(format!(
+            "the password has more than {MAX_LENGTH} bytes; choose a shorter one"
+        )));
+    }
+    if algorithm == HashAlgorithm::Bcrypt && password.len() > MAX_FOR_BCRYPT {
+        return Err(Problem::Material(
+            "the password has more than 72 bytes, of which bcrypt would ignore the rest; choose Argon2id"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 fn hash(block: &HashedPassword, password: &str, random: &mut dyn CryptoRng) -> Result<String, Problem> {
@@ -50,13 +93,11 @@ fn hash(block: &HashedPassword, password: &str, random: &mut dyn CryptoRng) -> R
     random.fill_bytes(&mut salt);
     let failed = |_| Problem::Options("the password cannot be hashed so".to_owned());
     match block.algorithm {
-        HashAlgorithm::Bcrypt if password.len() > 72 => Err(Problem::Material(
-            "the password has more than 72 bytes, of which bcrypt would ignore the rest; choose Argon2id"
-                .to_owned(),
-        )),
-        HashAlgorithm::Bcrypt => bcrypt::hash_with_salt(password, block.cost.unwrap_or(COST), salt)
-            .map(|hash| hash.format_for_version(bcrypt::Version::TwoB))
-            .map_err(|_| Problem::Options("the password cannot be hashed by bcrypt".to_owned())),
+        HashAlgorithm::Bcrypt => {
+            bcrypt::non_truncating_hash_with_salt(password, block.cost.unwrap_or(COST), salt)
+                .map(|hash| hash.format_for_version(bcrypt::Version::TwoB))
+                .map_err(|_| Problem::Options("the password cannot be hashed by bcrypt".to_owned()))
+        }
         HashAlgorithm::Argon2id => {
             let hash =
                 Argon2::default().hash_password_with_salt(password.as_bytes(), &salt).map_err(failed)?;

@@ -6,8 +6,8 @@ use rand::CryptoRng;
 use serde_json::{Value, json};
 
 use super::{
-    Drawn, Entries, Facts, Generated, Kind, Problem, Provided, READERS_GO_ON, Request, cheap, entry, forever,
-    password, text,
+    Drawn, Facts, Generated, Kind, Problem, Provided, READERS_GO_ON, Request, anything, cheap, entry,
+    forever, password,
 };
 use crate::api::{CredentialSpec, CredentialType, material::Password};
 
@@ -20,7 +20,7 @@ pub(super) const KIND: Kind = Kind {
     provided: Provided {
         required: &[ID_KEY, SECRET_KEY],
         optional: &["AWS_ENDPOINT_URL", "AWS_REGION", "BUCKET_NAME"],
-        check,
+        check: anything,
         publish: None,
     },
     when_inactive: READERS_GO_ON,
@@ -43,10 +43,6 @@ fn draw(_: &Request<'_>, random: &mut dyn CryptoRng) -> Result<Drawn, Problem> {
     let entries = [entry(ID_KEY, id.expose().as_str()), entry(SECRET_KEY, secret.expose().as_str())];
     let facts = Facts { id: Some(id.expose().clone()), ..Facts::default() };
     Ok(Drawn { entries: entries.into(), facts })
-}
-
-fn check(found: &Entries, _: jiff::Timestamp) -> Result<Facts, Problem> {
-    Ok(Facts { id: Some(text(found, ID_KEY)?.trim().to_owned()), ..Facts::default() })
 }
 
 pub(super) fn plain(spec: &CredentialSpec) -> BTreeMap<String, String> {

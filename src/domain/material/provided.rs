@@ -88,7 +88,16 @@ fn open_pgp<K: Deserializable>(found: &Entries, key: &str, export: &str) -> Resu
 }
 
 fn amazon_ec2(found: &Entries, _: Timestamp) -> Result<Facts, Problem> {
-    Ok(Facts { id: Some(text(found, "AWS_ACCESS_KEY_ID")?.trim().to_owned()), ..Facts::default() })
+    let id = text(found, "AWS_ACCESS_KEY_ID")?.trim();
+    let plain = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit();
+    if (16..=128).contains(&id.len()) && id.bytes().all(plain) {
+        return Ok(Facts::default());
+    }
+    Err(Problem::Material(
+        "the key AWS_ACCESS_KEY_ID is no access key id, which has 16 to 128 upper-case letters and digits; were the two \
+         keys interchanged?"
+            .to_owned(),
+    ))
 }
 
 fn google_cloud(found: &Entries, _: Timestamp) -> Result<Facts, Problem> {
@@ -104,8 +113,7 @@ fn google_cloud(found: &Entries, _: Timestamp) -> Result<Facts, Problem> {
             return Err(wrong(&format!("has no {field}")));
         }
     }
-    let id = account["private_key_id"].as_str().map(ToOwned::to_owned);
-    Ok(Facts { id, ..Facts::default() })
+    Ok(Facts::default())
 }
 
 fn open_stack(found: &Entries, _: Timestamp) -> Result<Facts, Problem> {

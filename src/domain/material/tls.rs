@@ -8,6 +8,7 @@ use rcgen::{
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, PublicKeyData,
     RsaKeySize, SanType, SerialNumber,
 };
+use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use x509_parser::{pem::Pem, prelude::X509Certificate};
@@ -25,6 +26,8 @@ const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 const AUTHORITY: &str = "ca.crt";
 const DURATION: SignedDuration = SignedDuration::from_hours(90 * 24);
+/// Of a chain, or a list of authorities: each costs time to check.
+const MAX_CERTIFICATES: usize = 64;
 /// Clocks differ; a certificate from this very second would be refused by some.
 const BACKDATED: SignedDuration = SignedDuration::from_mins(5);
 
@@ -97,7 +100,8 @@ fn draw(request: &Request<'_>, random: &mut dyn CryptoRng) -> Result<Drawn, Prob
             let chain = text(issuer, CERTIFICATE)?;
             let refused =
                 |_| Problem::Material("the authority's key or certificate cannot be used to sign".to_owned());
-            let authority_key = KeyPair::from_pem(text(issuer, KEY)?).map_err(refused)?;
+            may_sign(issuer, request.now)?;
+            let authority_key = private_key(text(issuer, KEY)?).map_err(refused)?;
             let signer = Issuer::from_ca_cert_pem(chain, authority_key).map_err(refused)?;
             let certificate = params.signed_by(&key, &signer).map_err(failed)?;
             let root = if issuer.contains_key(AUTHORITY) { text(issuer, AUTHORITY)? } else { chain };
@@ -170,9 +174,10 @@ pub(super) fn key_pair(
     let Some(leaf) = chain.first() else {
         return Err(Problem::Material(format!("the key {certificate_key} has no certificate (PEM)")));
     };
-    let key = KeyPair::from_pem(text(found, private_key)?).map_err(|_| {
+    let key = self::private_key(text(found, private_key)?).map_err(|_| {
         Problem::Material(format!(
-            "the key {private_key} is not a private key that we can read (PEM, without a passphrase)"
+            "the key {private_key} is not a private key that we can read (PEM, without a passphrase; of RSA, at least \
+             2048 bits)"
         ))
     })?;
     if key.subject_public_key_info() != leaf.tbs_certificate.subject_pki.raw {
@@ -202,12 +207,44 @@ pub(super) fn key_pair(
     Ok(Facts { id: None, fingerprint, expires_at })
 }
 
+/// The first private key; what else there is, such as parameters of the curve that OpenSSL writes before it, is passed over.
+fn private_key(pem: &str) -> Result<KeyPair, rcgen::Error> {
+    let key =
+        PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| rcgen::Error::CouldNotParseKeyPair)?;
+    KeyPair::try_from(&key)
+}
+
+/// Whether others would accept what it signs (RFC 5280, sections 4.2.1.3 and 4.2.1.9).
+fn may_sign(issuer: &Entries, now: Timestamp) -> Result<(), Problem> {
+    let blocks = certificates(issuer, CERTIFICATE)?;
+    let chain = parsed(&blocks, CERTIFICATE)?;
+    let Some(authority) = chain.first() else {
+        return Err(Problem::Material(format!("the key {CERTIFICATE} has no certificate (PEM)")));
+    };
+    let wrong = |what: &str| Err(Problem::Material(format!("the authority cannot sign: {what}")));
+    if !authority.is_ca() {
+        return wrong("its certificate is not one of an authority (CA:TRUE is missing)");
+    }
+    if authority.key_usage().ok().flatten().is_some_and(|usage| !usage.value.key_cert_sign()) {
+        return wrong("its certificate is not for signing certificates (keyCertSign is missing)");
+    }
+    if authority.validity().not_before.timestamp() > now.as_second() {
+        return wrong("its certificate is not valid yet");
+    }
+    Ok(())
+}
+
 fn certificates(found: &Entries, key: &str) -> Result<Vec<Pem>, Problem> {
     let blocks: Result<Vec<_>, _> = Pem::iter_from_buffer(text(found, key)?.as_bytes()).collect();
     let unreadable = || Problem::Material(format!("the key {key} is not a certificate (PEM)"));
     let blocks = blocks.map_err(|_| unreadable())?;
     if blocks.iter().any(|block| block.label != "CERTIFICATE") {
         return Err(unreadable());
+    }
+    if blocks.len() > MAX_CERTIFICATES {
+        return Err(Problem::Material(format!(
+            "the key {key} has more than {MAX_CERTIFICATES} certificates"
+        )));
     }
     Ok(blocks)
 }

@@ -26,6 +26,7 @@ use crate::{
         keyring::Key as SigningKey,
         material::{self, Drawn, Entries, Facts, Problem, Request},
         name,
+        redacted::Redacted,
     },
 };
 
@@ -52,7 +53,9 @@ pub async fn apply(
     match step {
         Step::Publish(recipe) => publish(ctx, credential, issuer, *recipe, status).await,
         Step::Mend(mend) => mend_secret(ctx, credential, *mend).await.map(|()| Done::Yes),
-        Step::Delete(secret) => delete(ctx, credential, &secret).await.map(|()| Done::Yes),
+        Step::Delete { secret, resource_version } => {
+            delete(ctx, credential, &secret, resource_version.as_deref()).await.map(|()| Done::Yes)
+        }
     }
 }
 
@@ -69,8 +72,8 @@ async fn publish(
     };
     let uid = credential.metadata.uid.as_deref().unwrap_or_default();
     // Whenever it is drawn, it is for the same wish.
-    let timeless =
-        MaterialStatus { issued_at: None, expires_at: None, ..recipe.attestation.material.clone() };
+    let wished = recipe.attestation.material.clone();
+    let timeless = MaterialStatus { issued_at: None, expires_at: None, previous: None, ..wished };
     let (version, provided) = match &recipe.content {
         Content::Provided { version, entries, .. } => (version.clone(), Some(entries.clone())),
         Content::Drawn | Content::Copied(_) => (String::new(), None),
@@ -92,14 +95,12 @@ async fn publish(
             let end = drawn.facts.expires_at.filter(|end| *end < Instant::BOUND).map(Into::into);
             attestation.material.expires_at = end.or(attestation.material.expires_at);
             let attestation = attestation.signed(&key, uid, &drawn.entries, provided.as_ref());
-            let mut entries = drawn.entries;
-            for (name, value) in &attestation.plain {
-                entries
-                    .insert(name.clone(), crate::domain::redacted::Redacted::new(value.clone().into_bytes()));
-            }
-            (entries, attestation)
+            (drawn.entries, attestation)
         }
     };
+    let plain = attestation.plain.iter();
+    let plain = plain.map(|(name, value)| (name.clone(), Redacted::new(value.clone().into_bytes())));
+    let entries: Entries = entries.into_iter().chain(plain).collect();
     let mut annotations = recipe.dress.annotations;
     annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
     let place = Place::new(Place::of(credential).namespace(), &recipe.name);
@@ -173,6 +174,7 @@ fn draw(
     let (spec, now, prefix) = (credential.spec.clone(), ctx.clock.now(), ctx.config.token_prefix.clone());
     let issuer = issuer.cloned();
     let costly = kind.generated.as_ref().is_some_and(|generated| (generated.costly)(&spec));
+    let namespace = place.namespace().to_owned();
     let make = move |random: &mut dyn CryptoRng| {
         let request = Request {
             spec: &spec,
@@ -199,7 +201,8 @@ fn draw(
     }
     let mut seed = Zeroizing::new([0; 32]);
     ctx.draw(|random| random.fill_bytes(&mut *seed));
-    ctx.draws.fetch(&Key::credential(credential), wish, move || make(&mut StdRng::from_seed(*seed)))
+    ctx.draws
+        .fetch(&Key::credential(credential), &namespace, wish, move || make(&mut StdRng::from_seed(*seed)))
 }
 
 async fn mend_secret(ctx: &Context, credential: &Credential, mend: Mend) -> Result<(), RequestError> {
@@ -249,10 +252,11 @@ async fn delete(
     ctx: &Context,
     credential: &Credential,
     secret: &ObjectReference,
+    resource_version: Option<&str>,
 ) -> Result<(), RequestError> {
     let place = Place::new(Place::of(credential).namespace(), &secret.name);
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
-    let params = delete_only(&secret.uid, None);
+    let params = delete_only(&secret.uid, resource_version);
     unless_gone(send(|| format!("delete Secret {place}"), api.delete(&secret.name, &params)).await)?;
     ctx.secrets.forget(&place, &secret.uid);
     ctx.forget_whole(&Key::credential(credential), &place);

@@ -15,7 +15,7 @@ use crate::{
         write::{RequestError, send, unless_gone},
     },
     domain::{
-        binding::controller,
+        binding::{controller, is_of_kind},
         digest::{self, DigestError, MaterialAttestation, Subject, verify_material, verify_source},
         material::{self, Entries, Kind, Request},
         name,
@@ -50,7 +50,7 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Option<Se
     };
     let issuer = match credential.spec.tls.as_ref().and_then(|tls| tls.issuer.as_ref()) {
         Some(issuer) => {
-            consenting(ctx, credential, &issuer.secret_ref.name).await?.map(|(_, entries)| entries)
+            consenting(ctx, credential, &issuer.secret_ref.name).await?.map(|found| data(found).1)
         }
         None => None,
     };
@@ -59,8 +59,12 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Option<Se
     let source = source(ctx, credential, kind, published).await?;
     let named = |other: &ObjectReference| other.name == place.name();
     let key = Key::credential(credential);
-    let strays = ctx.secrets.owned_by(&key).map(|found| reference(&found.metadata));
-    let strays = strays.filter(|other| !named(other)).collect();
+    // Of this very credential: an owner reference of its name may be anybody's.
+    let strays = ctx.secrets.owned_by(&key).filter(|found| owned(credential, &found.metadata));
+    let strays = strays.map(|found| {
+        (reference(&found.metadata), found.metadata.resource_version.clone().unwrap_or_default())
+    });
+    let strays = strays.filter(|(other, _)| !named(other)).collect();
     Ok(Some(Seen { secret, former, strays, source, issuer, options, key_known }))
 }
 
@@ -92,7 +96,7 @@ async fn secret(
             && ctx.is_whole(&Key::credential(credential), place, version)
             && let Ok(attestation) = attestation(ctx, credential, &held.metadata)
         {
-            return Ok(ours(credential, &held.metadata, Some(attestation)));
+            return Ok(ours(credential, &held.metadata, Some(attestation), true));
         }
     } else {
         let expected = status.secret.as_ref().is_some_and(|secret| secret.name == place.name());
@@ -136,15 +140,21 @@ fn judge(
     let recorded = status.secret.as_ref().map(|secret| &secret.uid) == metadata.uid.as_ref();
     if !(owned(credential, metadata) || recorded && attestation.is_some()) {
         let predecessors = controller(metadata).is_some_and(|owner| {
-            owner.kind == "Credential" && Some(&owner.name) == credential.metadata.name.as_ref()
+            is_of_kind(owner, "Credential") && Some(&owner.name) == credential.metadata.name.as_ref()
         });
         return if predecessors { SecretSeen::Predecessors } else { SecretSeen::Foreign };
     }
-    if attestation.is_some() {
+    let plain_intact = attestation.as_ref().is_none_or(|said| {
+        said.plain.iter().all(|(key, value)| {
+            let held = found.data.as_ref().and_then(|data| data.get(key));
+            held.is_some_and(|held| held.0 == value.as_bytes())
+        })
+    });
+    if attestation.is_some() && plain_intact {
         let version = metadata.resource_version.as_deref().unwrap_or_default();
         ctx.note_whole(&Key::credential(credential), place, version);
     }
-    ours(credential, metadata, attestation)
+    ours(credential, metadata, attestation, plain_intact)
 }
 
 /// What the operator said of the material, if that is what the Secret holds.
@@ -171,7 +181,7 @@ fn restored(
 ) -> Option<MaterialAttestation> {
     let plain = material::plain(&credential.spec);
     let keys = found.data.as_ref()?.keys().filter(|key| !plain.contains_key(*key)).cloned().collect();
-    let material = MaterialStatus { previous: None, rotates_at: None, validity: None, ..material.clone() };
+    let material = MaterialStatus { rotates_at: None, validity: None, ..material.clone() };
     // Unsigned, so that it is signed again with the next mend.
     Some(MaterialAttestation { material, keys, plain, ..MaterialAttestation::default() })
 }
@@ -192,7 +202,12 @@ fn attestation(
     MaterialAttestation::read(text.map(String::as_str).unwrap_or_default(), &ctx.keyring(), uid)
 }
 
-fn ours(credential: &Credential, found: &ObjectMeta, attested: Option<MaterialAttestation>) -> SecretSeen {
+fn ours(
+    credential: &Credential,
+    found: &ObjectMeta,
+    attested: Option<MaterialAttestation>,
+    plain_intact: bool,
+) -> SecretSeen {
     SecretSeen::Ours(Box::new(OwnSecret {
         reference: reference(found),
         resource_version: found.resource_version.clone().unwrap_or_default(),
@@ -200,6 +215,7 @@ fn ours(credential: &Credential, found: &ObjectMeta, attested: Option<MaterialAt
         annotations: found.annotations.clone().unwrap_or_default(),
         owned: owned(credential, found),
         attested,
+        plain_intact,
     }))
 }
 
@@ -235,9 +251,8 @@ async fn former(
         let latest = whole.is_some_and(|said| serial.is_none_or(|serial| said.serial() >= serial));
         // What somebody changed in the one that the status names is told, and not left behind.
         if latest || Some(&place) == recorded.as_ref() {
-            let keys = whole.into_iter().flat_map(|said| said.keys.iter().chain(said.plain.keys())).cloned();
-            let held = entries(&found, &keys.collect::<Vec<_>>());
-            return Ok(Some((*own, held)));
+            // With whatever somebody else put in beside it: nobody may have it elsewhere.
+            return Ok(Some((*own, data(found).1)));
         }
     }
     Ok(None)
@@ -259,9 +274,11 @@ async fn source(
     if published.is_some() && known.is_some_and(|known| ctx.is_whole(&key, &place, &known)) {
         return Ok(SourceSeen::Published);
     }
-    let Some((version, entries)) = consenting(ctx, credential, &provided.secret_ref.name).await? else {
+    let Some(found) = consenting(ctx, credential, &provided.secret_ref.name).await? else {
         return Ok(SourceSeen::Missing);
     };
+    let own = owned(credential, &found.metadata);
+    let (version, entries) = data(found);
     // Labels of it, and keys that nothing is taken from, are its owner's affair.
     let entries = material::taken(kind, &entries);
     let uid = credential.metadata.uid.as_deref().unwrap_or_default();
@@ -271,31 +288,39 @@ async fn source(
         return Ok(SourceSeen::Published);
     }
     ctx.forget_whole(&key, &place);
-    let checked = material::check(kind, &entries, ctx.clock.now());
+    // What it publishes would take the place of what it is made from.
+    let checked = if own {
+        Err(material::Problem::Material(
+            "it is the one that this credential publishes in; provide another".to_owned(),
+        ))
+    } else {
+        material::check(kind, &credential.spec, &entries, ctx.clock.now())
+    };
     Ok(SourceSeen::Changed { version, entries, checked })
 }
 
-/// What a Secret of the user holds, if its owner consents.
+/// A Secret of the user, if its owner consents.
 async fn consenting(
     ctx: &Context,
     credential: &Credential,
     name: &str,
-) -> Result<Option<(String, Entries)>, RequestError> {
+) -> Result<Option<Secret>, RequestError> {
     let place = Place::new(Place::of(credential).namespace(), name);
     if !ctx.provided.has(&place) {
         return Ok(None);
     }
     let found = read(ctx, &place).await?;
     // The watch lags: what is read must consent, too.
-    let found = found.filter(|found| {
+    Ok(found.filter(|found| {
         let label = found.metadata.labels.as_ref().and_then(|labels| labels.get(name::PROVIDED_LABEL));
         label.is_some_and(|value| value == "true")
-    });
-    Ok(found.map(|found| {
-        let data = found.data.into_iter().flatten();
-        let entries = data.map(|(key, value)| (key, Redacted::new(value.0))).collect();
-        (version(&found.metadata), entries)
     }))
+}
+
+/// Which version of a Secret it is, and what it holds.
+fn data(found: Secret) -> (String, Entries) {
+    let entries = found.data.into_iter().flatten().map(|(key, value)| (key, Redacted::new(value.0)));
+    (version(&found.metadata), entries.collect())
 }
 
 fn version(found: &ObjectMeta) -> String {

@@ -60,8 +60,13 @@ pub enum Step {
     Publish(Box<Recipe>),
     /// Put labels, annotations, owner reference and the entries that are no secrets right.
     Mend(Box<Mend>),
-    /// Delete this Secret.
-    Delete(ObjectReference),
+    /// Delete this Secret, in this version where one is given.
+    Delete {
+        /// Which.
+        secret: ObjectReference,
+        /// In which version.
+        resource_version: Option<String>,
+    },
 }
 
 /// How to publish material.
@@ -114,9 +119,21 @@ pub struct Mend {
     pub attest: Option<MaterialAttestation>,
 }
 
-/// Decides; `over` when the credential has ended or is being deleted.
+/// Whether there is to be material.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// There is.
+    Yes,
+    /// No more: the credential has ended, or is being deleted.
+    No,
+    /// The status says that the credential has ended, and its end is yet to come: a clock was set back, or the status was
+    /// edited. Nothing is revived by that, and nothing destroyed.
+    Untouched,
+}
+
+/// Decides.
 #[must_use]
-pub fn plan(credential: &Credential, seen: &Seen, over: bool, now: Timestamp) -> Plan {
+pub fn plan(credential: &Credential, seen: &Seen, wanted: Wanted, now: Timestamp) -> Plan {
     let Some(kind) = material::kind(credential.spec.credential_type) else {
         return Plan::default();
     };
@@ -130,7 +147,14 @@ pub fn plan(credential: &Credential, seen: &Seen, over: bool, now: Timestamp) ->
         before: before.material.unwrap_or_default(),
         recorded: before.secret,
     };
-    if over { decision.ended() } else { decision.published() }
+    match wanted {
+        Wanted::Yes => decision.published(),
+        Wanted::No => decision.ended(),
+        Wanted::Untouched => {
+            let material = decision.told_before();
+            Plan { secret: decision.recorded, material, ..Plan::default() }
+        }
+    }
 }
 
 struct Decision<'a> {
@@ -153,8 +177,10 @@ impl Decision<'_> {
             }
         };
         let former = self.seen.former.iter().map(|(own, _)| own.reference.clone());
-        let former = former.filter(|former| !self.seen.strays.contains(former));
-        let steps = own.into_iter().chain(former).chain(self.seen.strays.clone()).map(Step::Delete).collect();
+        let strays = self.seen.strays.iter().map(|(stray, _)| stray.clone());
+        let former = former.filter(|former| strays.clone().all(|stray| stray != *former));
+        let all = own.into_iter().chain(former).chain(strays.clone());
+        let steps = all.map(|secret| Step::Delete { secret, resource_version: None }).collect();
         let material = self.told_before();
         let ended =
             |material| MaterialStatus { rotates_at: None, previous: None, validity: None, ..material };
@@ -226,7 +252,7 @@ impl Decision<'_> {
         let labelled =
             former.labels.get(name::MANAGED_BY_LABEL).is_some_and(|value| value == name::MANAGED_BY);
         let known = former.owned && labelled;
-        let mend = if known { None } else { self.mend(former, attestation) };
+        let mend = if known { None } else { self.mend(former, attestation, false) };
         let mut steps: Vec<_> = mend.map(|mend| Step::Mend(Box::new(mend))).into_iter().collect();
         steps.push(Step::Publish(Box::new(recipe)));
         Plan {
@@ -241,13 +267,15 @@ impl Decision<'_> {
     /// The Secret is there, and is ours.
     fn kept(&self, own: &OwnSecret) -> Plan {
         // We may have died more than once before the status was written; an earlier value was put back by somebody.
+        // A digest covers its serial: where the status has the digest and another serial, the status was edited.
         let fits = |attestation: &&MaterialAttestation| {
             self.before.serial.is_none_or(|serial| attestation.serial() >= serial)
+                || self.before.digest == attestation.material.digest
         };
         let Some(attestation) = own.attested.as_ref().filter(fits) else {
             return self.stays(edited(&own.reference.name));
         };
-        let told = told(attestation, &self.before, self.credential, self.kind, self.now);
+        let told = told(attestation, self.credential, self.kind, self.now);
         let due = match &self.seen.options {
             Err(_) => false,
             Ok(options) => self.is_due(&told, options),
@@ -257,12 +285,15 @@ impl Decision<'_> {
         }
         let trouble = self.complaint(&told);
         let told = MaterialStatus { validity: self.validity(&told), ..told };
-        let mut steps = Vec::new();
-        steps.extend(self.mend(own, attestation).map(|mend| Step::Mend(Box::new(mend))));
-        // Only once the status names this one: until then, whoever changes the name again finds the material by the other.
         let moved = self.recorded.as_ref().is_some_and(|recorded| recorded.name != own.reference.name);
+        let mut steps = Vec::new();
+        steps.extend(self.mend(own, attestation, moved).map(|mend| Step::Mend(Box::new(mend))));
+        // Only once the status names this one: until then, whoever changes the name again finds the material by the other.
         if !moved {
-            steps.extend(self.seen.strays.iter().cloned().map(Step::Delete));
+            steps.extend(self.seen.strays.iter().map(|(stray, version)| Step::Delete {
+                secret: stray.clone(),
+                resource_version: Some(version.clone()),
+            }));
         }
         let instant = |at: &Option<Instant>| at.as_ref().map(Instant::timestamp).and_then(Result::ok);
         let previous_end = told.previous.as_ref().map(|previous| Some(previous.expires_at.clone()));
@@ -338,12 +369,13 @@ impl Decision<'_> {
         }
         let attestation = self.attestation(&options, held.map(|(_, told, _)| told));
         // What digest, id and fingerprint are, only publishing tells.
-        let material = told(&attestation, &self.before, self.credential, self.kind, self.now);
+        let material = told(&attestation, self.credential, self.kind, self.now);
         let validity = self.credential.spec.provided.as_ref().map(|_| Validity::Valid);
         let recipe = Recipe {
             name: self.name.clone(),
             into: held.map(|(own, _, attestation)| {
-                (own.reference.clone(), own.resource_version.clone(), attestation.keys.clone())
+                let keys = attestation.keys.iter().chain(attestation.plain.keys()).cloned().collect();
+                (own.reference.clone(), own.resource_version.clone(), keys)
             }),
             content,
             dress: held.map_or_else(
@@ -381,9 +413,15 @@ impl Decision<'_> {
         let end = after(&rotation.every)
             .filter(|_| tells)
             .and_then(|every| issued_at.checked_add(every + overlap.unwrap_or_default()).ok());
-        let previous_until = replaced.and(overlap).and_then(|overlap| {
-            let own_end = replaced.and_then(|replaced| replaced.expires_at.as_ref()?.timestamp().ok());
-            own_end.into_iter().chain(issued_at.checked_add(overlap).ok()).min()
+        let previous = replaced.zip(overlap).and_then(|(replaced, overlap)| {
+            let own_end = replaced.expires_at.as_ref().and_then(|end| end.timestamp().ok());
+            let until = own_end.into_iter().chain(issued_at.checked_add(overlap).ok()).min()?;
+            Some(PreviousMaterial {
+                serial: replaced.serial?,
+                id: replaced.id.clone()?,
+                digest: replaced.digest.clone()?,
+                expires_at: until.into(),
+            })
         });
         let last = replaced.and_then(|replaced| replaced.serial).max(self.before.serial);
         MaterialAttestation {
@@ -395,9 +433,9 @@ impl Decision<'_> {
                 options: Some(options.to_owned()),
                 issued_at: Some(issued_at.into()),
                 expires_at: end.map(Into::into),
+                previous,
                 ..MaterialStatus::default()
             },
-            previous_until: previous_until.map(Into::into),
             plain: material::plain(&self.credential.spec),
             ..MaterialAttestation::default()
         }
@@ -448,17 +486,20 @@ impl Decision<'_> {
         dress::changes(&BTreeMap::new(), &BTreeMap::new(), self.credential.spec.secret.as_ref())
     }
 
-    fn mend(&self, own: &OwnSecret, attestation: &MaterialAttestation) -> Option<Mend> {
+    /// What is taken up under the name of now is written to in any case: to delete it may be under way still, by who knew
+    /// it as one that is needed no more, and only in the version that was seen then.
+    fn mend(&self, own: &OwnSecret, attestation: &MaterialAttestation, taken_up: bool) -> Option<Mend> {
+        let taken_up = self.credential.metadata.generation.filter(|_| taken_up).or(attestation.taken_up);
         let dress = dress::changes(&own.labels, &own.annotations, self.credential.spec.secret.as_ref());
         let wished = material::plain(&self.credential.spec);
         let mut plain = BTreeMap::new();
-        if wished != attestation.plain {
+        if wished != attestation.plain || !own.plain_intact {
             let gone = attestation.plain.keys().filter(|key| !wished.contains_key(*key));
             plain.extend(gone.map(|key| (key.clone(), None)));
             plain.extend(wished.iter().map(|(key, value)| (key.clone(), Some(value.clone()))));
         }
-        let unsaid = attestation.proof.is_empty() || !plain.is_empty();
-        let attest = unsaid.then(|| MaterialAttestation { plain: wished, ..attestation.clone() });
+        let unsaid = attestation.proof.is_empty() || !plain.is_empty() || taken_up != attestation.taken_up;
+        let attest = unsaid.then(|| MaterialAttestation { plain: wished, taken_up, ..attestation.clone() });
         let needed = !own.owned || !dress.is_empty() || attest.is_some();
         needed.then(|| Mend {
             secret: own.reference.clone(),
@@ -476,30 +517,15 @@ impl Decision<'_> {
 #[must_use]
 fn told(
     attestation: &MaterialAttestation,
-    before: &MaterialStatus,
     credential: &Credential,
     kind: &Kind,
     now: Timestamp,
 ) -> MaterialStatus {
     let material = attestation.material.clone();
-    let previous = if before.serial == material.serial {
-        before.previous.clone()
-    } else {
-        // The one that it replaced, which the status still tells of.
-        match (&attestation.previous_until, before.serial, &before.id, &before.digest) {
-            (Some(until), Some(serial), Some(id), Some(digest)) => Some(PreviousMaterial {
-                serial,
-                id: id.clone(),
-                digest: digest.clone(),
-                expires_at: until.clone(),
-            }),
-            _ => None,
-        }
-    };
     let over = |previous: &PreviousMaterial| previous.expires_at.timestamp().map_or(true, |end| end <= now);
     let rotates_at = rotates_at(&material, credential, kind);
     MaterialStatus {
-        previous: previous.filter(|previous| !over(previous)),
+        previous: material.previous.clone().filter(|previous| !over(previous)),
         rotates_at: rotates_at.map(Into::into),
         ..material
     }
@@ -512,7 +538,18 @@ fn rotates_at(material: &MaterialStatus, credential: &Credential, kind: &Kind) -
     let every = every.map(Lifetime::duration).and_then(Result::ok);
     // Soon enough that whoever reads the Secret has the new one before the old one ends.
     let two_thirds = (generated.lasts)(&credential.spec).map(|lasts| lasts / 3 * 2);
-    issued_at.checked_add(every.into_iter().chain(two_thirds).min()?).ok()
+    let due = every.into_iter().chain(two_thirds).min().and_then(|after| issued_at.checked_add(after).ok());
+    // The end of a client secret was fixed when it was drawn. Where `every` was raised or taken away since, it is rotated
+    // before that end all the same.
+    let end = material.expires_at.as_ref().filter(|_| generated.bearer).and_then(|end| end.timestamp().ok());
+    match end {
+        Some(end) if due.is_none_or(|due| due > end) => {
+            let overlap = credential.spec.rotation.as_ref().and_then(|rotation| rotation.overlap.as_ref());
+            let overlap = overlap.map(Lifetime::duration).and_then(Result::ok).unwrap_or_default();
+            Some(end.checked_sub(overlap).unwrap_or(end).max(issued_at))
+        }
+        _ => due,
+    }
 }
 
 fn requested(credential: &Credential) -> Option<String> {
@@ -560,8 +597,9 @@ fn edited(secret: &str) -> Trouble {
     Trouble {
         reason: Reason::MaterialInvalid,
         message: format!(
-            "somebody changed what Secret {secret} holds, or what the operator says of it there; put it back, or delete the \
-             Secret to have it filled anew"
+            "Secret {secret} does not hold what the status tells of: somebody changed what it holds, what the operator says \
+             of it there, or the status; put it back, or, if nobody needs what it holds, delete the Secret to have it \
+             filled anew"
         ),
         waits_for_others: false,
     }

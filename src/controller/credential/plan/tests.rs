@@ -569,6 +569,8 @@ fn expired_it_is_unbound_for_good() {
     assert_eq!(told(&observed, at(END)), unbound);
 
     observed.credential.status = plan(&observed, at(END)).status;
+    // What is left, because only a clock that went back says that it is over, goes when it is.
+    let unbound = unbound.replace("| -", "| end");
     assert_eq!(told(&observed, now()), unbound, "though the clock went back");
     observed.credential.spec.state = DesiredState::Inactive;
     assert_eq!(told(&observed, now()), unbound, "inactive is less than expired");

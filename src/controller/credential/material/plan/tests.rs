@@ -15,6 +15,10 @@ struct World {
     now: Timestamp,
     values: u64,
     uids: u64,
+    /// Whether the next deletion of a version takes so long that the operator no longer waits for it.
+    slow: bool,
+    /// The deletions that are still under way.
+    late: Vec<(ObjectReference, String)>,
 }
 
 const TYPES: [(&str, &str, &str); 10] = [
@@ -56,10 +60,31 @@ impl World {
             "spec": spec,
         }));
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        Self { credential: credential.unwrap(), secrets: BTreeMap::new(), now, values: 0, uids: 0 }
+        Self {
+            credential: credential.unwrap(),
+            secrets: BTreeMap::new(),
+            now,
+            values: 0,
+            uids: 0,
+            slow: false,
+            late: Vec::new(),
+        }
+    }
+
+    /// What was under way arrives, and does what it is allowed to.
+    fn land(&mut self, late: Vec<(ObjectReference, String)>) {
+        for (secret, version) in late {
+            let is_it = |(own, _): &(OwnSecret, u64)| {
+                own.reference.uid == secret.uid && own.resource_version == version
+            };
+            if self.secrets.get(&secret.name).is_some_and(is_it) {
+                self.secrets.remove(&secret.name);
+            }
+        }
     }
 
     fn spec(&mut self, change: &Value) {
+        *self.credential.metadata.generation.get_or_insert_default() += 1;
         let mut spec = json!(self.credential.spec);
         merge(&mut spec, change);
         self.credential.spec = serde_json::from_value(spec).unwrap();
@@ -90,8 +115,9 @@ impl World {
             attested.is_some_and(|attested| serial.is_none_or(|serial| attested >= serial))
         });
         let former = former.filter(|_| matches!(secret, SecretSeen::Absent)).map(|own| (own, Entries::new()));
-        let strays = self.secrets.values().filter(|(own, _)| own.owned).map(|(own, _)| own.reference.clone());
-        let strays = strays.filter(|other| other.name != name).collect();
+        let strays = self.secrets.values().filter(|(own, _)| own.owned);
+        let strays = strays.map(|(own, _)| (own.reference.clone(), own.resource_version.clone()));
+        let strays = strays.filter(|(other, _)| other.name != name).collect();
         Seen {
             secret,
             former,
@@ -105,7 +131,8 @@ impl World {
 
     /// One round, of which only the first `limit` writes happen; tells whether anything was left to do.
     fn round(&mut self, over: bool, limit: usize) -> bool {
-        let plan = plan(&self.credential, &self.seen(), over, self.now);
+        let plan =
+            plan(&self.credential, &self.seen(), if over { Wanted::No } else { Wanted::Yes }, self.now);
         let (mut secret, mut material) = (plan.secret, plan.material);
         let mut writes = 0;
         for step in plan.steps {
@@ -135,10 +162,18 @@ impl World {
                     if mend.attest.is_some() {
                         own.attested = mend.attest;
                     }
+                    self.uids += 1;
+                    own.resource_version = self.uids.to_string();
                 }
-                Step::Delete(reference) => {
-                    let gone = self.secrets.remove(&reference.name);
-                    assert!(gone.is_none_or(|(own, _)| own.reference.uid == reference.uid));
+                Step::Delete { secret, resource_version: Some(version) } if self.slow => {
+                    self.slow = false;
+                    self.late.push((secret, version));
+                    return true;
+                }
+                Step::Delete { secret, resource_version } => {
+                    let gone = self.secrets.remove(&secret.name);
+                    assert!(gone.is_none_or(|(own, _)| own.reference.uid == secret.uid
+                        && resource_version.is_none_or(|version| own.resource_version == version)));
                 }
             }
         }
@@ -191,6 +226,7 @@ impl World {
                 annotations: set(recipe.dress.annotations),
                 owned: true,
                 attested: Some(attestation.clone()),
+                plain_intact: true,
             }
         };
         if !copied {
@@ -207,11 +243,12 @@ impl World {
     fn settle(&mut self, limit: usize) {
         self.round(false, limit);
         for _ in 0..10 {
-            if !self.round(false, usize::MAX) {
+            // The user goes on while a deletion is waited for.
+            if !self.late.is_empty() || !self.round(false, usize::MAX) {
                 return;
             }
         }
-        panic!("it never comes to rest: {:?}", plan(&self.credential, &self.seen(), false, self.now));
+        panic!("it never comes to rest: {:?}", plan(&self.credential, &self.seen(), Wanted::Yes, self.now));
     }
 
     fn value(&self) -> Option<u64> {
@@ -224,6 +261,8 @@ enum Edit {
     /// Something that the material does not depend on.
     Idle(usize),
     Rename(u8),
+    /// And the deletion under the former name takes long.
+    RenameSlowly(u8),
     Flip,
     Options,
     Revise,
@@ -250,6 +289,7 @@ fn edit() -> impl Strategy<Value = Edit> {
     prop_oneof![
         6 => (0..IDLE.len()).prop_map(Edit::Idle),
         2 => (0..3_u8).prop_map(Edit::Rename),
+        1 => (0..3_u8).prop_map(Edit::RenameSlowly),
         2 => Just(Edit::Flip),
         1 => Just(Edit::Options),
         1 => Just(Edit::Revise),
@@ -263,7 +303,10 @@ fn edit() -> impl Strategy<Value = Edit> {
 fn perform(world: &mut World, edit: &Edit, [first, second]: [&str; 2], count: usize) {
     match edit {
         Edit::Idle(at) => world.spec(&serde_json::from_str(IDLE[*at]).unwrap()),
-        Edit::Rename(to) => world.spec(&json!({"secret": {"name": format!("name-{to}")}})),
+        Edit::Rename(to) | Edit::RenameSlowly(to) => {
+            world.slow = matches!(edit, Edit::RenameSlowly(_));
+            world.spec(&json!({"secret": {"name": format!("name-{to}")}}));
+        }
         Edit::Flip => {
             let state =
                 if world.credential.spec.state == DesiredState::Active { "Inactive" } else { "Active" };
@@ -329,11 +372,13 @@ fn material_changes_only_for_a_reason(at: usize, edits: &[(Edit, usize, bool)]) 
     world.settle(usize::MAX);
     let mut expected = Expected { value: world.value(), options: world.options(), owed: false, free: false };
     for (count, (edit, limit, calm)) in edits.iter().enumerate() {
+        let late = std::mem::take(&mut world.late);
         // Past the minute within which a deleted Secret is not filled again.
         world.now += SignedDuration::from_mins(2);
         if matches!(edit, Edit::Flip | Edit::Disown) {
             // Whether something was drawn before it became inactive, nobody could tell afterwards; nor whose a copy is that
             // no status names yet.
+            world.slow = false;
             world.settle(*limit);
             expected.check(&world, edit)?;
         }
@@ -343,12 +388,16 @@ fn material_changes_only_for_a_reason(at: usize, edits: &[(Edit, usize, bool)]) 
         expected.free |= matches!(edit, Edit::Options | Edit::Delete);
         let rotates_at = material.and_then(|material| material.rotates_at).map(|at| at.timestamp().unwrap());
         expected.owed |= rotates_at.is_some_and(|at| at <= world.now);
-        if *calm || matches!(edit, Edit::Flip) {
-            world.settle(*limit);
-            expected.check(&world, edit)?;
-        } else {
+        if late.is_empty() && !*calm && !matches!(edit, Edit::Flip) {
             // The next edit comes before all is done.
             world.round(false, *limit);
+            continue;
+        }
+        world.settle(*limit);
+        world.land(late);
+        world.settle(usize::MAX);
+        if world.late.is_empty() {
+            expected.check(&world, edit)?;
         }
     }
     Ok(())
@@ -390,4 +439,78 @@ fn at_the_end_every_secret_of_it_goes() {
     assert_eq!(world.secrets.len(), 2);
     while world.round(true, usize::MAX) {}
     assert_eq!((world.secrets.len(), world.credential.status.unwrap().secret), (0, None));
+}
+
+#[test]
+fn a_deletion_that_arrives_late_finds_nothing_that_it_may_delete() {
+    let mut world = World::new("Opaque", TYPES[7].1);
+    world.settle(usize::MAX);
+    let value = world.value();
+    world.slow = true;
+    world.spec(&json!({"secret": {"name": "elsewhere"}}));
+    world.settle(usize::MAX);
+    let late = std::mem::take(&mut world.late);
+    assert_eq!((late.len(), world.secrets.len()), (1, 2));
+    world.spec(&json!({"secret": null}));
+    world.settle(usize::MAX);
+    world.land(late);
+    world.settle(usize::MAX);
+    assert_eq!((world.secrets.len(), world.value()), (1, value));
+}
+
+#[test]
+fn a_client_secret_is_rotated_before_its_end_whatever_became_of_the_wish() {
+    let hour = SignedDuration::from_hours(1);
+    for (change, after) in [
+        (json!({"rotation": {"every": "3h", "overlap": "1h"}}), 3 * hour),
+        (json!({"rotation": {"every": "1d", "overlap": "1h"}}), 2 * hour),
+        (json!({"rotation": {"every": "1d", "overlap": null}}), 3 * hour),
+        (json!({"rotation": null}), 3 * hour),
+        // Sooner, and as it was.
+        (json!({"rotation": {"every": "1h", "overlap": "1h"}}), hour),
+        (json!({"description": "another"}), 2 * hour),
+    ] {
+        let mut world = World::new("ClientSecret", r#"{"rotation": {"every": "2h", "overlap": "1h"}}"#);
+        world.settle(usize::MAX);
+        let issued_at = world.now;
+        world.spec(&change);
+        // It was to end three hours after it was drawn, and does.
+        world.settle(usize::MAX);
+        let material = world.credential.status.clone().unwrap().material.unwrap();
+        assert_eq!(material.expires_at, Some((issued_at + 3 * hour).into()), "{change}");
+        assert_eq!(material.rotates_at, Some((issued_at + after).into()), "{change}");
+    }
+}
+
+#[test]
+fn what_a_status_is_made_to_say_is_put_right() {
+    let mut world = World::new("ClientSecret", r#"{"rotation": {"every": "90d", "overlap": "1d"}}"#);
+    world.settle(usize::MAX);
+    world.now += SignedDuration::from_mins(2);
+    world.spec(&json!({"rotation": {"revision": 1}}));
+    world.settle(usize::MAX);
+    let (before, value) = (world.credential.status.clone().unwrap(), world.value());
+    let told = before.material.clone().unwrap();
+    let previous = told.previous.clone().unwrap();
+    let later = PreviousMaterial { expires_at: "2199-01-01T00:00:00Z".into(), ..previous };
+    for forged in [
+        MaterialStatus { serial: Some(99), ..told.clone() },
+        MaterialStatus { previous: Some(later), ..told.clone() },
+        MaterialStatus { previous: None, ..told.clone() },
+        MaterialStatus::default(),
+    ] {
+        world.credential.status.as_mut().unwrap().material = Some(forged);
+        world.settle(usize::MAX);
+        assert_eq!((world.credential.status.clone().unwrap(), world.value()), (before.clone(), value));
+    }
+}
+
+#[test]
+fn an_end_that_only_the_status_tells_of_destroys_nothing() {
+    let mut world = World::new("Opaque", TYPES[7].1);
+    world.settle(usize::MAX);
+    let before = world.credential.status.clone().unwrap();
+    let plan = plan(&world.credential, &world.seen(), Wanted::Untouched, world.now);
+    assert!(plan.steps.is_empty());
+    assert_eq!((plan.secret, plan.material), (before.secret, before.material));
 }

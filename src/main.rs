@@ -124,8 +124,8 @@ impl Clock for SystemClock {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Controller(arguments) => run_controller(arguments),
-        Command::Verifier(arguments) => run_verifier(*arguments),
+        Command::Controller(arguments) => run(run_controller(arguments)),
+        Command::Verifier(arguments) => run(run_verifier(*arguments)),
         Command::Crds => print_crds(),
     };
     match outcome {
@@ -144,6 +144,14 @@ fn main() -> ExitCode {
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
+fn run(work: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let outcome = runtime.block_on(work);
+    // A key that is being drawn in a thread of its own is nobody's yet, and not waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
 fn print_crds() -> Outcome {
     for crd in api::crds() {
         println!("---\n{}", serde_yaml_ng::to_string(&crd)?.trim_end());
@@ -151,7 +159,6 @@ fn print_crds() -> Outcome {
     Ok(())
 }
 
-#[tokio::main]
 async fn run_controller(arguments: ControllerArguments) -> Outcome {
     let client = start(&arguments.common).await?;
     let config = Config {
@@ -164,7 +171,6 @@ async fn run_controller(arguments: ControllerArguments) -> Outcome {
     Ok(())
 }
 
-#[tokio::main]
 async fn run_verifier(arguments: VerifierArguments) -> Outcome {
     let routes = match &arguments.routes {
         Some(path) => {

@@ -114,6 +114,7 @@ pub enum KeyAlgorithm {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.size) || (self.algorithm == 'Rsa' ? self.size in [2048, 3072, 4096] : self.algorithm == 'Ecdsa' && self.size in [256, 384])").message("size goes with algorithm Rsa (2048, 3072 or 4096) and Ecdsa (256 or 384); remove it for Ed25519").field_path(".size"),
+    validation = Rule::new("!has(self.dnsNames) || self.dnsNames.all(name, !isIP(name))").message("an IP address among the DNS names; put it into ipAddresses").field_path(".dnsNames"),
     validation = Rule::new("!has(self.ipAddresses) || self.ipAddresses.all(address, isIP(address))").message("not an IP address; write one like 10.0.0.7 or 2001:db8::7").field_path(".ipAddresses")
 )]
 pub struct Tls {
@@ -166,15 +167,15 @@ pub struct Issuer {
 #[schemars(inline)]
 pub struct ObjectStore {
     /// Published as `AWS_ENDPOINT_URL`. Example: `https://minio.example`.
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^https?://[!-~]+$"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// Published as `AWS_REGION`. Example: eu-central-1.
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[!-~]+$"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     /// Published as `BUCKET_NAME`. Example: orders.
-    #[schemars(length(min = 1, max = 255))]
+    #[schemars(length(min = 1, max = 255), regex(pattern = r"^[!-~]+$"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bucket: Option<String>,
 }

@@ -145,6 +145,9 @@ async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential)
     if plan.destroys_material() {
         // A value is lost by it, and a watch that lags would have us undo what another leader has done.
         credential::observe::unchanged(ctx, credential).await?;
+    } else if plan.unbinds() {
+        // Another leader may have bound it again since, by what the watch has yet to show.
+        credential::observe::latest(ctx, credential).await?;
     }
     let (wake, again) = (plan.wake, plan.again);
     let planned = plan.status.clone();

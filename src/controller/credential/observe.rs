@@ -19,7 +19,7 @@ use crate::{
         write::{RequestError, send},
     },
     domain::{
-        binding::{Binding, BindingKey, Ownership, controller},
+        binding::{Binding, BindingKey, Ownership, controller, is_of_kind},
         name,
     },
 };
@@ -86,7 +86,7 @@ fn judge(credential: &Credential, found: &ObjectMeta) -> AccountSeen {
         };
     }
     let predecessors = reference.is_some_and(|owner| {
-        owner.kind == "Credential" && Some(&owner.name) == credential.metadata.name.as_ref()
+        is_of_kind(owner, "Credential") && Some(&owner.name) == credential.metadata.name.as_ref()
     });
     if predecessors { AccountSeen::Predecessors } else { AccountSeen::Foreign }
 }

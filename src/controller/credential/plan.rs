@@ -92,6 +92,12 @@ impl Plan {
             _ => false,
         })
     }
+
+    /// Whether it takes rights away.
+    #[must_use]
+    pub fn unbinds(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::DeleteBinding { .. }))
+    }
 }
 
 /// One write.

@@ -196,6 +196,12 @@ impl Plan {
         self.injections.iter().any(|injection| races(injection.fault))
     }
 
+    /// Whether two operators believe that they lead.
+    #[must_use]
+    pub fn has_two_leaders(&self) -> bool {
+        self.injections.iter().any(|injection| injection.fault == Fault::SecondLeader)
+    }
+
     /// Whether it must have the control plane to itself.
     #[must_use]
     pub fn is_shared(&self) -> bool {

@@ -314,9 +314,9 @@ async fn settle(run: &Run<'_>, checker: &Checker, undisturbed: Option<&Undisturb
     let last = state().await;
     if let Some(undisturbed) = undisturbed {
         let spare = if report.plan.may_race() { checker.never_named() } else { 0 };
-        report.violations.extend(undisturbed.state.differences(&last, spare));
+        report.violations.extend(undisturbed.state.differences(&last, spare, report.plan.has_two_leaders()));
     } else if last.objects != reached.objects {
-        report.violations.extend(reached.differences(&last, 0));
+        report.violations.extend(reached.differences(&last, 0, false));
     }
     report.state = Some(last);
 }

@@ -18,6 +18,7 @@ mod mass;
 mod material;
 mod support;
 mod token;
+mod verifier;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -32,15 +33,28 @@ fn main() -> ExitCode {
     let trials = |tests: Vec<support::Test>| -> Vec<Trial> {
         tests.into_iter().map(|test| test.trial(runtime.clone(), world.clone())).collect()
     };
-    let shared =
-        [token::tests(), credential::tests(), conflict::tests(), bad_input::tests(), material::tests()]
-            .into_iter()
-            .flatten()
-            .collect();
-    let alone = [canary::tests(), edits::tests(), keyring::tests(), lag::tests(), mass::tests()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let shared = [
+        token::tests(),
+        credential::tests(),
+        conflict::tests(),
+        bad_input::tests(),
+        material::tests(),
+        verifier::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let alone = [
+        canary::tests(),
+        edits::tests(),
+        keyring::tests(),
+        lag::tests(),
+        mass::tests(),
+        verifier::verifier_alone::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
 
     let mut failed = libtest_mimic::run(&arguments, trials(shared)).has_failed();
     if let Some(world) = &world {

@@ -124,10 +124,13 @@ impl World {
         for crd in api::crds() {
             install_crd(&admin, &crd).await;
         }
-        for document in include_str!("../../deploy/controller.yaml")
-            .split("\n---\n")
-            .chain(MORE_BINDABLE.split("\n---\n"))
-        {
+        let deployed = [
+            include_str!("../../deploy/controller.yaml"),
+            include_str!("../../deploy/verifier.yaml"),
+            include_str!("../../deploy/verifier-introspection.yaml"),
+            MORE_BINDABLE,
+        ];
+        for document in deployed.into_iter().flat_map(|documents| documents.split("\n---\n")) {
             apply(&admin, "", serde_yaml_ng::from_str(document).unwrap()).await.unwrap();
         }
         let world = Self { control_plane, admin, shared: Mutex::default(), spaces: AtomicU32::new(0) };

@@ -40,6 +40,9 @@ use crate::{
     domain::{clock::Clock, keyring::Keyring},
 };
 
+/// For how long a watch may be silent at most until it is asked whether that is all.
+const MAX_QUIET: Duration = Duration::from_secs(10);
+
 /// What a verifier is to know of the cluster.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -131,19 +134,28 @@ impl Verifier {
     /// Follows the cluster until it is dropped.
     pub async fn follow(&self, client: Client) {
         let clock = &*self.clock;
-        let tokens =
-            Follow::<ApiToken> { api: Api::all(client.clone()), fields: None, pulse: &self.tokens, clock };
+        // Early enough that an answer comes before it would count as too old.
+        let quiet = MAX_QUIET.min(self.source.max_staleness / 3);
+        let tokens = Follow::<ApiToken> {
+            api: Api::all(client.clone()),
+            fields: None,
+            pulse: &self.tokens,
+            clock,
+            quiet,
+        };
         let credentials = Follow::<Credential> {
             api: Api::all(client.clone()),
             fields: None,
             pulse: &self.credentials,
             clock,
+            quiet,
         };
         let keyring = Follow::<Secret> {
             api: Api::namespaced(client, &self.source.namespace),
             fields: Some(format!("metadata.name={}", self.source.keyring_secret)),
             pulse: &self.keys,
             clock,
+            quiet,
         };
         tokio::join!(tokens.run(self), credentials.run(self), keyring.run(self));
     }

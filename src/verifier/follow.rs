@@ -20,8 +20,6 @@ use crate::{api::lean::Lean, domain::clock::Clock};
 
 /// How many objects a list asks for at a time.
 const PAGE: u32 = 500;
-/// After so much silence it is asked whether there is anything that the watch should have shown.
-const QUIET: Duration = Duration::from_secs(10);
 /// How often silence is looked at: a clock that jumps is noticed within that.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a request may take to begin its answer.
@@ -51,6 +49,8 @@ pub struct Follow<'a, K> {
     pub pulse: &'a Pulse,
     /// Tells the time.
     pub clock: &'a dyn Clock,
+    /// After so much silence it is asked whether there is anything that the watch should have shown.
+    pub quiet: Duration,
 }
 
 /// Why a watch cannot be taken up where it was left.
@@ -135,9 +135,11 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
                         break;
                     }
                 };
+                if matches!(event, Some(Ok(_))) {
+                    failures.none();
+                }
                 match event {
                     Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
-                        failures.none();
                         version = version_of(object.meta(), version);
                         match &object.0 {
                             Ok(object) => sink.put(object),
@@ -164,7 +166,11 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
                         failures.wait().await;
                         break;
                     }
-                    None => break,
+                    // The API server ends each watch now and then; one that ends it at once is not asked in a loop.
+                    None => {
+                        failures.wait().await;
+                        break;
+                    }
                 }
             }
         }
@@ -172,7 +178,7 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
 
     /// Returns once nothing has been heard for too long.
     async fn silence(&self) {
-        while self.pulse.age(self.now()).is_some_and(|age| age < QUIET) {
+        while self.pulse.age(self.now()).is_some_and(|age| age < self.quiet) {
             sleep(LOOK_EVERY).await;
         }
     }

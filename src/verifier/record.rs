@@ -131,11 +131,9 @@ impl Facts {
         let end = spec.expires_at.as_ref().map(Instant::timestamp);
         // Once expired, always expired: a clock that was set back brings nothing back.
         let over = state == Some(CredentialState::Expired) && end.is_some();
-        let failed = state == Some(CredentialState::Failed);
         let active = spec.state == DesiredState::Active
             && credential.metadata.deletion_timestamp.is_none()
             && !over
-            && !failed
             && !matches!(end, Some(Err(_)));
         let scopes = spec.scopes.clone().unwrap_or_default();
         Self {

@@ -324,8 +324,16 @@ const CASES: &[(&str, Change, Expected)] = &[
         Expected::Refused,
     ),
     (
-        "credential failed",
+        "credential whose Secret or roles are not as they should be",
         |world| world.credentials[0]["status"]["state"] = json!("Failed"),
+        Expected::Accepted,
+    ),
+    (
+        "credential expired, and the clock set back",
+        |world| {
+            world.credentials[0]["spec"]["expiresAt"] = json!(at(50).to_string());
+            world.credentials[0]["status"]["state"] = json!("Expired");
+        },
         Expected::Refused,
     ),
     (

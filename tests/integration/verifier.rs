@@ -54,6 +54,7 @@ pub mod verifier_alone {
     };
 
     crate::tests![
+        where_nothing_happens_it_stays_up_to_date,
         an_api_server_that_stops_is_outlived_and_then_not_trusted,
         a_new_key_refuses_no_valid_token
     ];
@@ -96,6 +97,22 @@ pub mod verifier_alone {
             verifier.until("", &value, 401).await;
             verifier.stop().await;
         }
+    }
+
+    async fn where_nothing_happens_it_stays_up_to_date(world: Arc<World>, space: Space) {
+        let operator = world.operator(SystemClock::shared()).await;
+        space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
+        space.token("t", ApiTokenState::Active).await;
+        let value = space.value("t-token").await;
+        operator.stop().await;
+        let strict = Asked::trusting(&world, Duration::from_secs(10)).await;
+        strict.until("", &value, 200).await;
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(15) {
+            assert_eq!(strict.bearer("", &value).await, 200, "after {:?}", started.elapsed());
+            sleep(Duration::from_millis(50)).await;
+        }
+        strict.stop().await;
     }
 
     async fn a_new_key_refuses_no_valid_token(world: Arc<World>, space: Space) {

@@ -44,6 +44,8 @@ pub enum Body {
 pub struct Watch {
     inner: Box<DynBody>,
     awaited: Awaited,
+    /// Events that contain this are never shown: a deliberate mistake.
+    unheard: Option<&'static str>,
     held: Option<Bytes>,
     frozen: Option<Pin<Box<Sleep>>>,
     over: bool,
@@ -51,8 +53,8 @@ pub struct Watch {
 
 impl Watch {
     /// A watch that fares as `awaited` says.
-    pub fn new(inner: Box<DynBody>, awaited: Awaited) -> Self {
-        Self { inner, awaited, held: None, frozen: None, over: false }
+    pub fn new(inner: Box<DynBody>, awaited: Awaited, unheard: Option<&'static str>) -> Self {
+        Self { inner, awaited, unheard, held: None, frozen: None, over: false }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
@@ -73,6 +75,11 @@ impl Watch {
                 Poll::Ready(Some(Ok(frame))) => frame,
                 other => return other,
             };
+            if let (Some(unheard), Some(shown)) = (self.unheard, frame.data_ref())
+                && shown.windows(unheard.len()).any(|window| window == unheard.as_bytes())
+            {
+                continue;
+            }
             match self.awaited.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 None => return Poll::Ready(Some(Ok(frame))),
                 Some(Trouble::Freeze) => {

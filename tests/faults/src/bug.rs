@@ -50,11 +50,19 @@ pub enum Bug {
     Leak,
     /// Creates a Secret again that it deleted.
     Revive,
+    /// A verifier whose clock is slow.
+    LateVerifier,
+    /// A verifier that does not hear of revocations.
+    DeafToRevocation,
+    /// A verifier that does not hear of deletions.
+    DeafToDeletion,
+    /// A verifier that asks for the default audience where its route names another.
+    AnyAudience,
 }
 
 impl Bug {
     /// All of them, each with a plan that catches it and the law that it breaks.
-    pub const ALL: [(Self, &'static str, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str, &'static str); 16] = [
         (Self::DeleteWithoutUid, "revoke:", "S6"),
         (Self::Overwrite, "foreign-secret:", "S5"),
         (Self::Replace, "foreign-secret:", "S5"),
@@ -67,7 +75,21 @@ impl Bug {
         (Self::StatusFirst, "issue: kill-committed@update/apitokens.status/t#1", "state"),
         (Self::Leak, "issue:", "S9"),
         (Self::Revive, "expire:", "S10"),
+        (Self::LateVerifier, "expire-while-down:", "S1"),
+        (Self::DeafToRevocation, "revoke:", "S2"),
+        (Self::DeafToDeletion, "delete:", "S2"),
+        (Self::AnyAudience, "issue:", "S3"),
     ];
+
+    /// What a verifier with this bug never hears of.
+    #[must_use]
+    pub fn unheard(self) -> Option<&'static str> {
+        match self {
+            Self::DeafToRevocation => Some("\"revoked\":true"),
+            Self::DeafToDeletion => Some("\"type\":\"DELETED\""),
+            _ => None,
+        }
+    }
 
     /// The plan of a line in [`Bug::ALL`].
     ///

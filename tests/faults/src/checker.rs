@@ -22,7 +22,7 @@ use credential_operator::{
         token::Token,
     },
 };
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, future::join_all};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{core::v1::Secret, rbac::v1::RoleBinding};
 use kube::{
@@ -34,9 +34,14 @@ use kube::{
     },
 };
 use serde_json::json;
-use tokio::task::JoinSet;
+use tokio::{
+    task::JoinSet,
+    time::{self, sleep},
+};
 
 use crate::{
+    acceptance::{Due, KNOWN_WITHIN, Seen},
+    asked::{Asked, ELSEWHERE},
     run::{KEYRING, Violation},
     space::Space,
     state,
@@ -45,6 +50,10 @@ use crate::{
 /// Creation times have whole seconds, and a watch takes a moment.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
 const OPERATOR: &str = "credential-operator";
+/// How often each value is presented.
+const PRESENT_EVERY: Duration = Duration::from_millis(100);
+/// By when a value that may be accepted must be, once nothing happens any more.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Watches one namespace.
 pub struct Checker {
@@ -68,6 +77,8 @@ struct Facts {
     late: Vec<(String, String)>,
     found: Vec<Violation>,
     slowest_end: Duration,
+    /// What a verifier may accept.
+    acceptance: Seen,
 }
 
 /// A Secret that was seen.
@@ -103,14 +114,15 @@ impl Checker {
             tokens: HashMap::new(),
             found: Vec::new(),
             slowest_end: Duration::ZERO,
+            acceptance: Seen::default(),
         }));
         let mut watches = JoinSet::new();
         let secrets = watcher(space.api::<Secret>(), watcher::Config::default());
         watches.spawn(feed(facts.clone(), secrets, Facts::secret_seen, Facts::secret_gone));
         let tokens = watcher(space.api::<ApiToken>(), watcher::Config::default());
-        watches.spawn(feed(facts.clone(), tokens, Facts::token_seen, |_, _| {}));
+        watches.spawn(feed(facts.clone(), tokens, Facts::token_seen, Facts::holder_gone));
         let credentials = watcher(space.api::<Credential>(), watcher::Config::default());
-        watches.spawn(feed(facts.clone(), credentials, Facts::credential_seen, |_, _| {}));
+        watches.spawn(feed(facts.clone(), credentials, Facts::credential_seen, Facts::holder_gone));
         Self { facts, _watches: watches }
     }
 
@@ -128,6 +140,65 @@ impl Checker {
     #[must_use]
     pub fn never_named(&self) -> usize {
         self.facts().never_named()
+    }
+
+    /// Presents every value to a verifier again and again, and holds the answers against S1 to S3. Never returns.
+    pub async fn present_to(&self, verifier: &Asked) {
+        loop {
+            let values = self.facts().acceptance.values();
+            join_all(values.iter().map(|value| self.present(verifier, value))).await;
+            self.facts().find_certain(false);
+            sleep(PRESENT_EVERY).await;
+        }
+    }
+
+    /// Presents a value; returns whether it was accepted.
+    async fn present(&self, verifier: &Asked, value: &str) -> bool {
+        let clock = self.facts().clock.clone();
+        let (sent, before) = (time::Instant::now(), clock.now());
+        let told = verifier.present("", value).await;
+        let after = clock.now();
+        let elsewhere = verifier.present(ELSEWHERE, value).await;
+        let mut facts = self.facts();
+        if let Some(told) = &told {
+            for (law, what) in facts.acceptance.told(value, told, sent, [before, after]) {
+                facts.report(law, what);
+            }
+        }
+        if elsewhere.is_some_and(|told| told.status == 200) {
+            facts.report("S3", "a value was accepted for an audience that it is not for".to_owned());
+        }
+        told.is_some_and(|told| told.status == 200)
+    }
+
+    /// Waits, when nothing happens any more, until `verifier` accepts what may be accepted, and nothing else.
+    pub async fn conclude(&self, verifier: &Asked) {
+        let deadline = time::Instant::now() + ACCEPTED_WITHIN;
+        loop {
+            let due = {
+                let facts = self.facts();
+                facts.acceptance.due(time::Instant::now(), facts.clock.now())
+            };
+            let mut open = Vec::new();
+            for (value, due) in due {
+                let is_accepted = self.present(verifier, &value).await;
+                match due {
+                    Due::Acceptance if !is_accepted => open.push(value),
+                    Due::RefusalSoon => open.push(value),
+                    Due::Acceptance | Due::Refusal => {}
+                }
+            }
+            self.facts().find_certain(true);
+            if open.is_empty() {
+                return;
+            }
+            if time::Instant::now() >= deadline {
+                let ids = open.iter().filter_map(|value| Token::parse(value).ok());
+                let ids: Vec<_> = ids.map(|value| value.id().to_owned()).collect();
+                return self.facts().report("usable", format!("values that are good are refused: {ids:?}"));
+            }
+            sleep(KNOWN_WITHIN / 8).await;
+        }
     }
 
     /// What must never be and was, with what only the end and the API server's log can tell.
@@ -161,6 +232,17 @@ impl Checker {
 }
 
 impl Facts {
+    /// Reports what the verifier accepted though it was dead; `all`: nothing is under way any more.
+    fn find_certain(&mut self, all: bool) {
+        for (law, what) in self.acceptance.certain(time::Instant::now(), all) {
+            self.report(law, what);
+        }
+    }
+
+    fn holder_gone(&mut self, uid: &str) {
+        self.acceptance.gone(uid, time::Instant::now());
+    }
+
     fn report(&mut self, law: &'static str, what: String) {
         let violation = violation(law, what);
         if !self.found.contains(&violation) {
@@ -206,6 +288,7 @@ impl Facts {
             self.keys.extend(data.map(|(id, bytes)| (id.clone(), bytes.0.clone())));
             return;
         }
+        self.acceptance.secret(secret, time::Instant::now());
         self.material_seen(secret);
         if let Some(known) = self.secrets.get(&uid) {
             let managers = metadata.managed_fields.iter().flatten();
@@ -253,6 +336,7 @@ impl Facts {
     }
 
     fn credential_seen(&mut self, credential: &Credential) {
+        self.acceptance.credential(credential, time::Instant::now());
         let Some(material) = credential.status.as_ref().and_then(|status| status.material.as_ref()) else {
             return;
         };
@@ -310,6 +394,7 @@ impl Facts {
     }
 
     fn token_seen(&mut self, token: &ApiToken) {
+        self.acceptance.token(token, time::Instant::now());
         let uid = token.metadata.uid.clone().unwrap_or_default();
         let name = token.metadata.name.clone().unwrap_or_default();
         let Some(status) = &token.status else { return };

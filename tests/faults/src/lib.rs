@@ -4,10 +4,13 @@
 //! A [`scenario`] is what users do. A [`plan`] is a line of text that says what goes wrong meanwhile: it replays
 //! exactly. The [`wire`] makes it go wrong: it sees every request that an operator sends and every answer that it gets.
 //! A [`run`] is one scenario under one plan; in the end its [`state`] is compared with that of an undisturbed run, and a
-//! [`checker`] has watched the API server throughout. [`bug`]s are put in on purpose, to prove that they are caught.
+//! [`checker`] has watched the API server throughout and presented every value to a verifier that was [`asked`] all the
+//! while, so that it can be told what must never be [accepted](acceptance). [`bug`]s are put in on purpose, to prove that they are caught.
 //!
 //! Nothing of this is in the operator: the harness links the library and has a `main` of its own.
 
+pub mod acceptance;
+pub mod asked;
 pub mod body;
 pub mod bug;
 pub mod checker;

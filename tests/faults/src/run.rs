@@ -12,9 +12,10 @@ use std::{
 
 use credential_operator::{
     controller::{self, Config, Context, ControllerError},
-    domain::token::Prefix,
+    domain::{clock::Clock, token::Prefix},
 };
-use kube::client::ClientBuilder;
+use jiff::{SignedDuration, Timestamp};
+use kube::{Client, client::ClientBuilder};
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -23,6 +24,7 @@ use tokio::{
 };
 
 use crate::{
+    asked::Asked,
     body::FROZEN,
     bug::{Bug, BugLayer},
     checker::Checker,
@@ -42,6 +44,15 @@ const CALM: Duration = Duration::from_millis(1_200);
 const ON_ITS_WAY: Duration = Duration::from_millis(100);
 /// The Secret that the keys are in.
 pub const KEYRING: &str = "credential-operator-keyring";
+
+/// A clock that is slow by a minute.
+struct Late(Arc<RunClock>);
+
+impl Clock for Late {
+    fn now(&self) -> Timestamp {
+        self.0.now() - SignedDuration::from_mins(1)
+    }
+}
 
 /// Something that must never be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,6 +182,24 @@ impl<'a> Run<'a> {
         self.operators().insert(number, Running { wire, task, _stop: stop });
     }
 
+    /// Starts a verifier that follows the namespace.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_verifier(&self) -> Outcome<Asked> {
+        let mut config = self.world.control_plane.admin().config();
+        config.default_retry = false;
+        let builder = ClientBuilder::try_from(config).map_err(|error| error.to_string())?;
+        let wire = self.wire.verifier(self.bug.and_then(Bug::unheard));
+        let client: Client = builder.with_layer(&WireLayer(wire)).build();
+        let clock: Arc<dyn Clock> = match self.bug {
+            Some(Bug::LateVerifier) => Arc::new(Late(self.clock.clone())),
+            _ => self.clock.clone(),
+        };
+        let careful = self.bug != Some(Bug::AnyAudience);
+        Asked::start(client, &self.space.namespace, clock, careful).await
+    }
+
     /// Kills every operator.
     pub fn stop_operators(&self) {
         let numbers: Vec<_> = self.operators().keys().copied().collect();
@@ -250,16 +279,30 @@ pub async fn run(world: &World, plan: &Plan, bug: Option<Bug>, undisturbed: Opti
     };
     let checker = Checker::watch(&run.space, run.clock.clone());
     let mut report = Report::of(plan);
+    let verifier = match run.start_verifier().await {
+        Ok(verifier) => verifier,
+        Err(why) => return Report::failed(plan, why),
+    };
     let watched = async {
         if let Err(why) = drive(&run).await {
             report.violations.push(Violation { law: "L1", what: why });
         } else {
             settle(&run, &checker, undisturbed, &mut report).await;
+            checker.conclude(&verifier).await;
+            // One that knows only what there is now answers alike.
+            match run.start_verifier().await {
+                Ok(another) => match another.ready().await {
+                    Ok(()) => checker.conclude(&another).await,
+                    Err(why) => report.violations.push(Violation { law: "L1", what: why }),
+                },
+                Err(why) => report.violations.push(Violation { law: "L1", what: why }),
+            }
         }
     };
     tokio::select! {
         () = watched => {}
         () = run.supervise() => {}
+        () = checker.present_to(&verifier) => {}
     }
     run.stop_operators();
     report.not_struck = run.wire.not_struck();

@@ -66,6 +66,7 @@ pub struct Instance {
     wire: Arc<Wire>,
     dead: AtomicBool,
     watches: HashMap<&'static str, Awaited>,
+    unheard: Option<&'static str>,
 }
 
 impl Wire {
@@ -86,10 +87,19 @@ impl Wire {
 
     /// The end of one more operator.
     pub fn instance(self: &Arc<Self>, number: usize) -> Arc<Instance> {
+        self.deaf_instance(number, None)
+    }
+
+    /// The end of one that writes nothing, and never hears of events that contain `unheard`.
+    pub fn verifier(self: &Arc<Self>, unheard: Option<&'static str>) -> Arc<Instance> {
+        self.deaf_instance(usize::MAX, unheard)
+    }
+
+    fn deaf_instance(self: &Arc<Self>, number: usize, unheard: Option<&'static str>) -> Arc<Instance> {
         let kinds =
             [Kind::ApiTokens, Kind::Credentials, Kind::Secrets, Kind::ServiceAccounts, Kind::RoleBindings];
         let watches = kinds.map(|kind| (kind.resource(), Awaited::default())).into();
-        Arc::new(Instance { number, wire: self.clone(), dead: AtomicBool::new(false), watches })
+        Arc::new(Instance { number, wire: self.clone(), dead: AtomicBool::new(false), watches, unheard })
     }
 
     /// The faults that have not struck.
@@ -156,7 +166,7 @@ impl Instance {
             return answer.map(|answer| {
                 let awaited = awaited.filter(|_| answer.status().is_success());
                 answer.map(|body| match awaited {
-                    Some(awaited) => Body::Watch(Watch::new(body, awaited)),
+                    Some(awaited) => Body::Watch(Watch::new(body, awaited, self.unheard)),
                     None => Body::Plain(body),
                 })
             });

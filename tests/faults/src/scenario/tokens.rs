@@ -87,7 +87,9 @@ async fn expire(run: &Run<'_>, while_down: bool) -> Outcome {
     if while_down {
         run.stop_operators();
         run.clock.advance_to(end);
-        sleep(Duration::from_millis(300)).await;
+        // Long enough for a verifier to be sure again, after such a step, that it is up to date: nobody but itself tells it
+        // of the end.
+        sleep(Duration::from_millis(1_500)).await;
         run.start_operator();
     }
     until_at(run, end, ApiTokenState::Expired).await

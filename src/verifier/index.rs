@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
 use hashbrown::HashTable;
@@ -32,9 +32,8 @@ struct Writer {
     slots: HashTable<Arc<Slot>>,
     namespaces: HashSet<Arc<str>>,
     keys: HashSet<Arc<Box<str>>>,
-    /// Those that are there, each with the reading that it was last in.
-    credentials: HashMap<CredentialPlace, (Arc<Slot>, u8)>,
-    generations: [u8; 2],
+    /// Those that are there, each with whether it was met since the last reading began.
+    credentials: HashMap<CredentialPlace, (Arc<Slot>, bool)>,
     removed: u32,
 }
 
@@ -42,7 +41,7 @@ struct Writer {
 type CredentialPlace = (Arc<str>, Box<str>);
 
 /// Which objects a reading of all of them is of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// All `ApiToken`s.
     ApiTokens,
@@ -89,29 +88,31 @@ impl Index {
         self.len() == 0
     }
 
-    /// All objects are about to be read anew.
+    /// All objects are about to be read anew. What a reading met that came to no end counts for nothing.
     pub fn begin(&self, reading: Reading) {
         let mut writer = self.writer();
-        let generation = &mut writer.generations[reading as usize];
-        *generation = generation.wrapping_add(1);
+        for record in writer.by_place.iter().filter(|record| Reading::of(record.kind) == reading) {
+            record.met.store(false, Ordering::Relaxed);
+        }
+        if reading == Reading::Credentials {
+            writer.credentials.values_mut().for_each(|(_, met)| *met = false);
+        }
     }
 
     /// All objects have been read: what was not among them is gone.
     pub fn end(&self, reading: Reading) {
         let mut writer = self.writer();
-        let current = writer.generations[reading as usize];
-        if matches!(reading, Reading::Credentials) {
-            writer.credentials.retain(|_, (slot, generation)| {
-                let stays = *generation == current;
-                if !stays {
+        if reading == Reading::Credentials {
+            writer.credentials.retain(|_, (slot, met)| {
+                if !*met {
                     slot.facts.store(None);
                 }
-                stays
+                *met
             });
         }
         let mut gone = Vec::new();
         writer.by_place.retain(|record| {
-            let stays = Reading::of(record.kind) as usize != reading as usize || record.generation == current;
+            let stays = Reading::of(record.kind) != reading || record.met.load(Ordering::Relaxed);
             if !stays {
                 gone.push(record.clone());
             }
@@ -127,18 +128,16 @@ impl Index {
     pub fn put(&self, kind: Kind, namespace: &str, name: &str, stated: impl IntoIterator<Item = Stated>) {
         let mut writer = self.writer();
         let before = writer.remove_place(kind, namespace, name);
-        let generation = writer.generations[Reading::of(kind) as usize];
-        let mut kept = Vec::new();
         for stated in stated {
             let slot = writer.slot(namespace, &stated.credential, stated.credential_uid);
             let key = writer.key(&stated.key);
-            let record = Arc::new(stated.record(key, slot, generation));
-            kept.push(record.id);
+            let record = Arc::new(stated.record(key, slot));
             self.put_in(&record, &before);
             let Writer { by_place, hasher, .. } = &mut *writer;
             by_place.insert_unique(place_hash(hasher, &record), record, |record| place_hash(hasher, record));
         }
-        for record in before.iter().filter(|record| !kept.contains(&record.id)) {
+        // Also those in whose place another came: of one id there may have been two, and what they shared may differ.
+        for record in &before {
             self.take_out(record);
             writer.note_removal();
         }
@@ -149,9 +148,8 @@ impl Index {
         let mut writer = self.writer();
         let slot = writer.slot(namespace, name, uid);
         slot.facts.store(Some(Arc::new(facts)));
-        let generation = writer.generations[Reading::Credentials as usize];
         let place = (slot.namespace.clone(), slot.name.clone());
-        if let Some((former, _)) = writer.credentials.insert(place, (slot, generation))
+        if let Some((former, _)) = writer.credentials.insert(place, (slot, true))
             && former.uid != uid
         {
             former.facts.store(None);

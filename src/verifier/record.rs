@@ -2,7 +2,7 @@
 //!
 //! There is one record a value, so it is as small as it can be; what many of them share is shared.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
@@ -61,8 +61,8 @@ pub struct Record {
     pub id: Id,
     /// What it belongs to.
     pub kind: Kind,
-    /// Of which reading of all objects it is.
-    pub(super) generation: u8,
+    /// Whether its object was met since the last reading of all objects began.
+    pub(super) met: AtomicBool,
     code: Code,
     uid: Uuid,
     serial: u32,
@@ -255,12 +255,12 @@ impl Stated {
         current.into_iter().chain(previous).collect()
     }
 
-    pub(super) fn record(self, key: Arc<Box<str>>, credential: Arc<Slot>, generation: u8) -> Record {
+    pub(super) fn record(self, key: Arc<Box<str>>, credential: Arc<Slot>) -> Record {
         let narrowing = Narrowing { scopes: self.scopes, audiences: self.audiences };
         Record {
             id: self.id,
             kind: self.kind,
-            generation,
+            met: AtomicBool::new(true),
             code: self.code,
             uid: self.uid,
             serial: self.serial,

@@ -175,3 +175,82 @@ fn what_nothing_shares_any_more_is_forgotten() {
     assert!(writer.slots.len() <= TIDY_EVERY as usize && writer.namespaces.len() <= TIDY_EVERY as usize);
     assert!(writer.credentials.is_empty() && index.by_id.is_empty() && index.twins.is_empty());
 }
+
+#[test]
+fn what_is_gone_is_gone_however_often_a_reading_came_to_no_end() {
+    for unended in [0, 1, 2, 255, 256, 511] {
+        let index = Index::default();
+        index.put_facts("n", "c", uid(1).parse().unwrap(), facts());
+        index.put(Kind::ApiToken, "n", "t", Some(token("n", "t", IDS[0], 1)));
+        index.put(Kind::ApiToken, "n", "u", Some(token("n", "u", IDS[1], 1)));
+        for reading in [Reading::Credentials, Reading::ApiTokens] {
+            for attempt in 0..unended {
+                index.begin(reading);
+                // Some of them came to the first page.
+                if attempt % 2 == 0 {
+                    index.put(Kind::ApiToken, "n", "u", Some(token("n", "u", IDS[1], 1)));
+                }
+            }
+            index.begin(reading);
+            index.end(reading);
+        }
+        assert!(index.is_empty() && index.by_id.is_empty(), "after {unended}");
+        assert!(index.writer().credentials.is_empty(), "after {unended}");
+    }
+}
+
+/// A credential that states each of these ids, with a value of its own.
+fn client_secret(ids: &[&str]) -> Vec<Stated> {
+    let value = |(n, id): (usize, &&str)| {
+        json!({"serial": n, "id": id, "digest": format!("hmac-sha256:k:{n:064}"),
+        "expiresAt": "2027-01-01T00:00:00Z"})
+    };
+    let mut values: Vec<_> = ids.iter().enumerate().map(value).collect();
+    let previous = (values.len() > 1).then(|| values.remove(1));
+    let mut material = values.pop().unwrap_or(json!({}));
+    material["previous"] = json!(previous);
+    let credential = json!({
+        "metadata": {"name": "c", "namespace": "n", "uid": uid(1)},
+        "spec": {"type": "ClientSecret"},
+        "status": {"material": material},
+    });
+    Stated::of_credential(&serde_json::from_value(credential).unwrap())
+}
+
+#[test]
+fn two_values_of_one_id_go_as_they_came() {
+    let index = Index::default();
+    let serials = |id: &str| {
+        let mut serials = Vec::new();
+        let _ = index.find(Id::new(id).unwrap(), |record| {
+            serials.push(record.serial());
+            None::<()>
+        });
+        serials.sort_unstable();
+        serials
+    };
+    let put = |ids: &[&str]| index.put(Kind::ClientSecret, "n", "c", client_secret(ids));
+    put(&[IDS[0], IDS[0]]);
+    assert_eq!(serials(IDS[0]), [0, 1]);
+    put(&[IDS[0], IDS[0]]);
+    assert_eq!(serials(IDS[0]), [0, 1]);
+    put(&[IDS[0]]);
+    assert_eq!(serials(IDS[0]), [0], "the one that is not stated any more");
+    put(&[IDS[1], IDS[0]]);
+    assert_eq!((serials(IDS[0]), serials(IDS[1])), (vec![1], vec![0]));
+    put(&[]);
+    assert!(index.by_id.is_empty() && index.twins.is_empty());
+}
+
+#[test]
+fn what_a_status_names_now_and_then_is_forgotten() {
+    let index = Index::default();
+    for n in 0..5_000u32 {
+        let mut stated = token("n", "t", IDS[0], n);
+        stated.key = format!("k{n}");
+        index.put(Kind::ApiToken, "n", "t", Some(stated));
+    }
+    let writer = index.writer();
+    let shared = [writer.slots.len(), writer.keys.len()];
+    assert!(shared.iter().all(|shared| *shared <= TIDY_EVERY as usize + 1), "{shared:?}");
+}

@@ -21,7 +21,13 @@ pub mod service;
 mod tests;
 mod tls;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -60,6 +66,8 @@ pub struct Verifier {
     clock: Arc<dyn Clock>,
     index: Index,
     keyring: ArcSwap<Keyring>,
+    /// Whether its Secret was met since the last reading began.
+    keyring_met: AtomicBool,
     tokens: Pulse,
     credentials: Pulse,
     keys: Pulse,
@@ -83,6 +91,7 @@ impl Verifier {
             clock,
             index: Index::default(),
             keyring: ArcSwap::default(),
+            keyring_met: AtomicBool::default(),
             tokens: Pulse::default(),
             credentials: Pulse::default(),
             keys: Pulse::default(),
@@ -207,9 +216,12 @@ impl Sink<Credential> for Verifier {
 }
 
 impl Sink<Secret> for Verifier {
-    fn begin(&self) {}
+    fn begin(&self) {
+        self.keyring_met.store(false, Ordering::Relaxed);
+    }
 
     fn put(&self, secret: &Secret) {
+        self.keyring_met.store(true, Ordering::Relaxed);
         let entries = secret.data.iter().flatten().map(|(id, bytes)| (id, bytes.0.as_slice()));
         self.keyring.store(Arc::new(Keyring::read(entries)));
     }
@@ -218,7 +230,11 @@ impl Sink<Secret> for Verifier {
         self.keyring.store(Arc::default());
     }
 
-    fn end(&self) {}
+    fn end(&self) {
+        if !self.keyring_met.load(Ordering::Relaxed) {
+            self.keyring.store(Arc::default());
+        }
+    }
 }
 
 fn place(metadata: &ObjectMeta) -> (&str, &str) {

@@ -671,3 +671,30 @@ async fn other_paths_are_none() {
         assert_eq!(answer.status(), 404, "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_keyring_that_is_not_there_any_more_is_not_used_any_more() {
+    let world = World::valid();
+    let service = world.service();
+    let status = async || {
+        let mut request = Request::get("/forward-auth/orders").body(Full::<Bytes>::default()).unwrap();
+        *request.headers_mut() = world.headers.clone();
+        service.answer(request, Peer::default()).await.status()
+    };
+    let keyring = Secret {
+        data: Some([(key(1).id().to_owned(), ByteString(key(1).expose().to_vec()))].into()),
+        ..Secret::default()
+    };
+    let verifier = service.verifier();
+    Sink::<Secret>::begin(verifier);
+    assert_eq!(status().await, 200, "while it is read anew");
+    Sink::<Secret>::put(verifier, &keyring);
+    Sink::<Secret>::end(verifier);
+    assert_eq!(status().await, 200);
+    // Its deletion fell into the time before it was read anew.
+    Sink::<Secret>::begin(verifier);
+    Sink::<Secret>::end(verifier);
+    assert_eq!(status().await, 503);
+    Sink::<Secret>::put(verifier, &keyring);
+    assert_eq!(status().await, 200);
+}

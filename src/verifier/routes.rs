@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use http::HeaderValue;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 use super::judge::Demand;
@@ -43,8 +43,8 @@ pub enum RoutesError {
     /// Two routes of one name.
     #[error("routes: there are two of the name {0:?}; rename one of them")]
     Twice(String),
-    /// A list that accepts nothing.
-    #[error("routes.{0}.{1} is empty, so that nothing would be accepted; remove it or put something in")]
+    /// A list that accepts nothing, or demands nothing.
+    #[error("routes.{0}.{1} is empty; remove it or put something in")]
     Empty(String, &'static str),
     /// Something that is no scope.
     #[error(
@@ -63,10 +63,17 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Entry {
     name: String,
+    #[serde(default, deserialize_with = "list")]
     audiences: Option<Vec<String>>,
-    #[serde(default)]
-    scopes: Vec<String>,
+    #[serde(default, deserialize_with = "list")]
+    scopes: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "list")]
     namespaces: Option<Vec<String>>,
+}
+
+/// A list that is named is there: `namespaces:` with nothing after it is an empty one, and must not mean all of them.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    Option::deserialize(deserializer).map(|list| Some(list.unwrap_or_default()))
 }
 
 impl Default for Routes {
@@ -90,12 +97,14 @@ impl Routes {
             if name.is_empty() || name.len() > MAX_NAME_LENGTH || !name.bytes().all(plain) {
                 return Err(RoutesError::Name(name));
             }
-            for (what, list) in [("audiences", &audiences), ("namespaces", &namespaces)] {
+            for (what, list) in [("audiences", &audiences), ("scopes", &scopes), ("namespaces", &namespaces)]
+            {
                 if list.as_ref().is_some_and(Vec::is_empty) {
                     return Err(RoutesError::Empty(name, what));
                 }
             }
             // RFC 6749, section 3.3.
+            let scopes = scopes.unwrap_or_default();
             let legal = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E);
             if let Some(wrong) = scopes.iter().find(|scope| scope.is_empty() || !scope.bytes().all(legal)) {
                 return Err(RoutesError::Scope(name, wrong.clone()));
@@ -163,6 +172,9 @@ mod tests {
             ("routes: [{name: a}, {name: a}]", "there are two of the name \"a\""),
             ("routes: [{name: a, audiences: []}]", "routes.a.audiences is empty"),
             ("routes: [{name: a, namespaces: []}]", "routes.a.namespaces is empty"),
+            ("routes:\n- name: a\n  audiences:\n", "routes.a.audiences is empty"),
+            ("routes:\n- name: a\n  namespaces:\n  # - shop\n", "routes.a.namespaces is empty"),
+            ("routes:\n- name: a\n  scopes: ~\n", "routes.a.scopes is empty"),
             ("routes: [{name: a, scopes: ['b c']}]", "\"b c\" is no scope"),
         ] {
             let error = Routes::read(yaml).unwrap_err().to_string();

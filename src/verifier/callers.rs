@@ -69,19 +69,17 @@ impl Callers {
         let believed = self.believed(token, path);
         let answer = believed.answer.get_or_try_init(async || {
             let _permit = self.permits.acquire().await.map_err(|_| NotAuthorized::Unavailable)?;
-            match timeout(ANSWER_WITHIN, ask(client, token, path)).await {
-                Ok(Ok(answer)) => Ok(answer),
-                Ok(Err(error)) => {
-                    warn!(%error, "could not ask the API server about a caller");
-                    Err(NotAuthorized::Unavailable)
-                }
-                Err(_) => {
-                    warn!("the API server did not answer about a caller in time");
-                    Err(NotAuthorized::Unavailable)
-                }
-            }
+            ask(client, token, path).await.map_err(|error| {
+                warn!(%error, "could not ask the API server about a caller");
+                NotAuthorized::Unavailable
+            })
         });
-        *answer.await?
+        // With the wait for those who asked before: a flood of them must not hold up each that comes later for longer.
+        let Ok(answer) = timeout(ANSWER_WITHIN, answer).await else {
+            warn!("the API server did not answer about a caller in time");
+            return Err(NotAuthorized::Unavailable);
+        };
+        *answer?
     }
 
     fn believed(&self, token: &str, path: &str) -> Arc<Believed> {
@@ -134,4 +132,32 @@ async fn ask(client: &Client, token: &str, path: &str) -> kube::Result<Result<()
     let reviewed = Api::all(client.clone()).create(&PostParams::default(), &review).await?;
     let allowed = reviewed.status.is_some_and(|status| status.allowed && status.denied != Some(true));
     Ok(if allowed { Ok(()) } else { Err(NotAuthorized::Forbidden) })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_caller_waits_for_the_callers_before_him() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        // An API server that takes connections and says nothing.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
+        let callers = Callers::new(Some(Client::try_from(kube::Config::new(url)).unwrap()));
+        let started = Instant::now();
+        let waits = (0..200).map(|n| {
+            // Some of them are the same one.
+            let token = format!("made-up-{}", n / 2);
+            let callers = &callers;
+            async move { callers.authorize(&token, "/introspect").await }
+        });
+        for answer in join_all(waits).await {
+            assert_eq!(answer, Err(NotAuthorized::Unavailable));
+        }
+        assert!(started.elapsed() <= ANSWER_WITHIN * 2, "after {:?}", started.elapsed());
+    }
 }

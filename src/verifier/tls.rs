@@ -64,6 +64,7 @@ struct Read {
 /// TLS that follows its files.
 pub struct Tls {
     files: TlsFiles,
+    first: Read,
     current: ArcSwap<ServerConfig>,
 }
 
@@ -73,8 +74,9 @@ impl Tls {
     /// # Errors
     /// When they cannot be used.
     pub fn new(files: TlsFiles) -> Result<Self, TlsError> {
-        let current = ArcSwap::new(files.read()?.config(&files)?);
-        Ok(Self { files, current })
+        let first = files.read()?;
+        let current = ArcSwap::new(first.config(&files)?);
+        Ok(Self { files, first, current })
     }
 
     /// What a new connection is to be served by.
@@ -84,11 +86,11 @@ impl Tls {
 
     /// Follows the files until it is dropped. What cannot be used is said, and what was used before stays.
     pub async fn follow(&self) {
-        let mut before = self.files.read().ok();
+        let mut before = None;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let read = match self.files.read() {
-                Ok(read) if Some(&read) == before.as_ref() => continue,
+                Ok(read) if read == *before.as_ref().unwrap_or(&self.first) => continue,
                 Ok(read) => read,
                 Err(error) => {
                     error!(%error, "the certificate cannot be read again; the one before stays in use");
@@ -150,4 +152,46 @@ fn certificates(pem: &[u8], path: &std::path::Path) -> Result<Vec<CertificateDer
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let found = found.ok().filter(|found| !found.is_empty());
     found.ok_or_else(|| TlsError::Pem { path: path.to_owned(), what: "certificate" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes a certificate that is new, and its key.
+    fn renew(files: &TlsFiles) {
+        let new = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        fs::write(&files.certificate, new.cert.pem()).unwrap();
+        fs::write(&files.key, new.signing_key.serialize_pem()).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_is_taken_up_whenever_it_came_and_only_if_it_can_be_used() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let files = TlsFiles {
+            certificate: folder.path().join("tls.crt"),
+            key: folder.path().join("tls.key"),
+            client_authorities: None,
+        };
+        renew(&files);
+        let tls = Tls::new(files.clone()).unwrap();
+        let first = tls.current();
+        // It is renewed before anybody looks for the first time.
+        renew(&files);
+        let look = async || {
+            let _ = tokio::time::timeout(2 * LOOK_EVERY, tls.follow()).await;
+            tls.current()
+        };
+        let second = look().await;
+        assert!(!Arc::ptr_eq(&first, &second), "the new one is not in use");
+        for broken in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            fs::write(&files.certificate, broken).unwrap();
+            assert!(Arc::ptr_eq(&second, &look().await), "{broken:?} is in use");
+        }
+        fs::remove_file(&files.key).unwrap();
+        assert!(Arc::ptr_eq(&second, &look().await));
+        renew(&files);
+        assert!(!Arc::ptr_eq(&second, &look().await));
+    }
 }

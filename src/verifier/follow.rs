@@ -64,9 +64,8 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
             let asked = self.now();
             match self.list(sink).await {
                 Ok(version) => {
-                    failures.none();
                     self.pulse.beat(asked);
-                    let TooOld = self.watch(version, sink).await;
+                    let TooOld = self.watch(version, sink, &mut failures).await;
                 }
                 Err(error) => {
                     warn!(kind = %K::kind(&()), %error, "the list failed and is tried again");
@@ -97,9 +96,8 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
         }
     }
 
-    async fn watch(&self, mut version: String, sink: &impl Sink<K>) -> TooOld {
+    async fn watch(&self, mut version: String, sink: &impl Sink<K>, failures: &mut Failures) -> TooOld {
         let params = WatchParams { field_selector: self.fields.clone(), ..WatchParams::default() };
-        let mut failures = Failures::default();
         // When a list last said what is true now; that counts once a watch shows all up to then.
         let mut asked = None;
         loop {
@@ -121,14 +119,16 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
                 }
             };
             if let Some(asked) = asked.take() {
+                failures.none();
                 self.pulse.beat(asked);
             }
             let mut events = std::pin::pin!(events.into_stream());
             loop {
                 let event = tokio::select! {
                     event = events.next() => event,
-                    () = self.silence() => {
-                        asked = self.ask().await;
+                    // What the watch shows meanwhile is not held up by an answer that is slow to come.
+                    answered = self.ask_after_silence() => {
+                        asked = answered;
                         if asked.is_none() {
                             failures.wait().await;
                         }
@@ -176,16 +176,12 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
         }
     }
 
-    /// Returns once nothing has been heard for too long.
-    async fn silence(&self) {
+    /// Once nothing has been heard for too long, has the API server make sure that it is up to date itself, by a consistent
+    /// list. A watch that is taken up after that shows all that was true when it was asked.
+    async fn ask_after_silence(&self) -> Option<Moment> {
         while self.pulse.age(self.now()).is_some_and(|age| age < self.quiet) {
             sleep(LOOK_EVERY).await;
         }
-    }
-
-    /// Has the API server make sure that it is up to date itself, by a consistent list. A watch that is taken up after that
-    /// shows all that was true when it was asked.
-    async fn ask(&self) -> Option<Moment> {
         let asked = self.now();
         let params = ListParams { field_selector: self.fields.clone(), ..ListParams::default() }.limit(1);
         match timeout(ANSWER_WITHIN, self.api.list(&params)).await {

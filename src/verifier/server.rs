@@ -4,9 +4,10 @@ use std::{
     convert::Infallible,
     io,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -39,6 +40,8 @@ use super::{
 const MAX_HEADERS: usize = 16 * 1024;
 /// For the whole of a request's headers, and between two requests on one connection.
 const HEADERS_WITHIN: Duration = Duration::from_mins(1);
+/// Whoever asks nothing for so long, says nothing at all, or does not read what he is told takes a place from others.
+const IDLE_AT_MOST: Duration = Duration::from_secs(90);
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 10_000;
 const MAX_STREAMS: u32 = 256;
@@ -113,8 +116,9 @@ pub async fn run(
             None => std::future::pending().await,
         }
     };
+    let mut follow = pin!(service.verifier().follow(client));
     tokio::select! {
-        () = service.verifier().follow(client) => {}
+        () = &mut follow => {}
         () = follow_tls => {}
         () = accept(&listener, &service, tls.as_ref(), &connections) => {}
         () = accept_health(&health, &service, &stopping) => {}
@@ -126,8 +130,14 @@ pub async fn run(
         } => {}
     }
     drop(listener);
-    if timeout(FINISH_WITHIN, connections.shutdown()).await.is_err() {
-        warn!("some requests were not finished in time");
+    tokio::select! {
+        // What is answered last is to be as true as what was answered first.
+        () = follow => {}
+        finished = timeout(FINISH_WITHIN, connections.shutdown()) => {
+            if finished.is_err() {
+                warn!("some requests were not finished in time");
+            }
+        }
     }
     Ok(())
 }
@@ -190,14 +200,28 @@ async fn serve(
     peer: Peer,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
+    let asked = Arc::new(AtomicU64::new(0));
+    let counted = asked.clone();
     let answer = service_fn(move |request: Request<Incoming>| {
+        counted.fetch_add(1, Ordering::Relaxed);
         let service = service.clone();
         async move { Ok::<_, Infallible>(service.answer(request, peer).await) }
     });
     let builder = builder();
-    let connection = builder.serve_connection(TokioIo::new(stream), answer);
-    if let Err(error) = watcher.watch(connection).await {
-        debug!(%error, "a connection ended");
+    let mut connection = pin!(watcher.watch(builder.serve_connection(TokioIo::new(stream), answer)));
+    let mut before = 0;
+    loop {
+        match timeout(IDLE_AT_MOST, &mut connection).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => return debug!(%error, "a connection ended"),
+            Err(_) => {
+                let now = asked.load(Ordering::Relaxed);
+                if now == before {
+                    return debug!("a connection is closed, by which nothing is asked");
+                }
+                before = now;
+            }
+        }
     }
 }
 
@@ -229,5 +253,89 @@ async fn accept_health(listener: &TcpListener, service: &Arc<Service>, stopping:
                 debug!("a request for health took too long");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper_util::server::graceful::GracefulShutdown;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        time::{Instant, advance},
+    };
+
+    use super::*;
+    use crate::{
+        domain::clock::Clock,
+        verifier::{Source, Verifier, routes::Routes},
+    };
+
+    struct Epoch;
+
+    impl Clock for Epoch {
+        fn now(&self) -> jiff::Timestamp {
+            jiff::Timestamp::UNIX_EPOCH
+        }
+    }
+
+    /// A connection to a verifier that knows nothing, and so answers 503.
+    fn connect(connections: &GracefulShutdown) -> DuplexStream {
+        let source = Source {
+            namespace: String::new(),
+            keyring_secret: String::new(),
+            max_staleness: Duration::from_secs(30),
+        };
+        let verifier = Arc::new(Verifier::new(source, Arc::new(Epoch)));
+        let service = Arc::new(Service::new(verifier, Routes::default(), None));
+        let (ours, theirs) = duplex(1024);
+        tokio::spawn(serve(theirs, service, Peer::default(), connections.watcher()));
+        ours
+    }
+
+    /// For how long it takes until the connection is closed.
+    async fn closed_after(mut stream: DuplexStream) -> Duration {
+        let started = Instant::now();
+        let _ = timeout(Duration::from_hours(1), stream.read_to_end(&mut Vec::new())).await;
+        started.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_nothing_is_not_waited_for() {
+        let connections = GracefulShutdown::new();
+        for said in [
+            "",
+            "P",
+            "PRI * HTTP/2.0\r\n",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "GET /for",
+            "GET / HTTP/1.1\r\n\r\n",
+        ] {
+            let mut stream = connect(&connections);
+            stream.write_all(said.as_bytes()).await.unwrap();
+            let after = closed_after(stream).await;
+            assert!(after <= 2 * IDLE_AT_MOST, "{said:?}: {after:?}");
+        }
+        // He asks on and on, and does not read what he is told.
+        let mut stream = connect(&connections);
+        let asks = async {
+            loop {
+                stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await?;
+            }
+        };
+        let asked: Result<io::Result<()>, _> = timeout(Duration::from_hours(1), asks).await;
+        assert!(asked.is_ok(), "it is held for an hour");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_now_and_then_is_answered_by_one_connection() {
+        let connections = GracefulShutdown::new();
+        let mut stream = connect(&connections);
+        for _ in 0..10 {
+            stream.write_all(b"GET /forward-auth HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            let mut told = [0; 1024];
+            let read = stream.read(&mut told).await.unwrap();
+            assert!(told[..read].starts_with(b"HTTP/1.1 401"));
+            advance(Duration::from_secs(50)).await;
+        }
     }
 }

@@ -1,6 +1,15 @@
 //! The verifier on a real API server, as its own `ServiceAccount`: what it accepts follows what there is.
 
-use std::{collections::BTreeSet, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use control_plane::Part;
 use credential_operator::{
@@ -25,14 +34,18 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client,
     api::{DeleteParams, PostParams},
+    client::Body,
 };
 use oauth2::{AccessToken, ClientId, IntrospectionUrl, TokenIntrospectionResponse, basic::BasicClient};
 use serde_json::json;
 use tokio::{
-    sync::oneshot,
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::{Notify, oneshot},
     task::JoinHandle,
     time::{Instant, sleep},
 };
+use tower::service_fn;
 
 use crate::support::{DEADLINE, KEYRING, OPERATOR_NAMESPACE, Space, SystemClock, World, credential, token};
 
@@ -41,6 +54,8 @@ crate::tests![
     what_is_accepted_follows_the_credential,
     a_client_secret_opens_by_http_basic_until_its_overlap_ends,
     an_oauth_client_introspects_if_kubernetes_lets_it,
+    what_it_answers_last_is_as_true_as_what_it_answered_first,
+    without_the_right_to_watch_it_reads_all_only_now_and_then,
     its_account_may_do_no_more,
 ];
 
@@ -49,13 +64,15 @@ pub mod verifier_alone {
     use credential_operator::domain::clock::Clock;
 
     use super::{
-        ApiToken, ApiTokenState, Arc, Asked, Duration, Instant, KEYRING, OPERATOR_NAMESPACE, Part, Secret,
-        SignedDuration, Space, SystemClock, World, credential, json, sleep, token,
+        ApiToken, ApiTokenState, Arc, Asked, Body, Client, Duration, Instant, KEYRING, Notify,
+        OPERATOR_NAMESPACE, Part, Request, Secret, SignedDuration, Space, SystemClock, World, credential,
+        json, service_fn, sleep, token, verifiers_client,
     };
 
     crate::tests![
         where_nothing_happens_it_stays_up_to_date,
         an_api_server_that_stops_is_outlived_and_then_not_trusted,
+        a_slow_answer_holds_up_no_revocation,
         a_new_key_refuses_no_valid_token
     ];
 
@@ -115,6 +132,40 @@ pub mod verifier_alone {
         strict.stop().await;
     }
 
+    async fn a_slow_answer_holds_up_no_revocation(world: Arc<World>, space: Space) {
+        let operator = world.operator(SystemClock::shared()).await;
+        space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
+        space.token("t", ApiTokenState::Active).await;
+        let value = space.value("t-token").await;
+        operator.stop().await;
+        // It asks after silence, and is answered just in time.
+        let asked = Arc::new(Notify::new());
+        let (client, asks) = (verifiers_client(&world).await, asked.clone());
+        let slow = service_fn(move |request: Request<Body>| {
+            let (client, asks) = (client.clone(), asks.clone());
+            async move {
+                if request.uri().path().ends_with("/apitokens")
+                    && request
+                        .uri()
+                        .query()
+                        .is_some_and(|query| query.split('&').any(|part| part == "limit=1"))
+                {
+                    asks.notify_one();
+                    sleep(Duration::from_millis(4500)).await;
+                }
+                client.send(request).await
+            }
+        });
+        let verifier = Asked::by(Client::new(slow, "default"), Duration::from_secs(10)).await;
+        verifier.until("", &value, 200).await;
+        asked.notified().await;
+        let revoked = Instant::now();
+        space.patch::<ApiToken>("t", json!({"spec": {"revoked": true}})).await.unwrap();
+        verifier.until("", &value, 401).await;
+        assert!(revoked.elapsed() < Duration::from_secs(2), "after {:?}", revoked.elapsed());
+        verifier.stop().await;
+    }
+
     async fn a_new_key_refuses_no_valid_token(world: Arc<World>, space: Space) {
         let clock = SystemClock::shared();
         let operator = world.operator(clock.clone()).await;
@@ -144,6 +195,11 @@ pub mod verifier_alone {
     }
 }
 
+async fn verifiers_client(world: &World) -> Client {
+    let account = world.control_plane.service_account(OPERATOR_NAMESPACE, "credential-operator-verifier");
+    account.await.unwrap().client().unwrap()
+}
+
 /// A verifier that runs, and how it is asked.
 struct Asked {
     address: SocketAddr,
@@ -164,12 +220,10 @@ impl Asked {
     }
 
     async fn trusting(world: &World, max_staleness: Duration) -> Self {
-        let identity = world
-            .control_plane
-            .service_account(OPERATOR_NAMESPACE, "credential-operator-verifier")
-            .await
-            .unwrap();
-        let client = identity.client().unwrap();
+        Self::by(verifiers_client(world).await, max_staleness).await
+    }
+
+    async fn by(client: Client, max_staleness: Duration) -> Self {
         let source = Source {
             namespace: OPERATOR_NAMESPACE.to_owned(),
             keyring_secret: KEYRING.to_owned(),
@@ -348,13 +402,7 @@ async fn service_token(space: &Space, name: &str) -> String {
     minted.status.unwrap().token
 }
 
-async fn an_oauth_client_introspects_if_kubernetes_lets_it(world: Arc<World>, space: Space) {
-    let verifier = Arc::new(Asked::start(&world).await);
-    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
-    let issued = space.token("t", ApiTokenState::Active).await.status.unwrap();
-    let value = space.value("t-token").await;
-    verifier.until("", &value, 200).await;
-    let (may, may_not) = (service_token(&space, "may").await, service_token(&space, "may-not").await);
+async fn let_introspect(space: &Space, account: &str) {
     let rights = format!(
         "
 apiVersion: rbac.authorization.k8s.io/v1
@@ -366,11 +414,21 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {{name: {0}-introspects}}
 roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {0}-introspects}}
-subjects: [{{kind: ServiceAccount, name: may, namespace: {0}}}]
+subjects: [{{kind: ServiceAccount, name: {account}, namespace: {0}}}]
 ",
         space.namespace
     );
     space.apply(&rights).await;
+}
+
+async fn an_oauth_client_introspects_if_kubernetes_lets_it(world: Arc<World>, space: Space) {
+    let verifier = Arc::new(Asked::start(&world).await);
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
+    let issued = space.token("t", ApiTokenState::Active).await.status.unwrap();
+    let value = space.value("t-token").await;
+    verifier.until("", &value, 200).await;
+    let (may, may_not) = (service_token(&space, "may").await, service_token(&space, "may-not").await);
+    let_introspect(&space, "may").await;
 
     let url = IntrospectionUrl::new(format!("http://{}/introspect", verifier.address)).unwrap();
     let oauth = BasicClient::new(ClientId::new("orders".to_owned())).set_introspection_url(url);
@@ -407,6 +465,89 @@ subjects: [{{kind: ServiceAccount, name: may, namespace: {0}}}]
     }
     drop(service);
     Arc::into_inner(verifier).unwrap().stop().await;
+}
+
+async fn what_it_answers_last_is_as_true_as_what_it_answered_first(world: Arc<World>, space: Space) {
+    let verifier = Asked::start(&world).await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
+    space.token("t", ApiTokenState::Active).await;
+    let value = space.value("t-token").await;
+    verifier.until("", &value, 200).await;
+    let caller = service_token(&space, "slow").await;
+    let_introspect(&space, "slow").await;
+    let form = format!("token={value}");
+    let request = |body: &str| {
+        let request = Request::post(format!("http://{}/introspect", verifier.address));
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        request.body(body.as_bytes().to_vec()).unwrap()
+    };
+    let deadline = Instant::now() + DEADLINE;
+    while verifier.send_as(request(&form), &caller).await.status() != 200 {
+        assert!(Instant::now() < deadline, "he may not ask");
+        sleep(Duration::from_millis(500)).await;
+    }
+
+    // He is slow to ask, the verifier is told to stop, and then the token is revoked.
+    let mut stream = TcpStream::connect(verifier.address).await.unwrap();
+    let head = format!(
+        "POST /introspect HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {caller}\r\n\
+         content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{}",
+        form.len(),
+        &form[..5]
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let stopping = tokio::spawn(verifier.stop());
+    sleep(Duration::from_millis(500)).await;
+    space.patch::<ApiToken>("t", json!({"spec": {"revoked": true}})).await.unwrap();
+    sleep(Duration::from_secs(2)).await;
+    stream.write_all(&form.as_bytes()[5..]).await.unwrap();
+    let mut told = String::new();
+    stream.read_to_string(&mut told).await.unwrap();
+    assert!(told.ends_with("{\"active\":false}"), "{told}");
+    stopping.await.unwrap();
+}
+
+async fn without_the_right_to_watch_it_reads_all_only_now_and_then(world: Arc<World>, space: Space) {
+    let rights = format!(
+        "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {{name: {0}-lists}}
+rules:
+- {{apiGroups: [credential-operator.io], resources: [credentials, apitokens], verbs: [list]}}
+- {{apiGroups: [''], resources: [secrets], resourceNames: [{KEYRING}], verbs: [list]}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {{name: {0}-lists}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {0}-lists}}
+subjects: [{{kind: ServiceAccount, name: lists, namespace: {0}}}]
+",
+        space.namespace
+    );
+    space.apply(&rights).await;
+    service_token(&space, "lists").await;
+    let client =
+        world.control_plane.service_account(&space.namespace, "lists").await.unwrap().client().unwrap();
+    let sent = Arc::new(AtomicU32::new(0));
+    let counted = sent.clone();
+    let counting = service_fn(move |request: Request<Body>| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let client = client.clone();
+        async move { client.send(request).await }
+    });
+    let verifier = Asked::by(Client::new(counting, "default"), Duration::from_secs(30)).await;
+    let deadline = Instant::now() + DEADLINE;
+    // What it lists is true, so it is ready.
+    while verifier.health("/readyz").await != 200 {
+        assert!(Instant::now() < deadline, "it may not list");
+        sleep(Duration::from_millis(100)).await;
+    }
+    let before = sent.load(Ordering::Relaxed);
+    sleep(Duration::from_secs(6)).await;
+    let sent = sent.load(Ordering::Relaxed) - before;
+    assert!(sent <= 60, "{sent} requests in 6 s");
+    verifier.stop().await;
 }
 
 /// What an account may do, by its own word.

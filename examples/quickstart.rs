@@ -1,9 +1,9 @@
 //! See it work: `cargo run --example quickstart`.
 //!
 //! Starts a Kubernetes control plane of its own, installs the operator there and runs it with exactly the rights of
-//! `deploy/controller.yaml`, applies the YAML files of this folder, and shows what comes of them: the objects, a token, the
-//! rights of the identity, and the end of a token that lives for a minute. Whatever is printed was answered by the API
-//! server.
+//! `deploy/controller.yaml`, beside it a verifier with those of `deploy/verifier.yaml`, applies the YAML files of this folder,
+//! and shows what comes of them: the objects, a token, a service that takes it, the rights of the identity, and the end of a
+//! token that lives for a minute. Whatever is printed was answered by the API server and by the verifier.
 //!
 //! - `--keep` leaves all of it running until Ctrl-C.
 //! - `--context NAME` does the same on a cluster of yours.
@@ -12,6 +12,8 @@
 mod cluster;
 #[path = "quickstart/error.rs"]
 mod error;
+#[path = "quickstart/guarded.rs"]
+mod guarded;
 #[path = "quickstart/tour.rs"]
 mod tour;
 
@@ -42,11 +44,13 @@ use tokio::{
 use crate::{
     cluster::{ASK_EVERY, Cluster, NAMESPACE, reason, who},
     error::{Error, PATIENCE, While, within},
+    guarded::Guarded,
     tour::{IDENTITY, tour},
 };
 
 const OPERATOR: &str = "credential-operator";
-const RBAC: &str = include_str!("../deploy/controller.yaml");
+const VERIFIER: &str = "credential-operator-verifier";
+const RBAC: [&str; 2] = [include_str!("../deploy/controller.yaml"), include_str!("../deploy/verifier.yaml")];
 /// See it work: a control plane, the operator, a token, and its end.
 #[derive(Parser)]
 struct Arguments {
@@ -132,13 +136,13 @@ async fn operate(
     started: Instant,
     keep: bool,
 ) -> Result<End, Error> {
-    let mut operator = tokio::select! {
-        operator = install(cluster) => operator?,
+    let (mut operator, guarded) = tokio::select! {
+        running = install(cluster) => running?,
         () = interrupt.received() => return Ok(End::Interrupted),
     };
     let seen = async {
-        Box::pin(tour(cluster, started)).await?;
-        tell_how_to_go_on(cluster, keep);
+        Box::pin(tour(cluster, &guarded, started)).await?;
+        tell_how_to_go_on(cluster, &guarded, keep);
         if keep {
             std::future::pending::<()>().await;
         }
@@ -153,17 +157,20 @@ async fn operate(
         println!("\n  stopping");
     }
     operator.stop().await;
+    guarded.stop().await;
     outcome
 }
 
-/// Puts the kinds and the operator's rights into the cluster, and starts the operator with them.
-async fn install(cluster: &Cluster) -> Result<Operator, Error> {
+/// Puts the kinds and the rights into the cluster, and starts the operator and the verifier with them.
+async fn install(cluster: &Cluster) -> Result<(Operator, Guarded), Error> {
     heading("The operator");
     for crd in api::crds() {
         let yaml = serde_yaml_ng::to_string(&crd).or_could_not("write a CustomResourceDefinition as YAML")?;
         cluster.apply(&yaml).await?;
     }
-    cluster.apply(RBAC).await?;
+    for rights in RBAC {
+        cluster.apply(rights).await?;
+    }
     let crds: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
     for crd in api::crds() {
         let name = crd.metadata.name.unwrap_or_default();
@@ -190,7 +197,9 @@ async fn install(cluster: &Cluster) -> Result<Operator, Error> {
     };
     within(PATIENCE, "the operator to be allowed to list ApiTokens", served).await?;
     println!("  running as {}", who(&client).await?);
-    Ok(Operator::start(client))
+    let verifier = cluster.service_account(OPERATOR, VERIFIER).await?;
+    println!("  the verifier as {}", who(&verifier).await?);
+    Ok((Operator::start(client), Guarded::start(verifier).await?))
 }
 
 /// The operator, in a task.
@@ -228,7 +237,7 @@ impl Operator {
     }
 }
 
-fn tell_how_to_go_on(cluster: &Cluster, keep: bool) {
+fn tell_how_to_go_on(cluster: &Cluster, guarded: &Guarded, keep: bool) {
     heading("By hand");
     if keep {
         println!("  All of it runs on. In another shell:\n");
@@ -252,6 +261,9 @@ fn tell_how_to_go_on(cluster: &Cluster, keep: bool) {
         println!("{}", cluster.command(command));
     }
     if keep {
+        let value = ["get", "secret", "night-shift-token", "--template={{.data.token | base64decode}}"];
+        let value = cluster.command(&value);
+        println!("curl -i -H \"Authorization: Bearer $({value})\" {}/orders", guarded.url);
         println!("\n  Ctrl-C stops it.");
     }
 }
@@ -270,7 +282,9 @@ fn tell_what_is_left(cluster: &Cluster) {
         &["crd/apitokens.credential-operator.io", "crd/credentials.credential-operator.io"],
         &[
             "clusterrolebinding/credential-operator",
+            "clusterrolebinding/credential-operator-verifier",
             "clusterrole/credential-operator",
+            "clusterrole/credential-operator-verifier",
             "namespace/credential-operator",
         ],
     ] {

@@ -31,6 +31,9 @@ pub enum Error {
     /// A Secret outlived its token.
     #[error("Secret {0} is there though its token has ended")]
     StillThere(String),
+    /// A token was taken after its end, or refused before it.
+    #[error("the service answered {0} on the wrong side of the token's end")]
+    Inexact(http::StatusCode),
     /// The operator ended while it was still needed.
     #[error("the operator stopped by itself")]
     Operator(#[source] Option<Cause>),

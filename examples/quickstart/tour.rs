@@ -9,6 +9,7 @@ use credential_operator::{
     api::{self, ApiToken, ApiTokenState, ApiTokenStatus, Credential, CredentialState},
     domain::clock::Clock,
 };
+use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Pod, Secret},
@@ -25,6 +26,7 @@ use crate::{
     SystemClock, after,
     cluster::{ASK_EVERY, Cluster, NAMESPACE, reason, who},
     error::{Error, PATIENCE, While, within},
+    guarded::Guarded,
     heading,
 };
 
@@ -42,7 +44,7 @@ pub const IDENTITY: &str = "edge-nodes-credential";
 const COUNTDOWN_LINE_EVERY: i64 = 10;
 
 /// Everything there is to see.
-pub async fn tour(cluster: &Cluster, started: Instant) -> Result<(), Error> {
+pub async fn tour(cluster: &Cluster, guarded: &Guarded, started: Instant) -> Result<(), Error> {
     heading("A credential and its tokens");
     let tokens: Api<ApiToken> = Api::namespaced(cluster.client.clone(), NAMESPACE);
     forget(&tokens, ONE_MINUTE).await?;
@@ -61,6 +63,10 @@ pub async fn tour(cluster: &Cluster, started: Instant) -> Result<(), Error> {
     println!();
     show(cluster, &["get", "secret", &secret, template]).await?;
     println!("First token {}.", after(started));
+
+    heading("A service behind the verifier");
+    let value = value(cluster, &secret).await?;
+    show_service(guarded, &value).await?;
 
     heading("What the identity may do in the Kubernetes API");
     show_rights(cluster).await?;
@@ -83,7 +89,10 @@ pub async fn tour(cluster: &Cluster, started: Instant) -> Result<(), Error> {
     heading("The end of a token");
     let end = status.expires_at.as_ref().map(api::Instant::timestamp);
     let end = end.transpose().or_could_not("read when the token ends")?;
-    count_down(cluster, &tokens, &secret, end.unwrap_or_default()).await?;
+    let end = end.unwrap_or_default();
+    let refused = refused_from(guarded, &value, end);
+    let ((), refused) = tokio::try_join!(count_down(cluster, &tokens, &secret, end), refused)?;
+    println!("{refused}\n");
     if cluster.kubectl(&["get", "secret", &secret]).await? {
         return Err(Error::StillThere(secret));
     }
@@ -125,6 +134,56 @@ async fn token_in_state(
 
 async fn show(cluster: &Cluster, arguments: &[&str]) -> Result<(), Error> {
     if cluster.kubectl(arguments).await? { Ok(()) } else { Err(Error::Kubectl(cluster.command(arguments))) }
+}
+
+/// The value in a Secret.
+async fn value(cluster: &Cluster, secret: &str) -> Result<String, Error> {
+    let what = || format!("read Secret {secret}");
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), NAMESPACE);
+    let found = secrets.get(secret).await.map_err(reason).or_could_not(what())?;
+    let value = found.data.and_then(|mut data| data.remove("token")).unwrap_or_default();
+    String::from_utf8(value.0).or_could_not(what())
+}
+
+/// Calls the service as several callers would.
+async fn show_service(guarded: &Guarded, token: &str) -> Result<(), Error> {
+    println!("  a gateway at {} asks the verifier about each request", guarded.url);
+    let said = guarded.until_accepted(token).await?;
+    println!("  GET /orders with that token: 200 OK, {said}");
+    // One character is another: no verifier is needed to see that it was mistyped.
+    let other = token.replacen("cop_", "cop_x", 1);
+    for (who, token) in [("without a token", None), ("with another one", Some(&*other))] {
+        let (status, _) = guarded.call(token).await?;
+        println!("  GET /orders {who}: {status}");
+    }
+    Ok(())
+}
+
+/// Calls the service with the token until it is refused, and tells when that was.
+async fn refused_from(guarded: &Guarded, token: &str, end: Timestamp) -> Result<String, Error> {
+    let left = SystemClock.now().duration_until(end) - SignedDuration::from_secs(1);
+    tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
+    let mut last = None;
+    loop {
+        let asked = SystemClock.now();
+        let (status, _) = guarded.call(Some(token)).await?;
+        let told = SystemClock.now();
+        let accepted = status == StatusCode::OK;
+        if accepted && asked >= end || !accepted && told < end {
+            return Err(Error::Inexact(status));
+        }
+        if !accepted {
+            let accepted = last.map_or(SignedDuration::ZERO, |last: Timestamp| last.duration_until(end));
+            let refused = told.duration_since(end);
+            return Ok(format!(
+                "  the service took it until {:.3} s before its end, and refused it {:.3} s after it: {status}",
+                accepted.as_secs_f64(),
+                refused.as_secs_f64()
+            ));
+        }
+        last = Some(asked);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// Asks the API server for things in the name of the credential's `ServiceAccount`.
@@ -202,7 +261,6 @@ async fn count_down(
         print!("\r\x1b[K");
     }
     println!("  {ONE_MINUTE} is Expired and its Secret gone, {:.1} s after its end", late.as_secs_f64());
-    println!();
     Ok(())
 }
 

@@ -119,6 +119,23 @@ fn the_crds_are_fresh() {
 }
 
 #[test]
+fn the_page_of_verifying_shows_the_files_that_are_tested() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(here.join("docs/verify.md")).unwrap();
+    let mut count = 0;
+    for entry in fs::read_dir(here.join("examples/verify")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let shown = page.split(&format!("`examples/verify/{name}`:\n\n```")).nth(1).unwrap_or_default();
+        let shown = shown.split_once('\n').unwrap_or_default().1.split("\n```\n").next().unwrap_or_default();
+        let file = fs::read_to_string(&path).unwrap();
+        assert!(shown == file.trim_end(), "docs/verify.md does not show {} as it is", path.display());
+        count += 1;
+    }
+    assert!(count > 8);
+}
+
+#[test]
 fn the_page_of_types_names_tests_that_exist() {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/types.md")).unwrap();
     let table = page.split("## Which test proves what").nth(1).unwrap();

@@ -82,8 +82,9 @@ pub async fn who_is_accepted_reaches_the_service_and_is_named(world: Arc<World>,
                 .method(method.clone())
                 .uri("/orders/7?since=a%20day&scope=all")
                 .header("authorization", bearer(&token));
-            // More than the verifier takes; it is asked by the token alone.
-            for number in 0..3 {
+            // More than the verifier takes: it is not shown them. By HTTP/2, Caddy takes less itself.
+            let cookies = if http_2 && kind == Kind::Caddy { 0 } else { 3 };
+            for number in 0..cookies {
                 request = request.header("cookie", format!("{number}={large}"));
             }
             let request = request.body(vec![b'x'; body].into()).unwrap();

@@ -57,7 +57,7 @@ impl Kind {
         match self {
             Self::Caddy => include_str!("../../examples/verify/Caddyfile"),
             Self::Nginx => include_str!("../../examples/verify/nginx.conf"),
-            Self::Traefik => include_str!("../../examples/verify/traefik.yaml"),
+            Self::Traefik => include_str!("../../examples/verify/traefik-orders.yaml"),
         }
     }
 
@@ -135,7 +135,7 @@ impl Gateway {
         }
         replace("127.0.0.1:9000", &service.to_string());
         replace("/forward-auth/orders", &format!("/forward-auth/{route}"));
-        let file = folder.path().join(format!("{}.yaml", kind.name()));
+        let file = folder.path().join("orders.yaml");
         let path = |name: &str| folder.path().join(name).display().to_string();
         let arguments = match kind {
             Kind::Caddy => {

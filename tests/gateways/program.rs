@@ -1,11 +1,13 @@
 //! A program that runs beside the tests and never outlives them.
 
 use std::{
-    fs,
-    io::{BufRead, BufReader, Read},
+    fs::{self, DirEntry},
+    io::{self, BufRead, BufReader, Read},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
+    thread::sleep,
+    time::Duration,
 };
 
 /// Runs its arguments, tells their process id, and kills them when we are gone, in whatever way: then its input ends.
@@ -43,11 +45,25 @@ impl Program {
         assert!(sent.success(), "SIG{name} does not reach {}", self.id);
     }
 
-    /// What it said so far.
+    /// Halts it. A signal stops the threads of a program one after the other; returns when all stand still.
+    pub fn pause(&self) {
+        self.signal("STOP");
+        let stands = |thread: io::Result<DirEntry>| {
+            let state = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+            state.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        };
+        while !fs::read_dir(format!("/proc/{}/task", self.id)).unwrap().all(stands) {
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The last that it said.
     pub fn log(&self) -> String {
         let mut text = Vec::new();
         let _ = fs::File::open(&self.log).and_then(|mut file| file.read_to_end(&mut text));
-        String::from_utf8_lossy(&text).into_owned()
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
     }
 }
 

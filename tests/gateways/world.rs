@@ -9,7 +9,7 @@ use std::{
 };
 
 use control_plane::{ControlPlane, Identity};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -116,6 +116,7 @@ impl World {
     pub async fn verifier_with_tls(&self) -> Verifier {
         let folder = TempDir::new_in(self.folder.path()).unwrap().keep();
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "authority of verifiers");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let key = KeyPair::generate().unwrap();
@@ -233,7 +234,7 @@ impl Verifier {
 
     /// Halts it where it stands: its connections stay open, and nothing answers.
     pub fn pause(&self) {
-        self.program.as_ref().unwrap().signal("STOP");
+        self.program.as_ref().unwrap().pause();
     }
 
     pub fn resume(&self) {

@@ -150,9 +150,9 @@ async fn show_service(guarded: &Guarded, token: &str) -> Result<(), Error> {
     println!("  a gateway at {} asks the verifier about each request", guarded.url);
     let said = guarded.until_accepted(token).await?;
     println!("  GET /orders with that token: 200 OK, {said}");
-    // One character is another: no verifier is needed to see that it was mistyped.
-    let other = token.replacen("cop_", "cop_x", 1);
-    for (who, token) in [("without a token", None), ("with another one", Some(&*other))] {
+    // Its check digits tell; nobody is looked up.
+    let mistyped = token.replacen("cop_", "cop_x", 1);
+    for (who, token) in [("without a token", None), ("with a mistyped one", Some(&*mistyped))] {
         let (status, _) = guarded.call(token).await?;
         println!("  GET /orders {who}: {status}");
     }

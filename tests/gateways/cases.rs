@@ -190,13 +190,14 @@ pub async fn nobody_says_himself_who_he_is(world: Arc<World>, kind: Kind) {
     let (service, verifier) = (Service::start().await, world.verifier().await);
     let gateway = Gateway::start(kind, "orders-of-the-shop", &verifier, service.address).await;
     gateway.until(&token, 200).await;
-    let spellings: [fn(&str) -> String; 6] = [
+    let spellings: [fn(&str) -> String; 7] = [
         |name| format!("x-credential-{name}"),
         |name| format!("X-CREDENTIAL-{}", name.to_uppercase()),
         |name| format!("x_credential_{}", name.replace('-', "_")),
         |name| format!("X_Credential-{}", name.replace('-', "_")),
         |name| format!("x-credential_{name}"),
         |name| format!("x.credential.{name}"),
+        |name| format!("x~credential~{name}"),
     ];
     for http_2 in [false, true] {
         for told in TOLD {

@@ -4,8 +4,8 @@
 set -eu
 caller=$(cat "${KUBERNETES_TOKEN:-/var/run/secrets/kubernetes.io/serviceaccount/token}")
 token=$(cat)
-# Not by arguments, which every process of the machine can read.
-curl --silent --show-error --fail --max-time 2 --cacert "$VERIFIER_CA" --config - "$VERIFIER/introspect/orders" <<END
+# Neither by an argument, which every process of the machine can read, nor what a stranger sent by curl's configuration.
+printf %s "$token" | curl --silent --show-error --fail --max-time 2 --cacert "$VERIFIER_CA" --config /dev/fd/3 \
+  --data-urlencode token@- "$VERIFIER/introspect/orders" 3<<END
 header = "Authorization: Bearer $caller"
-data-urlencode = "token=$token"
 END

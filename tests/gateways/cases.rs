@@ -354,8 +354,13 @@ pub async fn a_service_introspects(world: Arc<World>) {
             (&told["username"], &told["scope"]),
             (&"introspection/reports".into(), &"orders:read".into())
         );
-        let told = world.introspect(program, &verifier, "orders", "hunter2").unwrap();
-        assert_eq!(told, serde_json::json!({"active": false}), "{program}");
+        // A stranger chooses what is asked about, and gets no more than an answer.
+        let hostile =
+            ["hunter2", "", "x\"\nurl = \"http://127.0.0.1:1", "@/etc/passwd", "$(exit 1)", "x&token=y"];
+        for token in hostile {
+            let told = world.introspect(program, &verifier, "orders", token).unwrap();
+            assert_eq!(told, serde_json::json!({"active": false}), "{program}: {token}");
+        }
         let refused = world.introspect(program, &verifier, "others", &token).unwrap_err();
         assert!(refused.contains("403"), "{program}: {refused}");
     }

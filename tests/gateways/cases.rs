@@ -356,7 +356,7 @@ pub async fn a_service_introspects(world: Arc<World>) {
         );
         // A stranger chooses what is asked about, and gets no more than an answer.
         let hostile =
-            ["hunter2", "", "x\"\nurl = \"http://127.0.0.1:1", "@/etc/passwd", "$(exit 1)", "x&token=y"];
+            ["hunter2", "x\"\nurl = \"http://127.0.0.1:1", "@/etc/passwd", "$(exit 1)", "x&token=y"];
         for token in hostile {
             let told = world.introspect(program, &verifier, "orders", token).unwrap();
             assert_eq!(told, serde_json::json!({"active": false}), "{program}: {token}");

@@ -225,6 +225,15 @@ async fn serve(
     }
 }
 
+/// Serves one connection, whatever carries it, as one that came in plain.
+#[cfg(test)]
+pub(super) async fn serve_plain(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: Arc<Service>,
+) {
+    serve(stream, service, Peer::default(), GracefulShutdown::new().watcher()).await;
+}
+
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(MAX_HEADERS);

@@ -117,7 +117,8 @@ impl Floor {
     }
 }
 
-async fn status(space: &Space, state: ApiTokenState) -> ApiTokenStatus {
+/// The status of the one token of a space, once it is in that state.
+pub async fn status(space: &Space, state: ApiTokenState) -> ApiTokenStatus {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let token = space.api::<ApiToken>().get("t0000").await.unwrap();

@@ -35,7 +35,7 @@ pub async fn run(world: &World, arguments: &Arguments) {
     // The first writes of a control plane are slow.
     burst_of_floor(world, &floor, 500, 32).await;
     for tokens in arguments.tokens_or(&[5_000]) {
-        for &concurrency in &arguments.concurrency {
+        for concurrency in arguments.concurrency_or(&[32, 64]) {
             let (mut ours, mut bare) = (Vec::new(), Vec::new());
             for round in 0..arguments.rounds_or(2) {
                 // Each goes first in turn, so that neither always finds the larger store.

@@ -1,8 +1,8 @@
-//! What the operator costs on a real control plane.
+//! What the operator and the verifier cost on a real control plane.
 //!
-//! Every bench measures the operator's release binary and, in the same run on the same control plane, the floor: the
-//! same writes by a client that does nothing else. It prints both and their ratio and asserts no time. What is
-//! measured, and the table of one run, are in docs/performance.md.
+//! Every bench measures the release binary and, in the same run on the same control plane, the floor: the same writes by
+//! a client that does nothing else, or the same answers by a server that does nothing else. It prints both and their ratio
+//! and asserts no time. What is measured, and the table of one run, are in docs/performance.md.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on ends")]
 
@@ -19,14 +19,17 @@ mod population;
 mod restart;
 mod secrets;
 mod table;
+mod verifier;
 mod world;
+
+use std::net::SocketAddr;
 
 use clap::{Parser, ValueEnum};
 use tokio::time::Instant;
 
 use world::World;
 
-/// Measures the operator beside the floor.
+/// Measures the operator and the verifier beside the floor.
 #[derive(Parser)]
 struct Arguments {
     /// Which benches to run; all of them by default.
@@ -34,8 +37,8 @@ struct Arguments {
     /// How many tokens, or credentials, instead of each bench's own numbers; several are separated by commas.
     #[arg(long, value_delimiter = ',')]
     tokens: Vec<usize>,
-    /// How many requests a client has under way at a time; several are separated by commas.
-    #[arg(long, value_delimiter = ',', default_value = "32,64")]
+    /// How many requests are under way at a time, instead of each bench's own numbers; several are separated by commas.
+    #[arg(long, value_delimiter = ',')]
     concurrency: Vec<usize>,
     /// How often operator and floor are measured in turn; the median is printed.
     #[arg(long)]
@@ -43,6 +46,15 @@ struct Arguments {
     /// What cargo says to every bench.
     #[arg(long, hide = true)]
     bench: bool,
+    /// Feeds an index with so many tokens, and does nothing else.
+    #[arg(long, hide = true)]
+    feed: Option<usize>,
+    /// Answers this, and does nothing else.
+    #[arg(long, hide = true, requires = "listen")]
+    answers: Option<String>,
+    /// Where to answer.
+    #[arg(long, hide = true)]
+    listen: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,11 +71,21 @@ enum Bench {
     Restart,
     /// One more token, when there are many.
     Growth,
+    /// Tokens presented to the verifier, as many as one core can answer.
+    Verify,
+    /// Changes, until the verifier answers by them.
+    Visible,
+    /// Memory of the verifier for each token.
+    Memory,
 }
 
 impl Arguments {
     fn tokens_or(&self, default: &[usize]) -> Vec<usize> {
         if self.tokens.is_empty() { default.to_vec() } else { self.tokens.clone() }
+    }
+
+    fn concurrency_or(&self, default: &[usize]) -> Vec<usize> {
+        if self.concurrency.is_empty() { default.to_vec() } else { self.concurrency.clone() }
     }
 
     fn rounds_or(&self, default: usize) -> usize {
@@ -74,6 +96,12 @@ impl Arguments {
 #[tokio::main]
 async fn main() {
     let arguments = Arguments::parse();
+    if let Some(tokens) = arguments.feed {
+        return verifier::memory::feed(tokens);
+    }
+    if let Some((answers, address)) = arguments.answers.as_ref().zip(arguments.listen) {
+        return verifier::constant::serve(address, serde_json::from_str(answers).unwrap()).await;
+    }
     let all = arguments.benches.is_empty();
     let asked = |bench: &Bench| all || arguments.benches.contains(bench);
     let started = Instant::now();
@@ -93,6 +121,9 @@ async fn main() {
             [Bench::Expire] => expire::run(&world, &arguments).await,
             [Bench::Poison] => poison::run(&world, &arguments).await,
             [Bench::Material] => material::run(&world, &arguments).await,
+            [Bench::Verify] => verifier::speed::run(&world, &arguments).await,
+            [Bench::Visible] => verifier::visible::run(&world, &arguments).await,
+            [Bench::Memory] => verifier::memory::run(&world, &arguments).await,
             together => population::run(&world, &arguments, together).await,
         }
     }

@@ -84,7 +84,7 @@ impl Processes {
 }
 
 /// User and system time so far, from /proc/PID/stat (proc(5)), which counts in hundredths of a second.
-fn cpu_seconds(process: u32) -> f64 {
+pub fn cpu_seconds(process: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     // The name of the program is in brackets and may hold anything.
     let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);

@@ -1,6 +1,6 @@
 //! A control plane with the operator's kinds and rights, and namespaces on it.
 
-use std::{fs, thread::available_parallelism};
+use std::{fs, path::Path, thread::available_parallelism};
 
 use control_plane::{ControlPlane, Identity};
 use credential_operator::{
@@ -24,7 +24,7 @@ use crate::{measure::Processes, operator::Operator};
 /// Longer than anything takes that goes on at all.
 pub const DEADLINE: Duration = Duration::from_mins(3);
 
-const OPERATOR_NAMESPACE: &str = "credential-operator";
+pub const OPERATOR_NAMESPACE: &str = "credential-operator";
 /// Whom the audit log names for the operator.
 const OPERATOR_USER: &str = "system:serviceaccount:credential-operator:credential-operator";
 
@@ -85,7 +85,7 @@ impl World {
 
     /// Starts the operator and returns at once.
     pub fn operator(&self) -> Operator {
-        Operator::start(&self.operator, self.control_plane.directory())
+        Operator::start(&self.operator, self.directory())
     }
 
     /// Starts the operator and waits until it has issued a token.
@@ -98,9 +98,24 @@ impl World {
         operator
     }
 
+    /// A `ServiceAccount` of the operator's namespace, which exists.
+    pub async fn service_account(&self, name: &str) -> Identity {
+        self.control_plane.service_account(OPERATOR_NAMESPACE, name).await.unwrap()
+    }
+
+    /// The folder of the control plane, which goes with it.
+    pub fn directory(&self) -> &Path {
+        self.control_plane.directory()
+    }
+
+    /// The processes of the control plane.
+    pub fn process_ids(&self) -> Vec<u32> {
+        self.control_plane.process_ids()
+    }
+
     /// The processes whose CPU time is counted; `operator` where one runs.
     pub fn processes(&self, operator: Option<&Operator>) -> Processes {
-        Processes::new(&self.control_plane.process_ids(), operator.map(Operator::id))
+        Processes::new(&self.process_ids(), operator.map(Operator::id))
     }
 
     /// What the operator asked of the API server in `namespace` (empty: in all) since `since`, by verb and resource.
@@ -235,7 +250,7 @@ async fn install_crd(admin: &Client, crd: &CustomResourceDefinition) {
     tokio::time::timeout(DEADLINE, wait).await.unwrap().unwrap();
 }
 
-async fn apply(client: &Client, object: Value) {
+pub async fn apply(client: &Client, object: Value) {
     let object: DynamicObject = serde_json::from_value(object).unwrap();
     let kind = kube::core::GroupVersionKind::try_from(object.types.as_ref().unwrap()).unwrap();
     let resource = ApiResource::from_gvk(&kind);

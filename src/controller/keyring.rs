@@ -78,6 +78,25 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     Ok(())
 }
 
+/// Fails unless we have the keys just as the API server has them.
+///
+/// # Errors
+/// When we have not, and when a read fails.
+pub async fn latest(ctx: &Context) -> Result<(), RequestError> {
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &ctx.config.namespace);
+    let found = send(|| "get the keyring".to_owned(), api.get_opt(&ctx.config.keyring_secret)).await?;
+    let version = |secret: &Secret| secret.metadata.resource_version.clone();
+    let held = ctx.keyring_secret.get(&place(ctx));
+    if found.is_some() && held.as_ref().and_then(version) == found.as_ref().and_then(version) {
+        return Ok(());
+    }
+    if let Some(found) = found {
+        ctx.keyring_secret.remember(found);
+        read(ctx);
+    }
+    Err(RequestError::Stale { what: "the keyring".to_owned() })
+}
+
 async fn create(ctx: &Context) -> Result<(), RequestError> {
     let lost = in_use(ctx).await;
     if !lost.is_empty() {

@@ -3,8 +3,16 @@
 use std::sync::Arc;
 
 use credential_operator::{
-    api::{ApiToken, ApiTokenState, Credential, CredentialState},
-    controller::{Config, Context, Place, api_token::observe::observe, keyring, write::RequestError},
+    api::{ApiToken, ApiTokenState, ApiTokenStatus, Credential, CredentialState},
+    controller::{
+        Config, Context, Place,
+        api_token::{
+            observe::observe,
+            observed::{Content, SecretSeen},
+        },
+        keyring,
+        write::RequestError,
+    },
     domain::token::Prefix,
 };
 use jiff::SignedDuration;
@@ -21,12 +29,22 @@ use crate::support::{KEYRING, OPERATOR_NAMESPACE, Space, SystemClock, World, cre
 
 crate::tests![
     a_live_secret_is_not_deleted_on_old_news,
+    no_secret_is_deleted_for_a_key_that_is_not_read_yet,
     no_value_is_drawn_on_old_news,
     a_token_that_is_younger_than_its_credential_is_not_deleted_with_the_one_before,
 ];
 
 /// What a leader knows that has seen the credential and the keyring, and of the token no more than that it was created.
 async fn lagging(world: &World, space: &Space, seen: &ApiToken, clock: Arc<SystemClock>) -> Context {
+    let ctx = keyless(world, space, seen, clock).await;
+    let operators = Space { client: space.client.clone(), namespace: OPERATOR_NAMESPACE.to_owned() };
+    ctx.keyring_secret.observe(Event::Apply(operators.api::<Secret>().get(KEYRING).await.unwrap()));
+    keyring::read(&ctx);
+    ctx
+}
+
+/// The same, but it has not read the keyring yet.
+async fn keyless(world: &World, space: &Space, seen: &ApiToken, clock: Arc<SystemClock>) -> Context {
     let identity =
         world.control_plane.service_account(OPERATOR_NAMESPACE, "credential-operator").await.unwrap();
     let config = Config {
@@ -35,9 +53,6 @@ async fn lagging(world: &World, space: &Space, seen: &ApiToken, clock: Arc<Syste
         token_prefix: Prefix::default(),
     };
     let ctx = Context::new(identity.client().unwrap(), clock, Box::new(UnwrapErr(SysRng)), config);
-    let operators = Space { client: space.client.clone(), namespace: OPERATOR_NAMESPACE.to_owned() };
-    ctx.keyring_secret.observe(Event::Apply(operators.api::<Secret>().get(KEYRING).await.unwrap()));
-    keyring::read(&ctx);
     ctx.credentials.observe(Event::Apply(space.api::<Credential>().get("c").await.unwrap()));
     ctx.tokens.observe(Event::Apply(seen.clone()));
     ctx
@@ -73,6 +88,28 @@ async fn a_live_secret_is_not_deleted_on_old_news(world: Arc<World>, space: Spac
     // It has looked, and now knows better.
     let known = ctx.tokens.get(&Place::of(&created)).unwrap();
     observe(&ctx, &known).await.unwrap();
+}
+
+async fn no_secret_is_deleted_for_a_key_that_is_not_read_yet(world: Arc<World>, space: Space) {
+    let operator = world.operator(SystemClock::shared()).await;
+    issued(&space).await;
+    operator.stop().await;
+    // As the other leader leaves it just before it writes the status.
+    let tokens = space.api::<ApiToken>();
+    let mut unstated = tokens.get("t").await.unwrap();
+    unstated.status = Some(ApiTokenStatus::default());
+    let unstated = tokens.replace_status("t", &PostParams::default(), &unstated).await.unwrap();
+
+    let ctx = keyless(&world, &space, &unstated, SystemClock::shared()).await;
+    let live = space.api::<Secret>().get_metadata("t-token").await.unwrap();
+    ctx.secrets.observe(Event::Apply(serde_json::from_value(json!(live)).unwrap()));
+    let observed = observe(&ctx, &unstated).await;
+    assert!(matches!(observed, Err(RequestError::Stale { .. })), "{observed:?}");
+    // It has read them, and now knows better.
+    let SecretSeen::Ours(own) = observe(&ctx, &unstated).await.unwrap().secret else {
+        panic!("it is the token's own");
+    };
+    assert!(matches!(own.content, Content::Attested(_)), "{:?}", own.content);
 }
 
 async fn no_value_is_drawn_on_old_news(world: Arc<World>, space: Space) {

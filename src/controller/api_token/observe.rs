@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::{ApiToken, ApiTokenState, ApiTokenStatus, Credential, credential::ObjectReference},
     controller::{
-        Context, Key, Place,
+        Context, Key, Place, keyring,
         write::{RequestError, send, unless_gone},
     },
     domain::{
@@ -45,7 +45,9 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
     };
     let secret = secret(ctx, token, &status, issued_for).await?;
     if matches!(&secret, SecretSeen::Ours(own) if matches!(own.content, Content::Strange)) {
-        // It is about to be deleted for not being what the status says, so that must be the latest status.
+        // It is about to be deleted for not being what the status says, so that must be the latest status, and whatever was
+        // proven by a key that we have not read yet only looks planted.
+        keyring::latest(ctx).await?;
         latest(ctx, token).await?;
     }
     let wanted = matches!(credential, CredentialSeen::Present(_)) && !is_over(token, &status);

@@ -37,7 +37,8 @@ pub struct AuditEvent {
 /// Who asked.
 #[derive(Clone, Debug, Deserialize)]
 pub struct AuditUser {
-    /// The name, such as `system:serviceaccount:ns:name`.
+    /// The name, such as `system:serviceaccount:ns:name`; empty where the API server could not tell (401).
+    #[serde(default)]
     pub username: String,
 }
 

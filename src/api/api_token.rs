@@ -33,7 +33,10 @@ use super::{Condition, Instant, Lifetime, credential::ObjectReference};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.expiresIn) != has(self.expiresAt)").message("set exactly one of expiresIn (a span of time, such as 30d) and expiresAt (an instant, such as 2027-01-01T00:00:00Z)"),
+    validation = Rule::new("has(self.renewBefore) || has(self.expiresIn) != has(self.expiresAt)").message("set exactly one of expiresIn (a span of time, such as 30d) and expiresAt (an instant, such as 2027-01-01T00:00:00Z); both only together with renewBefore"),
+    validation = Rule::new("!has(self.renewBefore) || has(self.expiresIn)").message("renewBefore needs expiresIn, the life of each value; set expiresIn, such as 30d, or remove renewBefore").field_path(".renewBefore"),
+    validation = Rule::new("!has(self.renewBefore) || !has(self.expiresIn) || 2 * int(self.renewBefore.substring(0, self.renewBefore.size() - 1)) * (self.renewBefore.endsWith('m') ? 1 : self.renewBefore.endsWith('h') ? 60 : self.renewBefore.endsWith('d') ? 1440 : self.renewBefore.endsWith('w') ? 10080 : 525600) <= int(self.expiresIn.substring(0, self.expiresIn.size() - 1)) * (self.expiresIn.endsWith('m') ? 1 : self.expiresIn.endsWith('h') ? 60 : self.expiresIn.endsWith('d') ? 1440 : self.expiresIn.endsWith('w') ? 10080 : 525600)").message("renewBefore is more than half of expiresIn, but at most two values are valid at a time; shorten renewBefore, or give the values a longer life").field_path(".renewBefore"),
+    validation = Rule::new("has(self.renewBefore) == has(oldSelf.renewBefore) && (!has(self.renewBefore) || self.renewBefore == oldSelf.renewBefore)").message("renewBefore is immutable; create another ApiToken to renew otherwise").field_path(".renewBefore"),
     validation = Rule::new("has(self.expiresIn) == has(oldSelf.expiresIn) && (!has(self.expiresIn) || self.expiresIn == oldSelf.expiresIn)").message("expiresIn is immutable; create another ApiToken for another life").field_path(".expiresIn"),
     validation = Rule::new("!has(oldSelf.expiresAt) || (has(self.expiresAt) && self.expiresAt <= oldSelf.expiresAt)").message("expiresAt can only be brought forward; for a longer life create another ApiToken").field_path(".expiresAt"),
     validation = Rule::new("!has(oldSelf.scopes) || (has(self.scopes) && self.scopes.all(s, s in oldSelf.scopes))").message("scopes may only shrink; create another ApiToken for more").field_path(".scopes"),
@@ -52,8 +55,9 @@ pub struct ApiTokenSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
 
-    /// How long the token lives from its creation: a whole number and m, h, d (24 h), w or y (365 d), at most 10y.
-    /// Exactly one of expiresIn and expiresAt is set. Immutable. Example: 30d.
+    /// How long the token lives from its creation, or, with renewBefore, each value of it: a whole number and m, h, d
+    /// (24 h), w or y (365 d), at most 10y. Exactly one of expiresIn and expiresAt is set; both only with renewBefore.
+    /// Immutable. Example: 30d.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<Lifetime>,
 
@@ -62,6 +66,13 @@ pub struct ApiTokenSpec {
     /// Example: 2027-01-01T00:00:00Z.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Instant>,
+
+    /// How long before the end of a value the next one takes its place in the Secret; both are accepted until that end.
+    /// At most half of expiresIn, which it needs. Value n ends at creation + expiresIn + n * (expiresIn - renewBefore),
+    /// until expiresAt, else on and on. Whoever reads the Secret again within this time is never without a valid value.
+    /// Absent: there is one value. Immutable. Example: 7d.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renew_before: Option<Lifetime>,
 
     /// Narrows the credential's scopes. Absent: all of the credential's; []: none. May only shrink.
     /// Example: [orders:read].
@@ -135,13 +146,18 @@ pub struct ApiTokenStatus {
     /// Pending, Active, Suspended, Expired, Revoked or Failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<ApiTokenState>,
-    /// The number of the value, from 0; a value that was lost is followed by the next.
+    /// The number of the value, from 0; a value that was lost or renewed is followed by the next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<i64>,
+    /// With renewBefore: the n of the value by which it ends at creation + expiresIn + n * (expiresIn - renewBefore).
+    /// Unlike the serial it goes by the time alone: a lost value is followed by one of the same term.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub term: Option<i64>,
     /// The public id inside the value: cop_<id>_...
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_id: Option<String>,
-    /// `hmac-sha256:<key id>:<hex>` over the ApiToken's UID, the serial, the token id and the secret.
+    /// `hmac-sha256:<key id>:<hex>` over the ApiToken's UID, the serial, the term if there is one, the token id and the
+    /// secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     /// When the value was drawn.
@@ -150,6 +166,9 @@ pub struct ApiTokenStatus {
     /// From this instant the value is refused: the earlier of the token's own end and its credential's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Instant>,
+    /// The value before this one, while it is still accepted after a renewal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<PreviousToken>,
     /// The UID of the credential that the value was issued for; a later one of the same name is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential_uid: Option<String>,
@@ -160,6 +179,23 @@ pub struct ApiTokenStatus {
     #[schemars(length(max = 3))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaced_at: Vec<Instant>,
+}
+
+/// A value that was renewed and is still accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+#[serde(rename_all = "camelCase")]
+pub struct PreviousToken {
+    /// Its number.
+    pub serial: i64,
+    /// Its term.
+    pub term: i64,
+    /// Its public id.
+    pub token_id: String,
+    /// Its digest.
+    pub digest: String,
+    /// From this instant it is refused.
+    pub expires_at: Instant,
 }
 
 /// The state of a token, in one word.

@@ -202,17 +202,17 @@ impl Context {
         memory.whole.remove(key);
     }
 
-    /// Whether the Secret at `place` was seen in this version, and held what the operator said of it for the credential.
-    pub fn is_whole(&self, credential: &Key, place: &Place, version: &str) -> bool {
+    /// Whether the Secret at `place` was seen in this version, and held what the operator said of it for its owner.
+    pub fn is_whole(&self, owner: &Key, place: &Place, version: &str) -> bool {
         let memory = self.memory();
-        let known = memory.whole.get(credential).and_then(|secrets| secrets.get(place));
+        let known = memory.whole.get(owner).and_then(|secrets| secrets.get(place));
         known.is_some_and(|whole| whole == version)
     }
 
-    /// The Secret at `place` holds, in this version, what the operator said of it for the credential.
-    pub(super) fn note_whole(&self, credential: &Key, place: &Place, version: &str) {
+    /// The Secret at `place` holds, in this version, what the operator said of it for its owner.
+    pub(super) fn note_whole(&self, owner: &Key, place: &Place, version: &str) {
         let mut memory = self.memory();
-        let secrets = memory.whole.entry(credential.clone()).or_default();
+        let secrets = memory.whole.entry(owner.clone()).or_default();
         secrets.insert(place.clone(), version.to_owned());
     }
 

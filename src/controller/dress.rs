@@ -30,17 +30,6 @@ struct Published {
     annotations: Vec<String>,
 }
 
-/// The labels and annotations of a new Secret.
-#[must_use]
-pub fn new(wished: Option<&SecretOptions>) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
-    let none = BTreeMap::new();
-    let set = |changes: BTreeMap<String, Option<String>>| {
-        changes.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
-    };
-    let Dress { labels, annotations } = changes(&none, &none, wished);
-    (set(labels), set(annotations))
-}
-
 /// What to change in a Secret that wears `labels` and `annotations`, so that it wears what is wished. The attestation is
 /// not dress.
 #[must_use]

@@ -131,7 +131,8 @@ async fn create(ctx: &Context) -> Result<(), RequestError> {
 /// The keys that a status names, or a Secret: one that was just created is in no status yet.
 async fn in_use(ctx: &Context) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
-    let stated = ctx.tokens.all().map(|token| token.status.and_then(|status| status.digest));
+    let stated = ctx.tokens.all().filter_map(|token| token.status);
+    let stated = stated.flat_map(|status| [status.digest, status.previous.map(|previous| previous.digest)]);
     let attested = ctx.secrets.all().map(|secret| digest::named_by(&secret.metadata));
     let credentials = ctx.credentials.all().filter_map(|credential| credential.status?.material);
     let material =

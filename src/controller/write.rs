@@ -130,6 +130,12 @@ impl RequestError {
             (403, _) if kind == "rolebindings" || kind == "clusterrolebindings" => {
                 refused(Reason::RoleNotBindable)
             }
+            (422, _) if status.message.contains("field is immutable when `immutable` is set") => {
+                Trouble::Refused {
+                    reason: Reason::Pending,
+                    message: format!("{}; delete the Secret, and another one is filled", status.message),
+                }
+            }
             (400 | 401 | 403 | 405 | 413 | 422, _) => refused(Reason::Pending),
             _ => Trouble::Passing,
         }

@@ -19,7 +19,7 @@ use super::{
     name::{self, hex},
     token::Token,
 };
-use crate::api::{Instant, credential::MaterialStatus};
+use crate::api::{Instant, api_token::PreviousToken, credential::MaterialStatus};
 
 const ALGORITHM: &str = "hmac-sha256";
 const DIGEST_PURPOSE: &str = "credential-operator.io/v1/api-token-digest";
@@ -31,13 +31,20 @@ const SOURCE_PURPOSE: &str = "credential-operator.io/v1/provided-digest";
 /// The code that a key makes of a value.
 pub type Code = [u8; 32];
 
-/// Which value of which `ApiToken`: the same secret under another UID or serial has another digest.
+/// Which value of which `ApiToken`: the same secret under another UID, serial or term has another digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
     /// The UID of the `ApiToken`.
     pub uid: String,
     /// The number of its value.
     pub serial: i64,
+    /// The term that the value is of, where the token renews: its end follows from that, so nobody can move it.
+    pub term: Option<i64>,
+}
+
+/// Serial and term as they are hashed. What does not renew is hashed as it always was.
+fn number(serial: i64, term: Option<i64>) -> String {
+    term.map_or_else(|| serial.to_string(), |term| format!("{serial}/{term}"))
 }
 
 /// Why a value is not the one that a digest was made of.
@@ -51,7 +58,8 @@ pub enum DigestError {
     Mismatch,
 }
 
-/// `hmac-sha256:<key id>:<hex>` over the UID, the serial, the token id and the secret.
+/// `hmac-sha256:<key id>:<hex>` over the UID, the serial (with the term of a value that is renewed), the token id and the
+/// secret.
 #[must_use]
 pub fn digest(key: &Key, subject: &Subject, token: &Token) -> String {
     encode(key, &mac(key, DIGEST_PURPOSE, &token_fields(subject, token)).finalize().into_bytes())
@@ -85,10 +93,16 @@ pub fn parse(text: &str) -> Option<(&str, Code)> {
     Some((id, code))
 }
 
-/// Whether `code` is what `key` makes of this value, serial and UID; in time that does not depend on the value.
+/// Whether `code` is what `key` makes of this value, number and UID; in time that does not depend on the value.
 #[must_use]
-pub fn is_code_of(key: &Key, code: &Code, uid: &str, serial: i64, token: &Token) -> bool {
-    let fields = [uid, &serial.to_string(), token.id(), token.expose_secret()];
+pub fn is_code_of(
+    key: &Key,
+    code: &Code,
+    uid: &str,
+    (serial, term): (i64, Option<i64>),
+    token: &Token,
+) -> bool {
+    let fields = [uid, &number(serial, term), token.id(), token.expose_secret()];
     // Constant-time: `verify_slice` compares by `subtle`.
     mac(key, DIGEST_PURPOSE, &fields).verify_slice(code).is_ok()
 }
@@ -101,27 +115,67 @@ pub fn is_code_of(key: &Key, code: &Code, uid: &str, serial: i64, token: &Token)
 pub struct Attestation {
     /// The number of the value.
     pub serial: i64,
+    /// The term that the value is of, where the token renews.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub term: Option<i64>,
     /// The public id of the value.
     pub id: String,
     /// The end that the value was issued with; it may have been brought forward since.
     pub end: Instant,
     /// The UID of the credential that the value was issued for.
     pub credential: String,
+    /// The value before this one, where it was to go on until its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Predecessor>,
     /// The digest of the value, as the status has it.
     pub digest: String,
     /// The keyed digest over all of this, the UID and the value.
     pub proof: String,
 }
 
+/// A value that goes on beside the one that followed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Predecessor {
+    /// The number of the value.
+    pub serial: i64,
+    /// The term that it is of; its end follows from that.
+    pub term: i64,
+    /// Its public id.
+    pub id: String,
+    /// Its digest.
+    pub digest: String,
+}
+
+impl From<PreviousToken> for Predecessor {
+    fn from(previous: PreviousToken) -> Self {
+        let PreviousToken { serial, term, token_id: id, digest, .. } = previous;
+        Self { serial, term, id, digest }
+    }
+}
+
+/// What is attested of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Its end.
+    pub end: Timestamp,
+    /// The UID of the credential that it is for.
+    pub credential: String,
+    /// The value before it, where that goes on until its end.
+    pub previous: Option<Predecessor>,
+}
+
 impl Attestation {
-    /// Attests that `token` is the value `subject`, until `end`, for the credential of that UID.
+    /// Attests that `token` is the value `subject`, and all of that claim.
     #[must_use]
-    pub fn new(key: &Key, subject: &Subject, token: &Token, end: Timestamp, credential: &str) -> Self {
+    pub fn new(key: &Key, subject: &Subject, token: &Token, claim: Claim) -> Self {
         let mut attestation = Self {
             serial: subject.serial,
+            term: subject.term,
             id: token.id().to_owned(),
-            end: end.into(),
-            credential: credential.to_owned(),
+            end: claim.end.into(),
+            credential: claim.credential,
+            previous: claim.previous,
             digest: digest(key, subject, token),
             proof: String::new(),
         };
@@ -135,21 +189,23 @@ impl Attestation {
     /// # Errors
     /// When the key is gone, or anything at all differs.
     pub fn verify(&self, keyring: &Keyring, uid: &str, token: &Token) -> Result<(), DigestError> {
-        let subject = Subject { uid: uid.to_owned(), serial: self.serial };
+        let subject = Subject { uid: uid.to_owned(), serial: self.serial, term: self.term };
         check(keyring, &self.proof, ATTESTATION_PURPOSE, &self.fields(uid, token))?;
         verify(keyring, &self.digest, &subject, token)
     }
 
-    fn fields(&self, uid: &str, token: &Token) -> [String; 7] {
-        [
+    fn fields(&self, uid: &str, token: &Token) -> Vec<String> {
+        let previous = self.previous.as_ref().map(|previous| json!(previous).to_string());
+        let fields = [
             uid.to_owned(),
-            self.serial.to_string(),
+            number(self.serial, self.term),
             self.id.clone(),
             self.end.to_string(),
             self.credential.clone(),
             self.digest.clone(),
             token.id().to_owned() + token.expose_secret(),
-        ]
+        ];
+        fields.into_iter().chain(previous).collect()
     }
 }
 
@@ -194,7 +250,7 @@ impl MaterialAttestation {
     /// Puts the digest of `entries`, that of what was provided for them, and the proof, in place.
     #[must_use]
     pub fn signed(mut self, key: &Key, uid: &str, entries: &Entries, provided: Option<&Entries>) -> Self {
-        let subject = Subject { uid: uid.to_owned(), serial: self.serial() };
+        let subject = Subject { uid: uid.to_owned(), serial: self.serial(), term: None };
         self.material.digest = Some(match client_secret(entries, self.material.id.as_deref()) {
             Some(token) => digest(key, &subject, &token),
             None => encode(key, &material_mac(key, &subject, entries).finalize().into_bytes()),
@@ -291,7 +347,12 @@ fn with_entries(mut mac: Hmac<Sha256>, entries: &Entries) -> Hmac<Sha256> {
 }
 
 fn token_fields(subject: &Subject, token: &Token) -> [String; 4] {
-    [subject.uid.clone(), subject.serial.to_string(), token.id().to_owned(), token.expose_secret().to_owned()]
+    [
+        subject.uid.clone(),
+        number(subject.serial, subject.term),
+        token.id().to_owned(),
+        token.expose_secret().to_owned(),
+    ]
 }
 
 #[cfg(test)]

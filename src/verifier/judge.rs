@@ -117,7 +117,7 @@ pub fn judge(
 fn is_of(record: &Record, key: &Key, token: &Token) -> bool {
     let mut buffer = uuid::Uuid::encode_buffer();
     let uid = record.uid().hyphenated().encode_lower(&mut buffer);
-    digest::is_code_of(key, record.code(), uid, record.serial(), token)
+    digest::is_code_of(key, record.code(), uid, record.number(), token)
 }
 
 /// The work of a hit, so that an unknown id takes no less time than a known one.
@@ -125,6 +125,6 @@ fn miss(keyring: &Keyring, token: &Token) {
     if let Some(key) = keyring.keys().last() {
         let mut buffer = uuid::Uuid::encode_buffer();
         let uid = uuid::Uuid::nil().hyphenated().encode_lower(&mut buffer);
-        std::hint::black_box(digest::is_code_of(key, &[0; 32], uid, 0, token));
+        std::hint::black_box(digest::is_code_of(key, &[0; 32], uid, (0, None), token));
     }
 }

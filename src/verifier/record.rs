@@ -15,7 +15,7 @@ use crate::{
     },
     domain::{
         digest::{self, Code},
-        expiry::token_end,
+        expiry::Terms,
         token::ID_LENGTH,
     },
 };
@@ -73,7 +73,7 @@ pub struct Record {
     key: Arc<Box<str>>,
     /// The credential that it was issued for.
     pub credential: Arc<Slot>,
-    narrowing: Option<Box<Narrowing>>,
+    particulars: Option<Box<Particulars>>,
 }
 
 /// Since 1970, negative before. All instants of the API are before the year 2200, so that they fit.
@@ -86,9 +86,12 @@ impl From<Timestamp> for Nanoseconds {
     }
 }
 
-/// Where a token has less than its credential.
+/// What most values do not have.
 #[derive(Debug, PartialEq, Eq)]
-struct Narrowing {
+struct Particulars {
+    /// Of a token that renews.
+    term: Option<i64>,
+    /// Where a token has less than its credential.
     scopes: Option<Vec<String>>,
     audiences: Option<Vec<String>>,
 }
@@ -169,6 +172,7 @@ pub struct Stated {
     id: Id,
     code: Code,
     serial: u32,
+    term: Option<i64>,
     issued_at: u32,
     end: Nanoseconds,
     scopes: Option<Vec<String>>,
@@ -176,32 +180,51 @@ pub struct Stated {
 }
 
 impl Stated {
-    /// The value of a token; `None` when it has none that could be accepted, now or later.
+    /// The values of a token that could be accepted, now or later: one, or two while a renewed one goes on.
     #[must_use]
-    pub fn of_token(token: &ApiToken) -> Option<Self> {
-        let (spec, status, metadata) = (&token.spec, token.status.as_ref()?, &token.metadata);
+    pub fn of_token(token: &ApiToken) -> Vec<Self> {
+        let (spec, metadata) = (&token.spec, &token.metadata);
+        let Some(status) = &token.status else { return Vec::new() };
         let over = matches!(status.state, Some(ApiTokenState::Expired | ApiTokenState::Revoked));
         if over || spec.revoked == Some(true) || metadata.deletion_timestamp.is_some() {
-            return None;
+            return Vec::new();
         }
-        let (key, code) = digest::parse(status.digest.as_ref()?)?;
-        // By the spec alone: a status that was forged or put back must not make a value live longer.
-        let end = token_end(spec, metadata.creation_timestamp.as_ref()?.0).ok()?;
-        Some(Self {
-            kind: Kind::ApiToken,
-            name: metadata.name.clone()?,
-            credential: spec.credential_ref.name.clone(),
-            credential_uid: uid(status.credential_uid.as_ref()?)?,
-            key: key.to_owned(),
-            uid: uid(metadata.uid.as_ref()?)?,
-            id: Id::new(status.token_id.as_ref()?)?,
-            code,
-            serial: status.serial?.try_into().ok()?,
-            issued_at: seconds(status.issued_at.as_ref()),
-            end: end.into(),
-            scopes: spec.scopes.clone(),
-            audiences: spec.audiences.clone(),
-        })
+        let value = |serial: i64, term: Option<i64>, id: &str, text: &str, issued_at: u32| {
+            let (key, code) = digest::parse(text)?;
+            let terms = Terms::of(spec, metadata.creation_timestamp.as_ref()?.0).ok()?;
+            let renews = spec.renew_before.is_some();
+            // By the spec alone: a status that was forged or put back must not make a value live longer. The term is in
+            // the digest.
+            let term = if renews { Some(term?) } else { None };
+            Some(Self {
+                kind: Kind::ApiToken,
+                name: metadata.name.clone()?,
+                credential: spec.credential_ref.name.clone(),
+                credential_uid: uid(status.credential_uid.as_ref()?)?,
+                key: key.to_owned(),
+                uid: uid(metadata.uid.as_ref()?)?,
+                id: Id::new(id)?,
+                code,
+                serial: serial.try_into().ok()?,
+                term,
+                issued_at,
+                end: terms.end(term).into(),
+                scopes: spec.scopes.clone(),
+                audiences: spec.audiences.clone(),
+            })
+        };
+        let current = match (status.serial, &status.token_id, &status.digest) {
+            (Some(serial), Some(id), Some(digest)) => {
+                value(serial, status.term, id, digest, seconds(status.issued_at.as_ref()))
+            }
+            _ => None,
+        };
+        // When it was drawn is no longer known.
+        let previous =
+            status.previous.as_ref().filter(|_| spec.renew_before.is_some()).and_then(|previous| {
+                value(previous.serial, Some(previous.term), &previous.token_id, &previous.digest, 0)
+            });
+        current.into_iter().chain(previous).collect()
     }
 
     /// The values of a credential's own material: none, but for type `ClientSecret`, where it is one, or two during a
@@ -233,6 +256,7 @@ impl Stated {
                 id: Id::new(id)?,
                 code,
                 serial: serial.try_into().ok()?,
+                term: None,
                 issued_at: seconds(material.issued_at.as_ref()),
                 end: end?,
                 scopes: None,
@@ -256,7 +280,8 @@ impl Stated {
     }
 
     pub(super) fn record(self, key: Arc<Box<str>>, credential: Arc<Slot>) -> Record {
-        let narrowing = Narrowing { scopes: self.scopes, audiences: self.audiences };
+        let particulars = Particulars { term: self.term, scopes: self.scopes, audiences: self.audiences };
+        let none = Particulars { term: None, scopes: None, audiences: None };
         Record {
             id: self.id,
             kind: self.kind,
@@ -269,8 +294,7 @@ impl Stated {
             name: self.name.into(),
             key,
             credential,
-            narrowing: (narrowing.scopes.is_some() || narrowing.audiences.is_some())
-                .then(|| Box::new(narrowing)),
+            particulars: (particulars != none).then(|| Box::new(particulars)),
         }
     }
 }
@@ -300,10 +324,10 @@ impl Record {
         &self.code
     }
 
-    /// The number of the value.
+    /// The number of the value, and its term where the token renews.
     #[must_use]
-    pub fn serial(&self) -> i64 {
-        self.serial.into()
+    pub fn number(&self) -> (i64, Option<i64>) {
+        (self.serial.into(), self.particulars.as_ref().and_then(|particulars| particulars.term))
     }
 
     /// When the value was drawn, in seconds since 1970; `None` where that is not known.
@@ -327,20 +351,20 @@ impl Record {
 
     /// The audiences that it is for.
     pub fn audiences<'a>(&'a self, facts: &'a Facts) -> impl Iterator<Item = &'a str> {
-        let mine = self.narrowing.as_ref().and_then(|narrowing| narrowing.audiences.as_ref());
+        let mine = self.particulars.as_ref().and_then(|particulars| particulars.audiences.as_ref());
         within(&facts.audiences, mine)
     }
 
     /// The scopes that it has.
     pub fn scopes<'a>(&'a self, facts: &'a Facts) -> impl Iterator<Item = &'a str> {
-        let mine = self.narrowing.as_ref().and_then(|narrowing| narrowing.scopes.as_ref());
+        let mine = self.particulars.as_ref().and_then(|particulars| particulars.scopes.as_ref());
         within(&facts.scopes, mine)
     }
 
     /// The scopes that it has as one text, RFC 6749, section 3.3.
     #[must_use]
     pub fn scope<'a>(&self, facts: &'a Facts) -> std::borrow::Cow<'a, str> {
-        match self.narrowing.as_ref().and_then(|narrowing| narrowing.scopes.as_ref()) {
+        match self.particulars.as_ref().and_then(|particulars| particulars.scopes.as_ref()) {
             None => facts.scope.as_str().into(),
             Some(_) => self.scopes(facts).collect::<Vec<_>>().join(" ").into(),
         }

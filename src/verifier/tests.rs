@@ -80,7 +80,11 @@ fn drawn(seed: u64) -> Token {
 }
 
 fn digest_of(key: &Key, uid: &str, serial: i64, token: &Token) -> String {
-    digest::digest(key, &Subject { uid: uid.to_owned(), serial }, token)
+    digest::digest(key, &Subject { uid: uid.to_owned(), serial, term: None }, token)
+}
+
+fn digest_in_term(serial: i64, term: i64, token: &Token) -> String {
+    digest::digest(&key(1), &Subject { uid: TOKEN_UID.to_owned(), serial, term: Some(term) }, token)
 }
 
 impl World {
@@ -122,6 +126,26 @@ impl World {
         world.credentials[0]["status"]["material"] = json!({
             "serial": 3, "id": value.id(), "digest": digest_of(&key(1), CREDENTIAL_UID, 3, &value),
             "issuedAt": at(-99).to_string(), "expiresAt": at(100).to_string(),
+        });
+        world
+    }
+
+    /// A token that renews every 30 minutes. It lost a value once, so that the serial is ahead of the term. Its bearer has
+    /// the previous value, which ends at 100.
+    fn renewed() -> Self {
+        let mut world = Self::valid();
+        let (previous, current) = (drawn(1), drawn(2));
+        world.tokens[0]["metadata"]["creationTimestamp"] = json!(at(100 - 2 * 3600).to_string());
+        world.tokens[0]["spec"] =
+            json!({"credentialRef": {"name": "c"}, "expiresIn": "1h", "renewBefore": "30m"});
+        let status = &mut world.tokens[0]["status"];
+        status["serial"] = json!(4);
+        status["term"] = json!(3);
+        status["tokenId"] = json!(current.id());
+        status["digest"] = json!(digest_in_term(4, 3, &current));
+        status["previous"] = json!({
+            "serial": 3, "term": 2, "tokenId": previous.id(), "digest": digest_in_term(3, 2, &previous),
+            "expiresAt": at(100).to_string(),
         });
         world
     }
@@ -218,6 +242,77 @@ async fn expect(what: &str, world: &World, expected: Expected) {
             assert_eq!((status, told), (StatusCode::OK, json!({"active": false})), "{what}");
         }
         Expected::Unavailable => assert_eq!(status, 503, "{what}"),
+    }
+}
+
+#[tokio::test]
+async fn a_renewed_token_has_two_values_each_until_its_end_by_the_spec() {
+    let current = |world: &mut World| {
+        world.token = drawn(2).expose().to_owned();
+        world.bearer("Bearer");
+    };
+    let cases: &[(&str, Change, Expected)] = &[
+        ("the previous value", |_| {}, Expected::Accepted),
+        ("a nanosecond before its end", |world| world.now = at(100) - NANOSECOND, Expected::Accepted),
+        ("at its end", |world| world.now = at(100), Expected::Refused),
+        (
+            "said to end later",
+            |world| {
+                world.tokens[0]["status"]["previous"]["expiresAt"] = json!(at(1000).to_string());
+                world.now = at(100);
+            },
+            Expected::Refused,
+        ),
+        (
+            "said to be of a later term",
+            |world| world.tokens[0]["status"]["previous"]["term"] = json!(3),
+            Expected::Refused,
+        ),
+        (
+            "said to be of another number",
+            |world| world.tokens[0]["status"]["previous"]["serial"] = json!(2),
+            Expected::Refused,
+        ),
+        (
+            "the end of the token brought forward",
+            |world| world.tokens[0]["spec"]["expiresAt"] = json!(at(0).to_string()),
+            Expected::Refused,
+        ),
+        ("revoked", |world| world.tokens[0]["spec"]["revoked"] = json!(true), Expected::Refused),
+        (
+            "put into the place of the current one",
+            |world| {
+                let status = &mut world.tokens[0]["status"];
+                (status["tokenId"], status["digest"]) =
+                    (status["previous"]["tokenId"].clone(), status["previous"]["digest"].clone());
+                status["previous"] = Value::Null;
+            },
+            Expected::Refused,
+        ),
+        (
+            "and the token does not renew",
+            |world| {
+                world.tokens[0]["spec"] =
+                    json!({"credentialRef": {"name": "c"}, "expiresAt": at(100).to_string()});
+            },
+            Expected::Refused,
+        ),
+    ];
+    for (what, change, expected) in cases {
+        let mut world = World::renewed();
+        change(&mut world);
+        expect(what, &world, *expected).await;
+    }
+    for (what, now, expected) in [
+        ("the current value", at(0), Expected::Accepted),
+        ("after the end of the previous", at(100), Expected::Accepted),
+        ("a nanosecond before its own", at(1900) - NANOSECOND, Expected::Accepted),
+        ("at its own", at(1900), Expected::Refused),
+    ] {
+        let mut world = World::renewed();
+        current(&mut world);
+        world.now = now;
+        expect(what, &world, expected).await;
     }
 }
 

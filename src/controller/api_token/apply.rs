@@ -1,5 +1,7 @@
 //! Carries a plan out. Only writes; what to write was decided before.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     ByteString,
     api::core::v1::Secret,
@@ -10,23 +12,22 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
     core::{PartialObjectMeta, PartialObjectMetaExt},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     observe::TOKEN_KEY,
-    plan::{Attest, Mend, Plan, Recipe, Step},
+    plan::{Attest, Held, Mend, Plan, Recipe, Step},
 };
 use crate::{
     api::{ApiToken, ApiTokenState, ApiTokenStatus, credential::ObjectReference},
     controller::{
-        Context, Place,
+        Context, Key, Place,
         cache::Kept,
         watch::count_soon,
         write::{FIELD_MANAGER, RequestError, delete_only, send, unless_gone},
     },
     domain::{
         digest::{self, Attestation, Subject},
-        keyring::Key,
         name,
         token::Token,
     },
@@ -41,15 +42,13 @@ pub async fn apply(ctx: &Context, token: &ApiToken, plan: Plan) -> Result<(), Re
     for step in plan.steps {
         match step {
             Step::CreateSecret(recipe) => {
-                // Without a key nothing is issued; the keyring's return asks for every token again.
-                let Some(key) = ctx.signing_key() else {
+                if !publish(ctx, token, recipe, None, status.as_mut()).await? {
                     return Ok(());
-                };
-                let issued = create_secret(ctx, token, &key, recipe).await?;
-                if let Some(status) = &mut status {
-                    status.token_id = Some(issued.id);
-                    status.digest = Some(issued.digest);
-                    status.secret = Some(issued.secret);
+                }
+            }
+            Step::RenewSecret(recipe, held) => {
+                if !publish(ctx, token, recipe, Some(held), status.as_mut()).await? {
+                    return Ok(());
                 }
             }
             Step::DeleteSecret { secret, resource_version } => {
@@ -105,48 +104,101 @@ pub async fn write_status(
     Ok(())
 }
 
-struct Issued {
-    id: String,
-    digest: String,
-    secret: ObjectReference,
-}
-
-async fn create_secret(
+/// Draws a value and puts it into a Secret: into a new one, or in the place of what this one holds. Tells whether it did.
+async fn publish(
     ctx: &Context,
     token: &ApiToken,
-    key: &Key,
     recipe: Recipe,
-) -> Result<Issued, RequestError> {
+    into: Option<Held>,
+    status: Option<&mut ApiTokenStatus>,
+) -> Result<bool, RequestError> {
+    // Without a key nothing is issued; the keyring's return asks for every token again.
+    let Some(key) = ctx.signing_key() else {
+        return Ok(false);
+    };
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), recipe.name);
     let value = ctx.draw(|random| Token::draw(&ctx.config.token_prefix, random));
-    let subject = Subject { uid: token.metadata.uid.clone().unwrap_or_default(), serial: recipe.serial };
-    let attestation = Attestation::new(key, &subject, &value, recipe.end, &recipe.credential);
-    let mut annotations = recipe.annotations;
-    annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), json!(attestation).to_string());
-    let secret = Secret {
-        metadata: ObjectMeta {
-            name: Some(place.name().to_owned()),
-            namespace: Some(place.namespace().to_owned()),
-            labels: Some(recipe.labels),
-            annotations: Some(annotations),
-            owner_references: Some(vec![reference(token)]),
-            ..ObjectMeta::default()
-        },
-        immutable: Some(true),
-        type_: Some("Opaque".to_owned()),
-        data: Some([(TOKEN_KEY.to_owned(), ByteString(value.expose().as_bytes().to_vec()))].into()),
-        ..Secret::default()
-    };
+    let uid = token.metadata.uid.clone().unwrap_or_default();
+    let subject = Subject { uid, serial: recipe.serial, term: recipe.term };
+    let attestation = Attestation::new(&key, &subject, &value, recipe.claim);
+    let mut annotations = recipe.dress.annotations;
+    annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
+    let labels = recipe.dress.labels;
+    let data = [(TOKEN_KEY.to_owned(), ByteString(value.expose().as_bytes().to_vec()))];
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
-    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let created = send(|| format!("create Secret {place}"), api.create(&params, &secret)).await?;
-    let uid = created.metadata.uid.clone().unwrap_or_default();
-    ctx.secrets.remember(created.metadata.into_response_partial());
-    Ok(Issued {
-        id: attestation.id,
-        digest: attestation.digest,
-        secret: ObjectReference { name: place.name().to_owned(), uid },
-    })
+    let written = if let Some(held) = into {
+        // What others put in beside it stays.
+        let metadata = metadata_patch(token, &held, &labels, &annotations);
+        let patch = Patch::Merge(json!({ "data": BTreeMap::from(data), "metadata": metadata }));
+        send(|| format!("renew the value in Secret {place}"), api.patch(place.name(), &patching(), &patch))
+            .await?
+    } else {
+        let secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(place.name().to_owned()),
+                namespace: Some(place.namespace().to_owned()),
+                labels: Some(present(labels)),
+                annotations: Some(present(annotations)),
+                owner_references: Some(vec![reference(token)]),
+                ..ObjectMeta::default()
+            },
+            // One that renews is written to again.
+            immutable: subject.term.is_none().then_some(true),
+            type_: Some("Opaque".to_owned()),
+            data: Some(data.into()),
+            ..Secret::default()
+        };
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        send(|| format!("create Secret {place}"), api.create(&params, &secret)).await?
+    };
+    note_whole(ctx, token, &written.metadata);
+    if let Some(status) = status {
+        let uid = written.metadata.uid.clone().unwrap_or_default();
+        status.token_id = Some(attestation.id);
+        status.digest = Some(attestation.digest);
+        status.secret = Some(ObjectReference { name: place.name().to_owned(), uid });
+    }
+    ctx.secrets.remember(written.metadata.into_response_partial());
+    Ok(true)
+}
+
+fn present(changes: BTreeMap<String, Option<String>>) -> BTreeMap<String, String> {
+    changes.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+fn patching() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+}
+
+/// What makes a patch fail where the Secret is another, or was changed since it was looked at.
+fn metadata_patch(
+    token: &ApiToken,
+    held: &Held,
+    labels: &BTreeMap<String, Option<String>>,
+    annotations: &BTreeMap<String, Option<String>>,
+) -> Value {
+    let mut metadata = json!({
+        "uid": held.secret.uid,
+        "resourceVersion": held.resource_version,
+        "labels": labels,
+        "annotations": annotations,
+    });
+    if held.own {
+        metadata["ownerReferences"] = json!([reference(token)]);
+    }
+    metadata
+}
+
+/// What we wrote ourselves need not be read to know what it holds.
+fn note_whole(ctx: &Context, token: &ApiToken, written: &ObjectMeta) {
+    if token.spec.renew_before.is_some() {
+        let place = Place::new(
+            token.metadata.namespace.clone().unwrap_or_default(),
+            written.name.clone().unwrap_or_default(),
+        );
+        let version = written.resource_version.as_deref().unwrap_or_default();
+        ctx.note_whole(&Key::api_token(token), &place, version);
+    }
 }
 
 async fn delete_secret(
@@ -164,34 +216,27 @@ async fn delete_secret(
 }
 
 async fn mend_secret(ctx: &Context, token: &ApiToken, mend: Mend) -> Result<(), RequestError> {
-    let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), mend.secret.name.clone());
+    let secret = &mend.held.secret;
+    let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret.name.clone());
     let keyring = ctx.keyring();
     let mut annotations = mend.dress.annotations;
-    if let Some(Attest { value, serial, end, credential }) = &mend.attest {
-        let subject = Subject { uid: token.metadata.uid.clone().unwrap_or_default(), serial: *serial };
+    if let Some(Attest { value, serial, term, claim }) = mend.attest {
+        let subject = Subject { uid: token.metadata.uid.clone().unwrap_or_default(), serial, term };
         // Under the key of the digest in the status, so that both say the same again.
         let digest = token.status.as_ref().and_then(|status| status.digest.as_deref());
         let key = digest.and_then(digest::key_id).and_then(|id| keyring.get(id));
         if let Some(key) = key {
-            let attestation = Attestation::new(key, &subject, value, *end, credential);
+            let attestation = Attestation::new(key, &subject, &value, claim);
             annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
         }
     }
-    let mut metadata = json!({
-        "uid": mend.secret.uid,
-        "resourceVersion": mend.resource_version,
-        "labels": mend.dress.labels,
-        "annotations": annotations,
-    });
-    if mend.own {
-        metadata["ownerReferences"] = json!([reference(token)]);
-    }
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let metadata = metadata_patch(token, &mend.held, &mend.dress.labels, &annotations);
     let patch = Patch::Merge(json!({ "metadata": metadata }));
     let mended: PartialObjectMeta<Secret> =
-        send(|| format!("mend Secret {place}"), api.patch_metadata(&mend.secret.name, &params, &patch))
+        send(|| format!("mend Secret {place}"), api.patch_metadata(place.name(), &patching(), &patch))
             .await?;
+    note_whole(ctx, token, &mended.metadata);
     ctx.secrets.remember(mended);
     Ok(())
 }

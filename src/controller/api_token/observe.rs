@@ -1,6 +1,6 @@
 //! What there is about an `ApiToken`. Only reads, and in the common case none: the watches have shown it all.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, api::ObjectMeta};
 
@@ -16,8 +16,8 @@ use crate::{
     },
     domain::{
         binding::{controller, is_of_kind},
-        digest::{self, Attestation, Subject},
-        expiry::token_end,
+        digest::{self, Attestation, Predecessor, Subject},
+        expiry::Terms,
         name,
         token::Token,
     },
@@ -51,7 +51,12 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
         latest(ctx, token).await?;
     }
     let wanted = matches!(credential, CredentialSeen::Present(_)) && !is_over(token, &status);
-    if wanted && matches!(secret, SecretSeen::Absent) && may_be_old_news(ctx, token, &status) {
+    let lacks = match secret {
+        SecretSeen::Absent => may_be_old_news(ctx, token, &status),
+        SecretSeen::Ours(_) => is_due(token, &status, ctx.clock.now()),
+        SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => false,
+    };
+    if wanted && lacks {
         latest(ctx, token).await?;
     }
     Ok(Observed { credential, secret, key_known, touched: ctx.touched(token), token: token.clone() })
@@ -61,6 +66,15 @@ fn is_over(token: &ApiToken, status: &ApiTokenStatus) -> bool {
     token.spec.revoked == Some(true)
         || token.metadata.deletion_timestamp.is_some()
         || matches!(status.state, Some(ApiTokenState::Expired | ApiTokenState::Revoked))
+}
+
+/// Whether it is time for the next value.
+fn is_due(token: &ApiToken, status: &ApiTokenStatus, now: Timestamp) -> bool {
+    terms(token).is_some_and(|terms| terms.current(now) > status.term)
+}
+
+fn terms(token: &ApiToken) -> Option<Terms> {
+    Terms::of(&token.spec, token.metadata.creation_timestamp.as_ref()?.0).ok()
 }
 
 /// Whether a value that is about to be drawn might have been drawn before: there was one, or the token is no new one and
@@ -139,7 +153,9 @@ async fn secret(
 ) -> Result<SecretSeen, RequestError> {
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret_name(token));
     let held = ctx.secrets.get(&place);
-    if let Some(seen) = held.as_ref().and_then(|held| recorded(token, status, issued_for, &held.metadata)) {
+    if let Some(seen) =
+        held.as_ref().and_then(|held| recorded(ctx, token, status, issued_for, &held.metadata))
+    {
         return Ok(seen);
     }
     let expected = status.secret.is_some() || held.is_some();
@@ -153,10 +169,8 @@ async fn secret(
 /// Whether it ends before we ever said what it has: we may have died just after its Secret was made, and somebody may
 /// have taken the label off since by which the watch would show it.
 fn ends_unseen(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus) -> bool {
-    let created = token.metadata.creation_timestamp.as_ref().map(|created| created.0);
-    let over = created
-        .and_then(|created| token_end(&token.spec, created).ok())
-        .is_some_and(|end| end <= ctx.clock.now());
+    let end = terms(token).and_then(|terms| terms.over_at());
+    let over = end.is_some_and(|end| end <= ctx.clock.now());
     let ended = matches!(status.state, Some(ApiTokenState::Expired | ApiTokenState::Revoked));
     !ended && (over || token.spec.revoked == Some(true) || token.metadata.deletion_timestamp.is_some())
 }
@@ -174,21 +188,37 @@ async fn read(
     Ok(unless_gone(found)?.map_or(SecretSeen::Absent, |found| judge(ctx, token, status, issued_for, &found)))
 }
 
-/// What a Secret is by its metadata alone, where that is enough.
+/// What a Secret is by its metadata alone, where that is enough. One that renews can be edited, so it must have been seen
+/// whole in this version.
 fn recorded(
+    ctx: &Context,
     token: &ApiToken,
     status: &ApiTokenStatus,
     issued_for: Option<&Credential>,
     found: &ObjectMeta,
 ) -> Option<SecretSeen> {
     let attestation = attestation(found)?;
-    let agreed = status.secret.as_ref().map(|secret| &secret.uid) == found.uid.as_ref()
-        && status.serial == Some(attestation.serial)
-        && status.token_id.as_ref() == Some(&attestation.id)
+    let version = found.resource_version.as_deref().unwrap_or_default();
+    let place = Place::new(found.namespace.as_deref()?, found.name.as_deref()?);
+    let whole = token.spec.renew_before.is_none() || ctx.is_whole(&Key::api_token(token), &place, version);
+    let agreed = whole
+        && status.secret.as_ref().map(|secret| &secret.uid) == found.uid.as_ref()
+        && states(token, status, &attestation, ctx.clock.now())
         && status.digest.as_ref() == Some(&attestation.digest)
         && issued_for.is_none_or(|present| present.metadata.uid.as_ref() == Some(&attestation.credential));
     (agreed && owned(token, found) && found.deletion_timestamp.is_none())
         .then(|| ours(token, found, Content::Recorded))
+}
+
+/// Whether the status says of the values what the attestation does, beside the digest.
+fn states(token: &ApiToken, status: &ApiTokenStatus, attestation: &Attestation, now: Timestamp) -> bool {
+    let stated = status.previous.clone().map(Predecessor::from);
+    let goes_on =
+        |previous: &&Predecessor| terms(token).is_some_and(|terms| terms.end(Some(previous.term)) > now);
+    status.serial == Some(attestation.serial)
+        && status.term == attestation.term
+        && status.token_id.as_ref() == Some(&attestation.id)
+        && stated.as_ref().filter(goes_on) == attestation.previous.as_ref().filter(goes_on)
 }
 
 /// What a Secret is, with its content.
@@ -223,7 +253,8 @@ fn judge(
     let attested = attested.filter(|(attestation, _)| is_for_it(attestation));
     let recorded_uid = status.secret.as_ref().map(|secret| &secret.uid) == metadata.uid.as_ref();
     let digested = value.as_ref().is_some_and(|value| {
-        let subject = Subject { uid: uid.clone(), serial: status.serial.unwrap_or_default() };
+        let term = status.term.filter(|_| token.spec.renew_before.is_some());
+        let subject = Subject { uid: uid.clone(), serial: status.serial.unwrap_or_default(), term };
         status.digest.as_ref().is_some_and(|digest| digest::verify(&keyring, digest, &subject, value).is_ok())
     });
     // A status can be forged; what it says of a UID counts only together with a keyed proof.
@@ -237,14 +268,23 @@ fn judge(
     let next = status.serial.map_or(0, |serial| serial.saturating_add(1));
     let content = match (attested, &value) {
         (Some((attestation, _)), _)
-            if digested && recorded_uid && status.token_id.as_ref() == Some(&attestation.id) =>
+            if digested && recorded_uid && states(token, status, &attestation, ctx.clock.now()) =>
         {
+            if token.spec.renew_before.is_some() {
+                let place = Place::new(
+                    metadata.namespace.clone().unwrap_or_default(),
+                    metadata.name.clone().unwrap_or_default(),
+                );
+                let version = metadata.resource_version.as_deref().unwrap_or_default();
+                ctx.note_whole(&Key::api_token(token), &place, version);
+            }
             Content::Recorded
         }
-        // The next: we died before the status was written. The same: somebody overwrote the status. A copy of a
-        // value under another UID is neither, however genuine: it was replaced, and replaced values are not trusted.
+        // One of the next: we died before the status was written, perhaps more than once. The same: somebody overwrote
+        // the status. A copy of a value under another UID is neither, however genuine: it was replaced, and replaced
+        // values are not trusted.
         (Some((attestation, _)), _)
-            if attestation.serial == next || (recorded_uid && status.serial == Some(attestation.serial)) =>
+            if attestation.serial >= next || (recorded_uid && status.serial == Some(attestation.serial)) =>
         {
             Content::Attested(attestation)
         }

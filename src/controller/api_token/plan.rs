@@ -3,21 +3,29 @@
 //! Pure and infallible: no client, no clock, no randomness. A spec that makes no sense is a plan too.
 
 mod loss;
+mod renewal;
+mod tell;
 
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
+use self::tell::{ended, finding, invalid, keyring_missing, state_of, waiting};
+pub use self::tell::{is_stalled, refused};
 use super::observed::{Content, CredentialSeen, Observed, OwnSecret, SecretSeen};
-
 use crate::{
     api::{
         ApiToken, ApiTokenState, ApiTokenStatus, Credential, CredentialState, Instant, Reason,
-        condition::{ConditionType, Finding, conditions, seconds},
+        condition::{ConditionType, seconds},
         credential::{DesiredState, ObjectReference},
     },
     controller::dress::{self, Dress},
-    domain::{expiry::token_end, name, token::Token},
+    domain::{
+        digest::{Attestation, Claim},
+        expiry::Terms,
+        name,
+        token::Token,
+    },
 };
 
 /// How often an object that stands in the way is looked at, since none of the watches shows it.
@@ -39,6 +47,8 @@ pub struct Plan {
 pub enum Step {
     /// Draw a value and create the Secret with it; its digest and id go into the status.
     CreateSecret(Recipe),
+    /// Draw a value and put it in the place of the one that this Secret holds; likewise.
+    RenewSecret(Recipe, Held),
     /// Delete this Secret, in this version where one is given.
     DeleteSecret {
         /// Which.
@@ -52,34 +62,39 @@ pub enum Step {
     DeleteToken,
 }
 
-/// How to make a Secret.
+/// What a Secret is to hold, and to wear.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe {
     /// Its name.
     pub name: String,
     /// The number of the value.
     pub serial: i64,
-    /// The end of the value.
-    pub end: Timestamp,
-    /// The UID of the credential that it is for.
-    pub credential: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Its annotations, less the attestation.
-    pub annotations: BTreeMap<String, String>,
+    /// The term that the value is of, where the token renews.
+    pub term: Option<i64>,
+    /// What is attested of the value.
+    pub claim: Claim,
+    /// Labels and annotations that differ, less the attestation.
+    pub dress: Dress,
+}
+
+/// A Secret of ours in the version that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Which.
+    pub secret: ObjectReference,
+    /// In which version.
+    pub resource_version: String,
+    /// Whether the owner reference is to be put back.
+    pub own: bool,
 }
 
 /// How to mend a Secret's metadata. A `None` value takes a key away.
 #[derive(Clone, Debug)]
 pub struct Mend {
     /// Which Secret.
-    pub secret: ObjectReference,
-    /// In which version.
-    pub resource_version: String,
+    pub held: Held,
     /// Labels and annotations that differ.
     pub dress: Dress,
-    /// Whether the owner reference is to be put back.
-    pub own: bool,
     /// What to attest anew.
     pub attest: Option<Attest>,
 }
@@ -91,10 +106,10 @@ pub struct Attest {
     pub value: Token,
     /// Its number.
     pub serial: i64,
-    /// Its end.
-    pub end: Timestamp,
-    /// The UID of the credential that it is for.
-    pub credential: String,
+    /// Its term, where the token renews.
+    pub term: Option<i64>,
+    /// All else.
+    pub claim: Claim,
 }
 
 /// Decides.
@@ -114,9 +129,9 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         steps.push(Step::DeleteToken);
         return Plan { steps, status: None, wake: None };
     }
-    let own_end = token.metadata.creation_timestamp.as_ref().map_or(now, |created| created.0);
-    let own_end = match token_end(&token.spec, own_end) {
-        Ok(end) => end,
+    let created_at = token.metadata.creation_timestamp.as_ref().map_or(now, |created| created.0);
+    let terms = match Terms::of(&token.spec, created_at) {
+        Ok(terms) => terms,
         Err(error) => return invalid(observed, status, &error.to_string(), now),
     };
     let credential = match &observed.credential {
@@ -131,45 +146,43 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
             Some(Ok(end)) => Some(end),
             None => None,
         };
-    let end = credential_end.map_or(own_end, |credential_end| credential_end.min(own_end));
+    let over_at = terms.over_at().into_iter().chain(credential_end).min();
     // Once expired, always expired: a clock that is set back must not bring a value back.
     let credential_over = credential_end.is_some()
         && credential
             .and_then(|credential| credential.status.as_ref())
             .is_some_and(|status| status.state == Some(CredentialState::Expired));
-    if now >= end || credential_over || status.state == Some(ApiTokenState::Expired) {
-        let end = status
-            .expires_at
-            .clone()
-            .filter(|_| status.state == Some(ApiTokenState::Expired))
-            .unwrap_or_else(|| end.into());
-        return ended(
-            observed,
-            ApiTokenStatus { expires_at: Some(end), ..status },
-            ApiTokenState::Expired,
-            now,
-        );
+    let expired = status.state == Some(ApiTokenState::Expired);
+    if expired || credential_over || over_at.is_some_and(|over_at| over_at <= now) {
+        let before = status.expires_at.clone().filter(|_| expired);
+        let expires_at = before.or_else(|| over_at.map(Into::into));
+        let status = ApiTokenStatus { expires_at, ..status };
+        return ended(observed, status, ApiTokenState::Expired, now);
     }
+    let term = terms.current(now);
+    let end_of = |term| credential_end.into_iter().fold(terms.end(term), Timestamp::min);
     // A Secret that proves itself under a key we have shows that the status, not the keyring, is what is wrong.
     let proven = matches!(&observed.secret, SecretSeen::Ours(secret) if matches!(secret.content, Content::Attested(_)));
     if !observed.key_known && !proven {
-        return keyring_missing(observed, status, end, now);
+        let end = end_of(status.term.or(term));
+        return Plan { wake: over_at, ..keyring_missing(observed, status, end, now) };
     }
+    let end = Some(end_of(term));
     let Some(credential) = credential else {
         let say = format!(
             "there is no Credential {} in this namespace; create it, and the token follows by itself",
             token.spec.credential_ref.name
         );
-        return waiting(observed, status, Reason::CredentialNotFound, say, Some(end), now);
+        return waiting(observed, status, Reason::CredentialNotFound, say, end, now);
     };
     if credential.metadata.deletion_timestamp.is_some() && status.serial.is_none() {
         let say = format!(
             "Credential {} is being deleted; the token is issued once one of that name exists again",
             token.spec.credential_ref.name
         );
-        return waiting(observed, status, Reason::CredentialDeleted, say, Some(end), now);
+        return waiting(observed, status, Reason::CredentialDeleted, say, end, now);
     }
-    Live { observed, status, credential, end, own_end, now }.plan()
+    Live { observed, status, credential, terms, credential_end, term, now }.plan()
 }
 
 /// A token that should have a value now.
@@ -177,27 +190,25 @@ struct Live<'a> {
     observed: &'a Observed,
     status: ApiTokenStatus,
     credential: &'a Credential,
-    end: Timestamp,
-    own_end: Timestamp,
+    terms: Terms,
+    credential_end: Option<Timestamp>,
+    /// The term whose value there should be now, where the token renews.
+    term: Option<i64>,
     now: Timestamp,
 }
 
 impl Live<'_> {
     fn plan(mut self) -> Plan {
         let look_again = self.now.checked_add(LOOK_AGAIN_AFTER).ok();
+        let previous = self.status.previous.take();
+        self.status.previous = self.outlasting(previous.map(Into::into));
+        self.status.term = self.status.term.filter(|_| self.term.is_some());
         match &self.observed.secret {
             SecretSeen::Ours(secret) => match &secret.content {
                 Content::Recorded => self.keep(secret, None),
                 Content::Unattested(value) => self.keep(secret, Some(value)),
                 Content::Attested(attestation) => {
-                    if self.status.serial != Some(attestation.serial) {
-                        // Only the second write of an issue is missing: say what it would have said.
-                        self.note_replacement();
-                        self.status.issued_at = None;
-                    }
-                    self.status.serial = Some(attestation.serial);
-                    self.status.token_id = Some(attestation.id.clone());
-                    self.status.digest = Some(attestation.digest.clone());
+                    self.adopt(secret, attestation);
                     self.keep(secret, None)
                 }
                 Content::Strange => self.issue(delete_secret_in_version(secret)),
@@ -229,9 +240,31 @@ impl Live<'_> {
         secret_name(&self.observed.token)
     }
 
-    /// The value is there; only what describes it may need mending.
+    /// When the value of a term ends.
+    fn end_of(&self, term: Option<i64>) -> Timestamp {
+        self.credential_end.into_iter().fold(self.terms.end(term), Timestamp::min)
+    }
+
+    /// What the Secret says of its value is true, and the status does not say it.
+    fn adopt(&mut self, secret: &OwnSecret, attestation: &Attestation) {
+        if self.status.serial != Some(attestation.serial) {
+            // Only the second write of an issue is missing: say what it would have said. A loss is replaced in another
+            // Secret, a value that is renewed in the same one.
+            let in_place = self.status.secret.as_ref() == Some(&secret.reference);
+            if !(in_place && self.term.is_some()) {
+                self.note_replacement();
+            }
+            self.status.issued_at = None;
+        }
+        self.status.serial = Some(attestation.serial);
+        self.status.term = attestation.term;
+        self.status.token_id = Some(attestation.id.clone());
+        self.status.digest = Some(attestation.digest.clone());
+        self.status.previous = self.outlasting(attestation.previous.clone());
+    }
+
+    /// The value is there. It may be time for the next; else only what describes it may need mending.
     fn keep(mut self, secret: &OwnSecret, unattested: Option<&Token>) -> Plan {
-        let serial = self.status.serial.unwrap_or_default();
         self.status.secret = Some(secret.reference.clone());
         self.status.credential_uid.clone_from(&self.credential.metadata.uid);
         if self.status.issued_at.as_ref().is_none_or(|at| at.timestamp().is_err()) {
@@ -240,22 +273,24 @@ impl Live<'_> {
         if let Some(value) = unattested {
             self.status.token_id = Some(value.id().to_owned());
         }
-        let attest = unattested.map(|value| Attest {
-            value: value.clone(),
-            serial,
-            end: self.own_end,
-            credential: self.credential.metadata.uid.clone().unwrap_or_default(),
-        });
         let dress =
             dress::changes(&secret.labels, &secret.annotations, self.observed.token.spec.secret.as_ref());
-        let needed = !secret.owned || !dress.is_empty() || attest.is_some();
-        let mend = needed.then(|| Mend {
+        let held = Held {
             secret: secret.reference.clone(),
             resource_version: secret.resource_version.clone(),
-            dress,
             own: !secret.owned,
-            attest,
+        };
+        if self.term > self.status.term {
+            return self.renew(held, dress);
+        }
+        let attest = unattested.map(|value| Attest {
+            value: value.clone(),
+            serial: self.status.serial.unwrap_or_default(),
+            term: self.status.term,
+            claim: self.claim(self.status.term),
         });
+        let needed = held.own || !dress.is_empty() || attest.is_some();
+        let mend = needed.then_some(Mend { held, dress, attest });
         self.issued(mend.map(Step::MendSecret).into_iter().collect())
     }
 
@@ -269,21 +304,31 @@ impl Live<'_> {
             plan.steps = steps;
             return plan;
         }
-        let serial = self.status.serial.map_or(0, |serial| serial.saturating_add(1));
         self.note_replacement();
-        let (labels, annotations) = dress::new(self.observed.token.spec.secret.as_ref());
-        steps.push(Step::CreateSecret(Recipe {
-            name: self.secret_name(),
-            serial,
-            end: self.own_end,
-            credential: self.credential.metadata.uid.clone().unwrap_or_default(),
-            labels,
-            annotations,
-        }));
+        // Whoever has the lost value may have the one before, too.
+        self.status.previous = None;
+        let none = BTreeMap::new();
+        let dress = dress::changes(&none, &none, self.observed.token.spec.secret.as_ref());
+        steps.push(Step::CreateSecret(self.next_value(dress)));
+        self.issued(steps)
+    }
+
+    /// The value of the current term, under the next number.
+    fn next_value(&mut self, dress: Dress) -> Recipe {
+        let serial = self.status.serial.map_or(0, |serial| serial.saturating_add(1));
         self.status.serial = Some(serial);
+        self.status.term = self.term;
         self.status.issued_at = Some(seconds(self.now).into());
         self.status.credential_uid.clone_from(&self.credential.metadata.uid);
-        self.issued(steps)
+        Recipe { name: self.secret_name(), serial, term: self.term, claim: self.claim(self.term), dress }
+    }
+
+    fn claim(&self, term: Option<i64>) -> Claim {
+        Claim {
+            end: self.terms.end(term),
+            credential: self.credential.metadata.uid.clone().unwrap_or_default(),
+            previous: self.status.previous.clone().map(Into::into),
+        }
     }
 
     fn issued(self, steps: Vec<Step>) -> Plan {
@@ -316,70 +361,23 @@ impl Live<'_> {
             ),
             finding(ConditionType::Usable, usable, reason, say.to_owned()),
         ];
-        let status = ApiTokenStatus { expires_at: Some(self.end.into()), ..self.status };
-        Plan {
-            steps,
-            status: Some(state_of(self.observed, status, state, findings, self.now)),
-            wake: Some(self.end),
-        }
+        let end = self.end_of(self.status.term);
+        let previous_end = self.status.previous.as_ref().map(|previous| self.end_of(Some(previous.term)));
+        let next = self.terms.followed_at(self.status.term);
+        let wake = [Some(end), next, previous_end].into_iter().flatten().min();
+        let status = ApiTokenStatus { expires_at: Some(end.into()), ..self.status };
+        Plan { steps, status: Some(state_of(self.observed, status, state, findings, self.now)), wake }
     }
 
     /// What the status says is no longer the value of anything, so that nothing accepts it.
     fn without_value(self, reason: Reason, say: String, again: Option<Timestamp>) -> Plan {
-        let status = ApiTokenStatus { token_id: None, digest: None, secret: None, ..self.status };
-        let mut plan = waiting(self.observed, status, reason, say, Some(self.end), self.now);
+        let end = self.end_of(self.term);
+        let status =
+            ApiTokenStatus { token_id: None, digest: None, secret: None, previous: None, ..self.status };
+        let mut plan = waiting(self.observed, status, reason, say, Some(end), self.now);
         plan.wake = again.into_iter().chain(plan.wake).min();
         plan
     }
-}
-
-/// What the status says after a write was refused: that it was, and nothing that did not happen. What was to end is no
-/// longer usable all the same, whether or not its Secret can be deleted.
-#[must_use]
-pub fn refused(
-    token: &ApiToken,
-    planned: Option<&ApiTokenStatus>,
-    reason: Reason,
-    message: &str,
-    now: Timestamp,
-) -> ApiTokenStatus {
-    let before = token.status.clone().unwrap_or_default();
-    let wished = planned.is_some_and(|planned| holds(planned, ConditionType::Usable));
-    let usable = wished && before.digest.is_some() && holds(&before, ConditionType::Usable);
-    let over = planned.filter(|planned| {
-        matches!(
-            planned.state,
-            Some(ApiTokenState::Expired | ApiTokenState::Revoked | ApiTokenState::Suspended)
-        )
-    });
-    let (state, digest) = match over {
-        Some(planned) => (planned.state, planned.digest.clone()),
-        None => (Some(before.state.unwrap_or(ApiTokenState::Pending)), before.digest.clone()),
-    };
-    let (why, say) =
-        if usable { (Reason::Issued, "the token is accepted until its end") } else { (reason, message) };
-    let again = "it is tried again at least once a minute".to_owned();
-    let findings = vec![
-        finding(ConditionType::Ready, false, reason, message.to_owned()),
-        finding(ConditionType::Usable, usable, why, say.to_owned()),
-        finding(ConditionType::Reconciling, true, reason, again),
-    ];
-    ApiTokenStatus {
-        observed_generation: token.metadata.generation,
-        state,
-        digest,
-        conditions: conditions(&before.conditions, findings, token.metadata.generation, now),
-        ..before
-    }
-}
-
-/// Whether something of others stops the token until a human acts.
-#[must_use]
-pub fn is_stalled(status: &ApiTokenStatus) -> bool {
-    let (kind, reason) = (ConditionType::Stalled.as_str(), Reason::Conflict.as_str());
-    let mut conditions = status.conditions.iter();
-    conditions
-        .any(|condition| condition.kind == kind && condition.status == "True" && condition.reason == reason)
 }
 
 /// The Secret that a token's value is kept in.
@@ -387,97 +385,6 @@ pub fn is_stalled(status: &ApiTokenStatus) -> bool {
 pub fn secret_name(token: &ApiToken) -> String {
     let chosen = token.spec.secret.as_ref().and_then(|secret| secret.name.clone());
     chosen.unwrap_or_else(|| name::token_secret(token.metadata.name.as_deref().unwrap_or_default()))
-}
-
-fn finding(kind: ConditionType, holds: bool, reason: Reason, message: String) -> Finding {
-    Finding { kind, holds, reason, message }
-}
-
-fn holds(status: &ApiTokenStatus, kind: ConditionType) -> bool {
-    status.conditions.iter().any(|condition| condition.kind == kind.as_str() && condition.status == "True")
-}
-
-fn state_of(
-    observed: &Observed,
-    status: ApiTokenStatus,
-    state: ApiTokenState,
-    findings: Vec<Finding>,
-    now: Timestamp,
-) -> ApiTokenStatus {
-    let generation = observed.token.metadata.generation;
-    ApiTokenStatus {
-        observed_generation: generation,
-        state: Some(state),
-        conditions: conditions(&status.conditions, findings, generation, now),
-        ..status
-    }
-}
-
-/// Revoked or expired: the Secret goes, and nothing that a verifier could accept stays in the status.
-fn ended(observed: &Observed, status: ApiTokenStatus, state: ApiTokenState, now: Timestamp) -> Plan {
-    let (reason, say) = if state == ApiTokenState::Revoked {
-        (Reason::Revoked, "the token is revoked for good; create another ApiToken".to_owned())
-    } else {
-        let end = status.expires_at.as_ref().map(ToString::to_string).unwrap_or_default();
-        (Reason::Expired, format!("the token ended at {end}; create another ApiToken for a later end"))
-    };
-    let findings = vec![
-        finding(ConditionType::Ready, true, reason, say.clone()),
-        finding(ConditionType::Usable, false, reason, say),
-    ];
-    let status = ApiTokenStatus { digest: None, secret: None, ..status };
-    Plan {
-        steps: delete_secret(&observed.secret),
-        status: Some(state_of(observed, status, state, findings, now)),
-        wake: None,
-    }
-}
-
-fn invalid(observed: &Observed, status: ApiTokenStatus, why: &str, now: Timestamp) -> Plan {
-    let say = format!("{why}; create another ApiToken in place of this one");
-    let findings = vec![
-        finding(ConditionType::Ready, false, Reason::InvalidSpec, say.clone()),
-        finding(ConditionType::Usable, false, Reason::InvalidSpec, say.clone()),
-        finding(ConditionType::Stalled, true, Reason::InvalidSpec, say),
-    ];
-    let status = state_of(observed, status, ApiTokenState::Failed, findings, now);
-    Plan { steps: Vec::new(), status: Some(status), wake: None }
-}
-
-/// The value may be good, but nobody can tell. It is not drawn anew by itself: whoever took the key away may put it
-/// back, or may have meant it.
-fn keyring_missing(observed: &Observed, status: ApiTokenStatus, end: Timestamp, now: Timestamp) -> Plan {
-    let say = "the key of this token's digest is no longer in the operator's keyring, so nobody can check the token; \
-               put the key back from a backup, or create another ApiToken"
-        .to_owned();
-    let findings = vec![
-        finding(ConditionType::Ready, false, Reason::KeyringMissing, say.clone()),
-        finding(ConditionType::Usable, false, Reason::KeyringMissing, say.clone()),
-        finding(ConditionType::Stalled, true, Reason::KeyringMissing, say),
-    ];
-    let status = ApiTokenStatus { expires_at: Some(end.into()), ..status };
-    let status = state_of(observed, status, ApiTokenState::Failed, findings, now);
-    Plan { steps: Vec::new(), status: Some(status), wake: Some(end) }
-}
-
-fn waiting(
-    observed: &Observed,
-    status: ApiTokenStatus,
-    reason: Reason,
-    say: String,
-    end: Option<Timestamp>,
-    now: Timestamp,
-) -> Plan {
-    let stalled = reason == Reason::Conflict;
-    let state = if stalled { ApiTokenState::Failed } else { ApiTokenState::Pending };
-    let findings = vec![
-        finding(ConditionType::Ready, false, reason, say.clone()),
-        finding(ConditionType::Usable, false, reason, say.clone()),
-        finding(ConditionType::Reconciling, !stalled, reason, say.clone()),
-        finding(ConditionType::Stalled, stalled, reason, say),
-    ];
-    let status = ApiTokenStatus { expires_at: end.map(Into::into), ..status };
-    Plan { steps: Vec::new(), status: Some(state_of(observed, status, state, findings, now)), wake: end }
 }
 
 fn delete_secret(secret: &SecretSeen) -> Vec<Step> {

@@ -24,7 +24,7 @@ fn token(namespace: &str, name: &str, id: &str, owner: u32) -> Stated {
             "digest": format!("hmac-sha256:k:{}", "0".repeat(64)),
         },
     });
-    Stated::of_token(&serde_json::from_value(token).unwrap()).unwrap()
+    Stated::of_token(&serde_json::from_value(token).unwrap()).remove(0)
 }
 
 fn facts() -> Facts {

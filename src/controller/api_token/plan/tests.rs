@@ -3,14 +3,19 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use proptest::prelude::*;
 use rand::{SeedableRng, rngs::StdRng};
 
-use super::*;
+use super::{tell::holds, *};
 use crate::{
     api::{
         ApiTokenSpec, Condition, CredentialSpec,
-        api_token::{CredentialReference, SecretOptions},
+        api_token::{CredentialReference, PreviousToken, SecretOptions},
     },
-    domain::{digest::Attestation, token::Prefix},
+    domain::{
+        digest::{Attestation, Predecessor},
+        token::Prefix,
+    },
 };
+
+mod renewal;
 
 const NOW: &str = "2026-06-01T12:00:00Z";
 const END: &str = "2027-01-01T00:00:00Z";
@@ -35,6 +40,10 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
+fn wished(pairs: &[(&str, &str)]) -> BTreeMap<String, Option<String>> {
+    map(pairs).into_iter().map(|(key, value)| (key, Some(value))).collect()
+}
+
 // The cluster as far as a token sees it: what `observe` reads and `apply` writes.
 
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +57,8 @@ struct World {
     annotations_changed: bool,
     /// How many values, UIDs and versions were handed out.
     drawn: u64,
+    /// The time when it is looked at.
+    shown: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -73,7 +84,9 @@ enum Whose {
 struct Value {
     seed: u64,
     serial: i64,
+    term: Option<i64>,
     key: &'static str,
+    previous: Option<Predecessor>,
 }
 
 impl Value {
@@ -85,9 +98,11 @@ impl Value {
         let id = self.token().id().to_owned();
         Attestation {
             serial: self.serial,
+            term: self.term,
             end: END.into(),
             credential: CREDENTIAL_UID.to_owned(),
-            digest: format!("hmac-sha256:{}:{id}-{}", self.key, self.serial),
+            previous: self.previous.clone(),
+            digest: format!("hmac-sha256:{}:{id}-{}-{:?}", self.key, self.serial, self.term),
             id,
             proof: String::new(),
         }
@@ -121,6 +136,7 @@ impl World {
             keys: vec![KEY, "old"],
             annotations_changed: false,
             drawn: 0,
+            shown: now(),
         }
     }
 
@@ -140,7 +156,7 @@ impl World {
         let changed = self.annotations_changed || status.observed_generation != token.metadata.generation;
         Some(Observed {
             credential,
-            secret: self.judge(&status),
+            secret: self.judge(&token, &status),
             key_known: status
                 .digest
                 .as_deref()
@@ -151,7 +167,7 @@ impl World {
         })
     }
 
-    fn judge(&self, status: &ApiTokenStatus) -> SecretSeen {
+    fn judge(&self, token: &ApiToken, status: &ApiTokenStatus) -> SecretSeen {
         let Some(found) = &self.secret else {
             return SecretSeen::Absent;
         };
@@ -162,9 +178,20 @@ impl World {
         let checkable = value.filter(|value| self.keys.contains(&value.key));
         let attested = checkable.filter(|_| found.attested).map(Value::attestation);
         let recorded_uid = status.secret.as_ref().map(|secret| &secret.uid) == Some(&found.uid);
+        let term = status.term.filter(|_| token.spec.renew_before.is_some());
         let digested = checkable.is_some_and(|value| {
             status.digest.as_ref() == Some(&value.attestation().digest)
                 && status.serial.unwrap_or_default() == value.serial
+                && term == value.term
+        });
+        let previous = status.previous.clone().map(Predecessor::from);
+        let created_at = token.metadata.creation_timestamp.as_ref().unwrap().0;
+        let goes_on = |previous: &&Predecessor| {
+            Terms::of(&token.spec, created_at).is_ok_and(|terms| terms.end(Some(previous.term)) > self.shown)
+        };
+        let stated = attested.as_ref().is_some_and(|attestation| {
+            status.term == attestation.term
+                && previous.as_ref().filter(goes_on) == attestation.previous.as_ref().filter(goes_on)
         });
         if found.owner != Whose::This && !(recorded_uid && (attested.is_some() || digested)) {
             return match found.owner {
@@ -174,9 +201,9 @@ impl World {
         }
         let next = status.serial.map_or(0, |serial| serial + 1);
         let content = match (attested, value) {
-            (Some(_), _) if digested && recorded_uid => Content::Recorded,
+            (Some(_), _) if digested && recorded_uid && stated => Content::Recorded,
             (Some(attestation), _)
-                if attestation.serial == next
+                if attestation.serial >= next
                     || (recorded_uid && status.serial == Some(attestation.serial)) =>
             {
                 Content::Attested(attestation)
@@ -200,8 +227,12 @@ impl World {
         let stops = limit < plan.steps.len() + usize::from(status.is_some());
         for step in plan.steps.into_iter().take(limit) {
             match step {
-                Step::CreateSecret(recipe) => {
-                    let issued = self.create(recipe);
+                step @ (Step::CreateSecret(_) | Step::RenewSecret(..)) => {
+                    let issued = match step {
+                        Step::CreateSecret(recipe) => self.create(recipe),
+                        Step::RenewSecret(recipe, held) => self.renew(recipe, &held),
+                        Step::DeleteSecret { .. } | Step::MendSecret(_) | Step::DeleteToken => unreachable!(),
+                    };
                     if let Some(status) = &mut status {
                         let attestation = issued.value.as_ref().unwrap().attestation();
                         status.token_id = Some(attestation.id);
@@ -241,37 +272,58 @@ impl World {
             version: self.drawn,
             owner: Whose::This,
             terminating: false,
-            labels: recipe.labels,
-            annotations: recipe.annotations,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
             attested: true,
-            value: Some(Value { seed: self.drawn, serial: recipe.serial, key: KEY }),
+            value: None,
         };
-        self.secret = Some(created.clone());
-        created
+        self.secret = Some(created);
+        self.fill(recipe)
+    }
+
+    fn renew(&mut self, recipe: Recipe, held: &Held) -> Stored {
+        self.touch(held, Dress::default());
+        self.drawn += 1;
+        self.fill(recipe)
+    }
+
+    fn fill(&mut self, recipe: Recipe) -> Stored {
+        let secret = self.secret.as_mut().unwrap();
+        wear(secret, recipe.dress);
+        secret.attested = true;
+        secret.value = Some(Value {
+            seed: self.drawn,
+            serial: recipe.serial,
+            term: recipe.term,
+            key: KEY,
+            previous: recipe.claim.previous,
+        });
+        secret.clone()
+    }
+
+    fn touch(&mut self, held: &Held, dress: Dress) {
+        let secret = self.secret.as_mut().unwrap();
+        assert_eq!((&held.secret.uid, &held.resource_version), (&secret.uid, &secret.version.to_string()));
+        wear(secret, dress);
+        if held.own {
+            secret.owner = Whose::This;
+        }
+        secret.version += 1;
     }
 
     fn mend(&mut self, mend: Mend) {
+        self.touch(&mend.held, mend.dress);
         let secret = self.secret.as_mut().unwrap();
-        assert_eq!((&mend.secret.uid, &mend.resource_version), (&secret.uid, &secret.version.to_string()));
-        for (all, changes) in
-            [(&mut secret.labels, mend.dress.labels), (&mut secret.annotations, mend.dress.annotations)]
-        {
-            for (key, value) in changes {
-                match value {
-                    Some(value) => all.insert(key, value),
-                    None => all.remove(&key),
-                };
-            }
+        if let (Some(attest), Some(value)) = (mend.attest, &mut secret.value) {
+            assert_eq!((attest.serial, attest.term), (value.serial, value.term));
+            secret.attested = true;
+            value.previous = attest.claim.previous;
         }
-        if mend.own {
-            secret.owner = Whose::This;
-        }
-        secret.attested |= mend.attest.is_some();
-        secret.version += 1;
     }
 
     /// Plans and applies until nothing changes any more.
     fn settle(mut self, now: Timestamp) -> Self {
+        self.shown = now;
         for _ in 0..10 {
             let before = self.clone();
             let Some(observed) = self.observe() else {
@@ -283,6 +335,17 @@ impl World {
             }
         }
         panic!("never settles: {self:#?}");
+    }
+}
+
+fn wear(secret: &mut Stored, dress: Dress) {
+    for (all, changes) in [(&mut secret.labels, dress.labels), (&mut secret.annotations, dress.annotations)] {
+        for (key, value) in changes {
+            match value {
+                Some(value) => all.insert(key, value),
+                None => all.remove(&key),
+            };
+        }
     }
 }
 
@@ -357,6 +420,7 @@ fn told(observed: &Observed, now: Timestamp) -> String {
         .iter()
         .map(|step| match step {
             Step::CreateSecret(recipe) => format!("create {}", recipe.serial),
+            Step::RenewSecret(recipe, _) => format!("renew {}", recipe.serial),
             Step::DeleteSecret { resource_version: None, .. } => "delete".to_owned(),
             Step::DeleteSecret { resource_version: Some(version), .. } => format!("delete version {version}"),
             Step::MendSecret(_) => "mend".to_owned(),
@@ -409,10 +473,12 @@ fn a_fresh_token_gets_its_first_value() {
     let expected = Recipe {
         name: "laptop-token".to_owned(),
         serial: 0,
-        end: at(END),
-        credential: CREDENTIAL_UID.to_owned(),
-        labels: map(&[(name::MANAGED_BY_LABEL, name::MANAGED_BY), ("app", "orders")]),
-        annotations: map(&[(name::PUBLISHED_ANNOTATION, r#"{"annotations":[],"labels":["app"]}"#)]),
+        term: None,
+        claim: Claim { end: at(END), credential: CREDENTIAL_UID.to_owned(), previous: None },
+        dress: Dress {
+            labels: wished(&[(name::MANAGED_BY_LABEL, name::MANAGED_BY), ("app", "orders")]),
+            annotations: wished(&[(name::PUBLISHED_ANNOTATION, r#"{"annotations":[],"labels":["app"]}"#)]),
+        },
     };
     assert_eq!(*recipe, expected);
     let status = planned.status.unwrap();
@@ -521,7 +587,7 @@ fn the_end_is_the_earlier_of_its_own_and_the_credentials() {
         assert_eq!(plan.status.unwrap().expires_at, Some(expected.into()));
         assert_eq!(plan.wake, Some(at(expected)));
         let [Step::CreateSecret(recipe)] = &plan.steps[..] else { panic!("{:?}", plan.steps) };
-        assert_eq!(recipe.end, at(own), "the value is attested with the token's own end");
+        assert_eq!(recipe.claim.end, at(own), "the value is attested with the token's own end");
     }
 }
 
@@ -724,9 +790,11 @@ fn a_value_whose_status_was_not_written_is_adopted() {
     let attestation = |serial| {
         Content::Attested(Attestation {
             serial,
+            term: None,
             id: "the-id".to_owned(),
             end: END.into(),
             credential: CREDENTIAL_UID.to_owned(),
+            previous: None,
             digest: format!("hmac-sha256:{KEY}:anew"),
             proof: String::new(),
         })
@@ -754,7 +822,7 @@ fn a_value_whose_status_was_not_written_is_adopted() {
 
 #[test]
 fn what_describes_the_secret_is_mended() {
-    let value = || Value { seed: 1, serial: 0, key: KEY };
+    let value = || Value { seed: 1, serial: 0, term: None, key: KEY, previous: None };
     check(
         issued,
         &[
@@ -788,9 +856,9 @@ fn what_describes_the_secret_is_mended() {
     let plan = plan(&observed, now());
     let [Step::MendSecret(mend)] = &plan.steps[..] else { panic!("{:?}", plan.steps) };
     let attest = mend.attest.as_ref().unwrap();
-    assert_eq!((attest.value.id(), attest.serial, attest.end), (value().token().id(), 0, at(END)));
+    assert_eq!((attest.value.id(), attest.serial, attest.claim.end), (value().token().id(), 0, at(END)));
     assert_eq!(plan.status, observed.token.status);
-    assert_eq!(Some(&attest.credential), plan.status.unwrap().credential_uid.as_ref());
+    assert_eq!(Some(&attest.claim.credential), plan.status.unwrap().credential_uid.as_ref());
 }
 
 #[test]
@@ -1033,14 +1101,18 @@ prop_compose! {
     fn specs()(
         expires_at in instants(),
         expires_in in prop::option::weighted(0.1, prop::sample::select(vec!["90d", "1m", "1.5h"])),
+        renew_before in prop::option::weighted(0.4, prop::sample::select(vec!["1w", "5d", "1m"])),
         revoked in prop::option::weighted(0.1, any::<bool>()),
         labels in prop::option::of(labels()),
         annotations in labels(),
     ) -> ApiTokenSpec {
+        // Chance alone would hardly ever make one that renews.
+        let expires_in = expires_in.or(renew_before.map(|_| "3w"));
         ApiTokenSpec {
             credential_ref: CredentialReference { name: "nodes".to_owned() },
             expires_at,
             expires_in: expires_in.map(Into::into),
+            renew_before: renew_before.map(Into::into),
             revoked,
             secret: labels.map(|labels| SecretOptions { name: None, labels, annotations }),
             ..ApiTokenSpec::default()
@@ -1052,11 +1124,22 @@ fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
     prop::collection::btree_map("[ab]", "[xy]", 0..3)
 }
 
-fn values() -> impl Strategy<Value = Value> {
-    (100..103_u64, 0..4_i64, prop::sample::select(vec![KEY, "old"])).prop_map(|(seed, serial, key)| Value {
-        seed,
-        serial,
-        key,
+prop_compose! {
+    fn values()(
+        seed in 100..103_u64,
+        serial in 0..4_i64,
+        term in prop::option::weighted(0.3, 0..4_i64),
+        key in prop::sample::select(vec![KEY, "old"]),
+        previous in prop::option::weighted(0.3, predecessors()),
+    ) -> Value {
+        Value { seed, serial, term, key, previous }
+    }
+}
+
+fn predecessors() -> impl Strategy<Value = Predecessor> {
+    (0..3_i64, 0..4_i64, "[ab]").prop_map(|(serial, term, id)| {
+        let digest = format!("hmac-sha256:{KEY}:{id}");
+        Predecessor { serial, term, id, digest }
     })
 }
 
@@ -1096,6 +1179,8 @@ prop_compose! {
         ])),
         value in prop::option::weighted(0.8, values()),
         serial in prop::option::weighted(0.2, 0..4_i64),
+        term in prop::option::weighted(0.2, 0..4_i64),
+        previous in prop::option::weighted(0.3, predecessors()),
         digested in prop::bool::weighted(0.8),
         uid in prop::option::weighted(0.8, prop::sample::select(vec!["secret-a", "secret-b"])),
         issued_for in prop::option::weighted(0.8, prop_oneof![
@@ -1111,7 +1196,15 @@ prop_compose! {
         ApiTokenStatus {
             observed_generation,
             state,
-            serial: serial.or(value.map(|value| value.serial)),
+            serial: serial.or(value.as_ref().map(|value| value.serial)),
+            term: term.or(value.and_then(|value| value.term)),
+            previous: previous.map(|previous| PreviousToken {
+                serial: previous.serial,
+                term: previous.term,
+                token_id: previous.id,
+                digest: previous.digest,
+                expires_at: NOW.into(),
+            }),
             token_id: attestation.as_ref().map(|attestation| attestation.id.clone()),
             digest: attestation.map(|attestation| attestation.digest).filter(|_| digested),
             issued_at: issued_at.map(Into::into),
@@ -1153,33 +1246,35 @@ prop_compose! {
     fn worlds()(
         spec in specs(),
         terminating in prop::bool::weighted(0.05),
-        status in prop::option::weighted(0.9, statuses()),
+        mut status in prop::option::weighted(0.9, statuses()),
         credential in prop::option::weighted(0.9, credentials()),
         mut secret in prop::option::weighted(0.8, secrets()),
         in_step in prop::bool::weighted(0.6),
         after_crash in prop::bool::weighted(0.3),
+        in_place in any::<bool>(),
         old_key in prop::bool::weighted(0.8),
         annotations_changed in any::<bool>(),
     ) -> World {
         // Chance alone would hardly ever let the Secret hold what the status says, or the next value.
-        if let (true, Some(secret), Some(status)) = (in_step, &mut secret, &status)
+        let renews = spec.renew_before.is_some();
+        if let (true, Some(secret), Some(status)) = (in_step, &mut secret, &mut status)
             && let (Some(value), Some(serial)) = (&mut secret.value, status.serial)
         {
             value.serial = if after_crash { serial + 1 } else { serial };
-            if let Some(recorded) = &status.secret && !after_crash {
+            if let Some(recorded) = &status.secret && (!after_crash || in_place && renews) {
                 secret.uid.clone_from(&recorded.uid);
             }
-            let same = (100..103_u64).find(|seed| {
-                let token = Value { seed: *seed, ..value.clone() }.token();
-                Some(token.id()) == status.token_id.as_deref()
-            });
-            if let Some(seed) = same && !after_crash {
-                value.seed = seed;
-                value.key = if status.digest.as_ref().is_some_and(|digest| digest.contains(":old:")) {
-                    "old"
-                } else {
-                    KEY
-                };
+            let term = status.term.unwrap_or_default();
+            value.term = renews.then_some(if after_crash { term + 1 } else { term });
+            if after_crash && renews {
+                value.previous = status.token_id.clone().zip(status.digest.clone()).map(|(id, digest)| {
+                    Predecessor { serial, term, id, digest }
+                });
+            }
+            if !after_crash {
+                status.term = value.term;
+                status.digest = status.digest.take().map(|_| value.attestation().digest);
+                status.token_id = status.token_id.take().map(|_| value.attestation().id);
             }
         }
         let mut world = World::fresh();
@@ -1233,7 +1328,8 @@ proptest! {
     #[test]
     fn waking_is_never_late_and_does_not_go_on_forever(world in worlds()) {
         let (mut world, mut now) = (world, now());
-        for _ in 0..20 {
+        for _ in 0..80 {
+            world.shown = now;
             let Some(observed) = world.observe() else { return Ok(()) };
             let plan = plan(&observed, now);
             world.apply(plan.clone(), usize::MAX);
@@ -1243,6 +1339,7 @@ proptest! {
             let others = observed.secret.waits_for_others();
             now = if others { at(END) } else { wake };
         }
-        prop_assert!(false, "still waking at {now}");
+        let spec = world.token.unwrap().spec;
+        prop_assert!(spec.renew_before.is_some() && spec.expires_at.is_none(), "still waking at {now}");
     }
 }

@@ -168,7 +168,8 @@ fn whole(
     // Where somebody took the annotation away, the status can tell as much, if its digest fits.
     let said = said.or_else(|| restored(status.material.as_ref()?, credential, found))?;
     let entries = entries(found, &said.keys);
-    let subject = Subject { uid: credential.metadata.uid.clone().unwrap_or_default(), serial: said.serial() };
+    let uid = credential.metadata.uid.clone().unwrap_or_default();
+    let subject = Subject { uid, serial: said.serial(), term: None };
     let digest = said.material.digest.as_deref()?;
     let fits = verify_material(&ctx.keyring(), digest, &subject, said.material.id.as_deref(), &entries);
     fits.is_ok().then_some(said)

@@ -155,6 +155,15 @@ async fn tokens_that_make_no_sense(_: Arc<World>, space: Space) {
     let cases = [
         ("", "set exactly one of expiresIn (a span of time, such as 30d) and expiresAt"),
         ("expiresIn: 1h, expiresAt: 2030-01-01T00:00:00Z", "set exactly one of expiresIn"),
+        (
+            "expiresAt: 2030-01-01T00:00:00Z, renewBefore: 1d",
+            "renewBefore needs expiresIn, the life of each value",
+        ),
+        ("renewBefore: 1d", "renewBefore needs expiresIn, the life of each value; set expiresIn"),
+        ("expiresIn: 1h, renewBefore: 31m", "renewBefore is more than half of expiresIn"),
+        ("expiresIn: 2w, renewBefore: 8d", "shorten renewBefore, or give the values a longer life"),
+        ("expiresIn: 10y, renewBefore: 522w", "must be at most ten years"),
+        ("expiresIn: 1h, renewBefore: 90s", "spec.renewBefore"),
         ("expiresIn: 1h, revoked: false", "revoked is true or absent; remove the field"),
         ("expiresIn: 1h, secret: {name: Not_A_Name}", "should match"),
         ("expiresIn: 1h, secret: {labels: {app.kubernetes.io/name: a}}", "labels of kubernetes.io, k8s.io"),
@@ -214,6 +223,7 @@ async fn credentials_change_only_in_some_ways(_: Arc<World>, space: Space) {
 async fn tokens_change_only_in_some_ways(_: Arc<World>, space: Space) {
     space.apply(&token("in", "expiresIn: 1h, scopes: [a, b], secret: {name: s}")).await;
     space.apply(&token("at", "expiresAt: 2030-01-01T00:00:00Z")).await;
+    space.apply(&token("on", "expiresIn: 1h, renewBefore: 30m")).await;
     let cases = [
         ("in", "expiresIn: 2h, scopes: [a, b], secret: {name: s}", "expiresIn is immutable"),
         (
@@ -227,6 +237,14 @@ async fn tokens_change_only_in_some_ways(_: Arc<World>, space: Space) {
         ("in", "expiresIn: 1h, secret: {name: s}", "scopes may only shrink"),
         ("at", "expiresAt: 2030-01-01T00:00:01Z", "expiresAt can only be brought forward"),
         ("at", "expiresIn: 1h", "expiresIn is immutable"),
+        (
+            "in",
+            "expiresIn: 1h, renewBefore: 30m, scopes: [a, b], secret: {name: s}",
+            "renewBefore is immutable",
+        ),
+        ("on", "expiresIn: 1h, renewBefore: 20m", "renewBefore is immutable"),
+        ("on", "expiresIn: 1h", "renewBefore is immutable"),
+        ("on", "expiresIn: 2h, renewBefore: 30m", "expiresIn is immutable"),
     ];
     for (name, rest, expected) in cases {
         let message = space.refused(&token(name, rest)).await;
@@ -236,6 +254,13 @@ async fn tokens_change_only_in_some_ways(_: Arc<World>, space: Space) {
     assert!(space.refused(&other).await.contains("credentialRef is immutable"));
     space.apply(&token("in", "expiresIn: 1h, scopes: [a], secret: {name: s}")).await;
     space.apply(&token("at", "expiresAt: 2029-01-01T00:00:00Z, scopes: []")).await;
+    // What went on and on is given an end, and a nearer one.
+    for year in [2031, 2030] {
+        let end = format!("expiresIn: 1h, renewBefore: 30m, expiresAt: {year}-01-01T00:00:00Z");
+        space.apply(&token("on", &end)).await;
+    }
+    let message = space.refused(&token("on", "expiresIn: 1h, renewBefore: 30m")).await;
+    assert!(message.contains("expiresAt can only be brought forward"), "{message}");
 }
 
 async fn a_credential_that_is_being_deleted_issues_nothing(_: Arc<World>, space: Space) {

@@ -16,6 +16,7 @@ mod keyring;
 mod lag;
 mod mass;
 mod material;
+mod renewal;
 mod support;
 mod token;
 mod verifier;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         keyring::tests(),
         lag::tests(),
         mass::tests(),
+        renewal::tests(),
         verifier::verifier_alone::tests(),
     ]
     .into_iter()

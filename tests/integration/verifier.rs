@@ -156,7 +156,7 @@ pub mod verifier_alone {
                 client.send(request).await
             }
         });
-        let verifier = Asked::by(Client::new(slow, "default"), Duration::from_secs(10)).await;
+        let verifier = Asked::by(Client::new(slow, "default"), SystemClock::shared(), Duration::from_secs(10)).await;
         verifier.until("", &value, 200).await;
         asked.notified().await;
         let revoked = Instant::now();
@@ -201,7 +201,7 @@ async fn verifiers_client(world: &World) -> Client {
 }
 
 /// A verifier that runs, and how it is asked.
-struct Asked {
+pub struct Asked {
     address: SocketAddr,
     health: SocketAddr,
     http: HttpClient<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>,
@@ -220,17 +220,22 @@ impl Asked {
     }
 
     async fn trusting(world: &World, max_staleness: Duration) -> Self {
-        Self::by(verifiers_client(world).await, max_staleness).await
+        Self::by(verifiers_client(world).await, SystemClock::shared(), max_staleness).await
     }
 
-    async fn by(client: Client, max_staleness: Duration) -> Self {
+    /// One that goes by that clock.
+    pub async fn timed(world: &World, clock: Arc<SystemClock>) -> Self {
+        Self::by(verifiers_client(world).await, clock, Duration::from_secs(30)).await
+    }
+
+    async fn by(client: Client, clock: Arc<SystemClock>, max_staleness: Duration) -> Self {
         let source = Source {
             namespace: OPERATOR_NAMESPACE.to_owned(),
             keyring_secret: KEYRING.to_owned(),
             max_staleness,
         };
         let introspection = Introspection { reviewer: Some(client.clone()), issuer: "tests".to_owned() };
-        let verifier = Arc::new(Verifier::new(source, SystemClock::shared()));
+        let verifier = Arc::new(Verifier::new(source, clock));
         let service = Arc::new(Service::new(verifier, Routes::read(ROUTES).unwrap(), Some(introspection)));
         let any = "127.0.0.1:0".parse().unwrap();
         let listen = Listen { address: any, tls: None, health: any, stop_after: Duration::ZERO };
@@ -262,7 +267,7 @@ impl Asked {
         self.send(request.header(AUTHORIZATION, authorization).body(Full::default()).unwrap()).await
     }
 
-    async fn bearer(&self, route: &str, value: &str) -> u16 {
+    pub async fn bearer(&self, route: &str, value: &str) -> u16 {
         self.authorized(route, &format!("Bearer {value}")).await.status().as_u16()
     }
 
@@ -277,7 +282,7 @@ impl Asked {
     }
 
     /// Waits until a value is answered so.
-    async fn until(&self, route: &str, value: &str, expected: u16) {
+    pub async fn until(&self, route: &str, value: &str, expected: u16) {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let status = self.bearer(route, value).await;
@@ -289,7 +294,7 @@ impl Asked {
         }
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         let _ = self.stop.send(());
         drop(self.http);
         self.task.await.unwrap().unwrap();
@@ -536,7 +541,7 @@ subjects: [{{kind: ServiceAccount, name: lists, namespace: {0}}}]
         let client = client.clone();
         async move { client.send(request).await }
     });
-    let verifier = Asked::by(Client::new(counting, "default"), Duration::from_secs(30)).await;
+    let verifier = Asked::by(Client::new(counting, "default"), SystemClock::shared(), Duration::from_secs(30)).await;
     let deadline = Instant::now() + DEADLINE;
     // What it lists is true, so it is ready.
     while verifier.health("/readyz").await != 200 {

@@ -156,7 +156,8 @@ pub mod verifier_alone {
                 client.send(request).await
             }
         });
-        let verifier = Asked::by(Client::new(slow, "default"), SystemClock::shared(), Duration::from_secs(10)).await;
+        let verifier =
+            Asked::by(Client::new(slow, "default"), SystemClock::shared(), Duration::from_secs(10)).await;
         verifier.until("", &value, 200).await;
         asked.notified().await;
         let revoked = Instant::now();
@@ -541,7 +542,8 @@ subjects: [{{kind: ServiceAccount, name: lists, namespace: {0}}}]
         let client = client.clone();
         async move { client.send(request).await }
     });
-    let verifier = Asked::by(Client::new(counting, "default"), SystemClock::shared(), Duration::from_secs(30)).await;
+    let verifier =
+        Asked::by(Client::new(counting, "default"), SystemClock::shared(), Duration::from_secs(30)).await;
     let deadline = Instant::now() + DEADLINE;
     // What it lists is true, so it is ready.
     while verifier.health("/readyz").await != 200 {

@@ -98,14 +98,14 @@ impl Seen {
         let over = matches!(status.state, Some(ApiTokenState::Expired | ApiTokenState::Revoked));
         let is_alive =
             token.metadata.deletion_timestamp.is_none() && token.spec.revoked != Some(true) && !over;
-        let end = earliest(&token.spec.expires_at, &status.expires_at);
-        let ids = status.token_id.map(|id| (id, None)).into_iter().collect();
+        let previous = status.previous.map(|previous| (previous.token_id, Some(previous.expires_at)));
+        let ids = status.token_id.map(|id| (id, status.expires_at)).into_iter().chain(previous);
         let holder = Holder {
             name: token.metadata.name.clone().unwrap_or_default(),
             credential: Some(status.credential_uid.unwrap_or_default()),
-            ids,
+            ids: ids.map(|(id, end)| (id, instant(end.as_ref()))).collect(),
             is_alive,
-            end,
+            end: instant(token.spec.expires_at.as_ref()),
         };
         self.holders.insert(token.metadata.uid.clone().unwrap_or_default(), holder);
         self.judge(now);
@@ -238,8 +238,4 @@ impl Seen {
 
 fn instant(at: Option<&ApiInstant>) -> Option<Timestamp> {
     at.and_then(|at| at.timestamp().ok())
-}
-
-fn earliest(one: &Option<ApiInstant>, other: &Option<ApiInstant>) -> Option<Timestamp> {
-    [one, other].into_iter().filter_map(|at| instant(at.as_ref())).min()
 }

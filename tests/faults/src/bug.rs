@@ -58,11 +58,15 @@ pub enum Bug {
     DeafToDeletion,
     /// A verifier that asks for the default audience where its route names another.
     AnyAudience,
+    /// Forgets the value before, when it renews.
+    ForgetPrevious,
+    /// Leaves nothing in a Secret beside the value that it renews.
+    ClearSecret,
 }
 
 impl Bug {
     /// All of them, each with a plan that catches it and the law that it breaks.
-    pub const ALL: [(Self, &'static str, &'static str); 16] = [
+    pub const ALL: [(Self, &'static str, &'static str); 18] = [
         (Self::DeleteWithoutUid, "revoke:", "S6"),
         (Self::Overwrite, "foreign-secret:", "S5"),
         (Self::Replace, "foreign-secret:", "S5"),
@@ -79,6 +83,8 @@ impl Bug {
         (Self::DeafToRevocation, "revoke:", "S2"),
         (Self::DeafToDeletion, "delete:", "S2"),
         (Self::AnyAudience, "issue:", "S3"),
+        (Self::ForgetPrevious, "renew:", "S14"),
+        (Self::ClearSecret, "renew:", "state"),
     ];
 
     /// What a verifier with this bug never hears of.
@@ -164,6 +170,8 @@ impl Mistaken {
         let creates = about.verb == "create" && about.resource == "secrets" && about.name != KEYRING;
         let states = about.verb == "update" && about.resource == "apitokens.status";
         let mut body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let renews =
+            about.verb == "patch" && about.resource == "secrets" && body["data"]["token"].is_string();
         match self.bug {
             Bug::DeleteWithoutUid if about.verb == "delete" => {
                 body["preconditions"] = Value::Null;
@@ -223,6 +231,16 @@ impl Mistaken {
             Bug::Leak if states => {
                 body["status"]["conditions"][0]["message"] =
                     json!(self.memory(|memory| memory.value.clone()));
+                self.send(parts, to_bytes(&body)).await
+            }
+            Bug::ForgetPrevious if states => {
+                body["status"]["previous"] = Value::Null;
+                self.send(parts, to_bytes(&body)).await
+            }
+            Bug::ClearSecret if renews => {
+                let nothing = json!({"metadata": {"uid": body["metadata"]["uid"]}, "data": null});
+                let _ = self.send(parts.clone(), to_bytes(&nothing)).await;
+                body["metadata"]["resourceVersion"] = Value::Null;
                 self.send(parts, to_bytes(&body)).await
             }
             Bug::Revive if creates => {

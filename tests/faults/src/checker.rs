@@ -93,7 +93,10 @@ enum Known {
 
 #[derive(Default)]
 struct TokenSeen {
-    end: Option<Timestamp>,
+    /// The ends of its values, by their ids.
+    ends: BTreeMap<String, Timestamp>,
+    /// The Secret and the value that its status last told of.
+    held: Option<(String, String)>,
     over: Option<ApiTokenState>,
     /// Its Secret went at its end.
     ended: bool,
@@ -290,7 +293,12 @@ impl Facts {
         }
         self.acceptance.secret(secret, time::Instant::now());
         self.material_seen(secret);
-        if let Some(known) = self.secrets.get(&uid) {
+        let now = self.judge(secret);
+        let renewed = match (self.secrets.get(&uid), &now) {
+            (Some(Known::Value { value: before, .. }), Known::Value { value, .. }) => value != before,
+            _ => false,
+        };
+        if let Some(known) = self.secrets.get(&uid).filter(|_| !renewed) {
             let managers = metadata.managed_fields.iter().flatten();
             let touched = managers.into_iter().any(|entry| entry.manager.as_deref() == Some(OPERATOR));
             if matches!(known, Known::Foreign) && touched {
@@ -298,8 +306,8 @@ impl Facts {
             }
             return;
         }
-        let known = self.judge(secret);
-        if let Known::Value { token, value, end } = &known {
+        self.secrets.remove(&uid);
+        if let Known::Value { token, value, end } = &now {
             let serial = attestation(metadata).map_or(0, |attestation| attestation.serial);
             self.values.entry((token.clone(), serial)).or_default().insert(value.clone());
             let another = self.secrets.values().any(|other| {
@@ -316,7 +324,7 @@ impl Facts {
                 self.late.push((value.clone(), format!("Secret {name} was created after the end {end}")));
             }
         }
-        self.secrets.insert(uid, known);
+        self.secrets.insert(uid, now);
     }
 
     fn keyring(&self) -> Keyring {
@@ -403,18 +411,42 @@ impl Facts {
         if self.values.values().flatten().any(|value| text.contains(value.as_str())) {
             self.report("S9", format!("the status of ApiToken {name} holds the value"));
         }
+        let now = self.clock.now();
         let seen = self.tokens.entry(uid).or_default();
-        let end = status.expires_at.as_ref().map(Instant::timestamp).and_then(Result::ok);
-        let before = seen.end;
         let over = seen.over;
-        seen.end = end.or(before);
         if matches!(status.state, Some(ApiTokenState::Expired | ApiTokenState::Revoked)) {
             seen.over = status.state;
         }
-        if let (Some(before), Some(end)) = (before, end)
-            && end > before
+        let previous = status.previous.as_ref().map(|previous| (&previous.token_id, &previous.expires_at));
+        let current = status.token_id.as_ref().zip(status.expires_at.as_ref());
+        let mut told = Vec::new();
+        for (id, end) in current.into_iter().chain(previous) {
+            let Ok(end) = end.timestamp() else { continue };
+            let before = *seen.ends.entry(id.clone()).or_insert(end);
+            if end > before {
+                told.push((
+                    "S11",
+                    format!("the end of a value of ApiToken {name} moved from {before} to {end}"),
+                ));
+            }
+            seen.ends.insert(id.clone(), end);
+        }
+        // In the same Secret it was renewed, not lost.
+        let holds = status.secret.as_ref().map(|secret| secret.uid.clone()).zip(status.token_id.clone());
+        if let (Some((secret, before)), Some((same, id))) = (&seen.held, &holds)
+            && secret == same
+            && before != id
+            && previous.is_none_or(|(previous, _)| previous != before)
+            && seen.ends.get(before).is_some_and(|end| now.checked_add(TOLERANCE).is_ok_and(|now| now < *end))
         {
-            self.report("S11", format!("the end of ApiToken {name} moved from {before} to {end}"));
+            told.push((
+                "S14",
+                format!("a value of ApiToken {name} was renewed and is refused before its end"),
+            ));
+        }
+        seen.held = holds;
+        for (law, what) in told {
+            self.report(law, what);
         }
         if over.is_some_and(|over| status.state != Some(over) && status.state != Some(ApiTokenState::Revoked))
         {

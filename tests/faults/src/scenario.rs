@@ -7,6 +7,7 @@ use crate::{run::Run, space::Outcome};
 mod credentials;
 mod material;
 mod others;
+mod renewal;
 mod tokens;
 
 /// Does it, and waits until the operator has followed.
@@ -14,7 +15,7 @@ pub type Drive = for<'a> fn(&'a Run<'_>) -> BoxFuture<'a, Outcome>;
 
 /// All of them, by name.
 pub fn all() -> impl Iterator<Item = (&'static str, Drive)> {
-    [tokens::ALL, credentials::ALL, material::ALL, others::ALL].into_iter().flatten().copied()
+    [tokens::ALL, renewal::ALL, credentials::ALL, material::ALL, others::ALL].into_iter().flatten().copied()
 }
 
 /// The one of that name.

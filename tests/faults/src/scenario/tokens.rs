@@ -61,22 +61,26 @@ async fn delete(run: &Run<'_>) -> Outcome {
     run.space.gone::<Secret>("t-token").await
 }
 
-/// Waits for a state that comes with time; a plan may set the clock back meanwhile.
-async fn until_at(run: &Run<'_>, at: Timestamp, state: ApiTokenState) -> Outcome {
+/// Waits for what comes with time; a plan may set the clock back meanwhile.
+pub(super) async fn by_then(run: &Run<'_>, at: Timestamp, reached: impl Future<Output = Outcome>) -> Outcome {
     let time_passes = async {
         loop {
             run.clock.advance_to(at);
             sleep(Duration::from_millis(200)).await;
         }
     };
-    let reached = async {
-        run.space.token("t", state).await?;
-        run.space.gone::<Secret>("t-token").await
-    };
     tokio::select! {
         reached = reached => reached,
         () = time_passes => Ok(()),
     }
+}
+
+async fn until_at(run: &Run<'_>, at: Timestamp, state: ApiTokenState) -> Outcome {
+    let reached = async {
+        run.space.token("t", state).await?;
+        run.space.gone::<Secret>("t-token").await
+    };
+    by_then(run, at, reached).await
 }
 
 async fn expire(run: &Run<'_>, while_down: bool) -> Outcome {

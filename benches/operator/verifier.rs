@@ -17,7 +17,7 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::Api;
+use kube::{Api, api::PostParams};
 use tokio::time::{Instant, sleep};
 
 use self::wire::Connection;
@@ -59,7 +59,7 @@ pub async fn caller(world: &World) -> String {
     let spec = TokenRequestSpec { expiration_seconds: Some(24 * 60 * 60), ..TokenRequestSpec::default() };
     let request = TokenRequest { spec, ..TokenRequest::default() };
     accounts
-        .create_token_request("service", &Default::default(), &request)
+        .create_token_request("service", &PostParams::default(), &request)
         .await
         .unwrap()
         .status

@@ -65,7 +65,7 @@ pub struct Record {
     pub(super) met: AtomicBool,
     code: Code,
     uid: Uuid,
-    serial: u32,
+    pub(super) serial: u32,
     issued_at: u32,
     end: Nanoseconds,
     name: Box<str>,

@@ -89,7 +89,7 @@ impl Values {
         let status = ApiTokenStatus {
             serial: Some(0),
             token_id: Some(value.id().to_owned()),
-            digest: Some(digest::digest(&self.key, &Subject { uid, serial: 0 }, &value)),
+            digest: Some(digest::digest(&self.key, &Subject { uid, serial: 0, term: None }, &value)),
             credential_uid: Some(credential.to_owned()),
             ..self.status.clone()
         };

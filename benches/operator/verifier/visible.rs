@@ -45,11 +45,11 @@ pub async fn run(world: &World, arguments: &Arguments) {
     let (values, space) = (Values::learn(world).await, world.space("visible").await);
     let changes = arguments.tokens_or(&[500])[0];
     // One token more, whose credential is turned off and on.
-    let (revoked, spare) = (OTHERS..OTHERS + changes, OTHERS + changes);
-    values.issue(&space, 0..spare + 1).await;
+    let (revoked, switched) = (OTHERS..OTHERS + changes, OTHERS + changes);
+    values.issue(&space, 0..switched + 1).await;
     let cores = Cores::divide(&world.process_ids());
-    let verifier = Server::verifier(world, spare + 1, |command| cores.spawn(command)).await;
-    let requests = Protocol::forward_auth(spare + 1).requests;
+    let verifier = Server::verifier(world, switched + 1, |command| cores.spawn(command)).await;
+    let requests = Protocol::forward_auth(switched + 1).requests;
     let others = Arc::new(requests[..OTHERS].to_vec());
     let load = Load { address: verifier.address, requests: others, connections: CONNECTIONS };
     let (going, started_at) = (Arc::new(()), Instant::now());
@@ -65,11 +65,11 @@ pub async fn run(world: &World, arguments: &Arguments) {
         let revoke = change::<ApiToken>(&space, load::name(number), json!({"revoked": true}));
         refused.push(Took::until(&mut connection, &requests[number], 401, revoke).await);
     }
-    let credential = values::token(spare).spec.credential_ref.name;
+    let credential = values::token(switched).spec.credential_ref.name;
     for _ in 0..changes / 2 {
         for (state, status, took) in [("Inactive", 401, &mut off), ("Active", 200, &mut on)] {
             let turn = change::<Credential>(&space, credential.clone(), json!({"state": state}));
-            took.push(Took::until(&mut connection, &requests[spare], status, turn).await);
+            took.push(Took::until(&mut connection, &requests[switched], status, turn).await);
         }
     }
     drop(going);

@@ -223,7 +223,7 @@ fn two_values_of_one_id_go_as_they_came() {
     let serials = |id: &str| {
         let mut serials = Vec::new();
         let _ = index.find(Id::new(id).unwrap(), |record| {
-            serials.push(record.serial());
+            serials.push(record.serial);
             None::<()>
         });
         serials.sort_unstable();

@@ -55,11 +55,11 @@ async fn a_form_that_is_too_long_or_none_costs_no_code() {
 
 /// One request as bytes on a connection: the status, and how many codes were computed.
 async fn sent(head: &str) -> (u16, u32) {
-    let (mut client, server) = duplex(1 << 20);
+    let (mut client, connection) = duplex(1 << 20);
     let service = World::valid().service();
     let before = digest::COMPUTED.get();
     // On this very thread, whose codes are counted.
-    let served = tokio::spawn(serve_plain(server, service.into()));
+    let served = tokio::spawn(serve_plain(connection, service.into()));
     client.write_all(head.as_bytes()).await.unwrap();
     let mut answer = [0; 12];
     client.read_exact(&mut answer).await.unwrap();

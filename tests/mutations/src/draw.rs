@@ -40,6 +40,7 @@ pub struct Asker {
 
 impl Asker {
     /// The request of that number. The same seed, protocol and number draw the same one, where the values are the same.
+    #[must_use]
     pub fn draw(&self, seed: u64, protocol: Protocol, number: u64) -> Drawn {
         // Far apart, so that no two seeds share requests.
         let mut random = StdRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
@@ -54,6 +55,7 @@ impl Asker {
     }
 
     /// The request for a value that nobody ever had.
+    #[must_use]
     pub fn unknown(&self, protocol: Protocol) -> Vec<u8> {
         let value = Token::draw(&Prefix::default(), &mut StdRng::seed_from_u64(u64::MAX));
         self.plain(protocol, value.expose().as_bytes())

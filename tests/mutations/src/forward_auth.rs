@@ -15,6 +15,7 @@ const METHODS: [&str; 4] = ["GET", "POST", "OPTIONS", "DELETE"];
 const MAX_BASIC_LENGTH: usize = 256;
 
 /// With nothing about it that need not be.
+#[must_use]
 pub fn plain(value: &[u8]) -> Vec<u8> {
     [b"GET /forward-auth HTTP/1.1\r\nhost: v\r\nauthorization: Bearer ", value, b"\r\n\r\n"].concat()
 }

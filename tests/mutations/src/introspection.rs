@@ -13,6 +13,7 @@ use crate::{
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// With nothing about it that need not be.
+#[must_use]
 pub fn plain(asker: &Asker, value: &[u8]) -> Vec<u8> {
     let body = [b"token=", value].concat();
     [head(asker, FORM, &format!("content-length: {}", body.len())).as_bytes(), &body].concat()
@@ -63,7 +64,7 @@ pub fn wrongly_presented(asker: &Asker, random: &mut StdRng) -> Drawn {
         (FORM, format!("token%00={v}")),
         (FORM, format!(" token={v}")),
         (FORM, format!("access_token={v}")),
-        (FORM, format!("{v}")),
+        (FORM, v.clone()),
         (FORM, format!("token;={v}")),
         (FORM, format!("{{\"token\":\"{v}\"}}")),
         ("application/json", format!("{{\"token\":\"{v}\"}}")),
@@ -78,13 +79,13 @@ pub fn wrongly_presented(asker: &Asker, random: &mut StdRng) -> Drawn {
     ];
     let targets = [
         format!("GET /introspect?token={v}"),
-        format!("GET /introspect"),
-        format!("PUT /introspect"),
+        "GET /introspect".to_string(),
+        "PUT /introspect".to_string(),
         format!("POST /introspect?token={v}"),
         format!("POST /introspect/{v}"),
-        format!("POST /introspect/../introspect"),
-        format!("POST /Introspect"),
-        format!("POST /introspect/"),
+        "POST /introspect/../introspect".to_string(),
+        "POST /Introspect".to_string(),
+        "POST /introspect/".to_string(),
     ];
     let (mut target, mut authorization) =
         ("POST /introspect".to_owned(), format!("authorization: Bearer {caller}\r\n"));

@@ -178,7 +178,7 @@ impl Report {
             Expected::Accepted if accepted => self.accepted += 1,
             Expected::Accepted => return Err(format!("a valid one was not accepted: {}", told())),
             Expected::OnlyBy(value) if accepted && holds(&drawn.bytes, value.as_bytes()) => {
-                self.survived += 1
+                self.survived += 1;
             }
             _ if accepted => return Err(format!("it was accepted: {}", told())),
             Expected::Refused if dateless(answer) == *reference => self.refused += 1,

@@ -97,7 +97,7 @@ impl Values {
                     one_of(random, &["\u{ff41}", "\u{200b}", "\0"]),
                     &value[at..]
                 )
-                .into()
+                .into();
             }
         }
         bytes

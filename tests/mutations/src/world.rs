@@ -49,7 +49,7 @@ pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 const NAMESPACE: &str = "default";
 const KEYRING: &str = "credential-operator-keyring";
 /// Longer than anything takes that goes on at all.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 /// How many values are accepted of each sort.
 const VALID: u64 = 8;
 /// A service that may introspect.
@@ -220,7 +220,7 @@ impl Issuer {
     /// A value for that object, and its digest.
     fn draw(&mut self, object: &DynamicObject) -> (Token, String) {
         let value = Token::draw(&Prefix::default(), &mut self.random);
-        let subject = Subject { uid: object.uid().unwrap_or_default(), serial: 0 };
+        let subject = Subject { uid: object.uid().unwrap_or_default(), serial: 0, term: None };
         let digest = digest::digest(&self.key, &subject, &value);
         (value, digest)
     }

@@ -2,8 +2,6 @@
 //!
 //! `cargo run --release --example mutate` sends more.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use mutations::{Protocol, report, world::World};
 
 const REQUESTS: u64 = 100_000;

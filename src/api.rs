@@ -7,6 +7,7 @@
 pub mod api_token;
 pub mod condition;
 pub mod credential;
+pub mod credential_policy;
 pub mod instant;
 pub mod lean;
 pub mod lifetime;
@@ -15,6 +16,7 @@ pub mod material;
 pub use api_token::{ApiToken, ApiTokenSpec, ApiTokenState, ApiTokenStatus};
 pub use condition::{Condition, ConditionType, Reason};
 pub use credential::{Credential, CredentialSpec, CredentialState, CredentialStatus, CredentialType};
+pub use credential_policy::{CredentialPolicy, CredentialPolicySpec, CredentialPolicyStatus};
 pub use instant::Instant;
 pub use lifetime::Lifetime;
 
@@ -32,7 +34,7 @@ pub const DEFAULT_AUDIENCE: &str = "credential-operator";
 /// The `CustomResourceDefinition`s of all kinds, in the order in which they are printed.
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    [Credential::crd(), ApiToken::crd()].into_iter().map(polished).collect()
+    [Credential::crd(), ApiToken::crd(), CredentialPolicy::crd()].into_iter().map(polished).collect()
 }
 
 /// The schema as users should meet it: descriptions without the line breaks of our source, and no `nullable`, so

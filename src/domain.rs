@@ -9,5 +9,6 @@ pub mod expiry;
 pub mod keyring;
 pub mod material;
 pub mod name;
+pub mod policy;
 pub mod redacted;
 pub mod token;

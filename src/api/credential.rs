@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Condition, Instant,
+    Condition, ConditionType, Instant, Reason,
     api_token::SecretOptions,
     material::{
         BasicAuth, HashedPassword, HelmRepository, ObjectStore, Opaque, Provided, Registry, Rotation, SshKey,
@@ -277,6 +277,19 @@ pub struct CredentialStatus {
     /// The earliest end among its active ApiTokens and of its own; brought up to date with `tokens`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_expiry_at: Option<Instant>,
+}
+
+impl CredentialStatus {
+    /// Whether a policy has the credential's values refused: `Usable` is not True for that reason. It is `Usable` that tells,
+    /// since a credential is `Failed` also for what makes its values no worse; and whatever the generation that it was said
+    /// of, since who edits a credential must not have its values accepted until somebody has judged what it is now.
+    #[must_use]
+    pub fn is_refused_by_policy(&self) -> bool {
+        let usable = self.conditions.iter().filter(|said| said.kind == ConditionType::Usable.as_str());
+        usable
+            .into_iter()
+            .any(|said| said.status != "True" && said.reason == Reason::PolicyViolation.as_str())
+    }
 }
 
 /// The state of a credential, in one word.

@@ -1,5 +1,7 @@
 //! A span of time as the API writes it: `15m`, `7d`, `1y`.
 
+use std::fmt;
+
 use jiff::SignedDuration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -47,6 +49,12 @@ impl Lifetime {
                 _ => return Err(LifetimeError),
             };
         if minutes <= MAX_MINUTES { Ok(SignedDuration::from_mins(minutes)) } else { Err(LifetimeError) }
+    }
+}
+
+impl fmt::Display for Lifetime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use crate::{
     api::{
-        ApiToken, ApiTokenState, Credential, CredentialState, CredentialType, DEFAULT_AUDIENCE, Instant,
-        credential::DesiredState,
+        ApiToken, ApiTokenState, Credential, CredentialState, CredentialStatus, CredentialType,
+        DEFAULT_AUDIENCE, Instant, credential::DesiredState,
     },
     domain::{
         digest::{self, Code},
@@ -134,9 +134,11 @@ impl Facts {
         let end = spec.expires_at.as_ref().map(Instant::timestamp);
         // Once expired, always expired: a clock that was set back brings nothing back.
         let over = state == Some(CredentialState::Expired) && end.is_some();
+        let refused = credential.status.as_ref().is_some_and(CredentialStatus::is_refused_by_policy);
         let active = spec.state == DesiredState::Active
             && credential.metadata.deletion_timestamp.is_none()
             && !over
+            && !refused
             && !matches!(end, Some(Err(_)));
         let scopes = spec.scopes.clone().unwrap_or_default();
         Self {

@@ -421,6 +421,34 @@ const CASES: &[(&str, Change, Expected)] = &[
         Expected::Refused,
     ),
     (
+        "credential that a policy refuses",
+        |world| usable(world, "False", "PolicyViolation", 1),
+        Expected::Refused,
+    ),
+    (
+        "credential that a policy refused before it was edited",
+        |world| {
+            world.credentials[0]["metadata"]["generation"] = json!(2);
+            usable(world, "False", "PolicyViolation", 1);
+        },
+        Expected::Refused,
+    ),
+    (
+        "credential of which nobody knows whether a policy refuses it",
+        |world| usable(world, "Unknown", "PolicyViolation", 1),
+        Expected::Refused,
+    ),
+    (
+        "credential that lacks what a policy does not let it have, and is usable",
+        |world| usable(world, "True", "Published", 1),
+        Expected::Accepted,
+    ),
+    (
+        "credential active again, and the controller down",
+        |world| usable(world, "False", "CredentialInactive", 1),
+        Expected::Accepted,
+    ),
+    (
         "credential whose Secret or roles are not as they should be",
         |world| world.credentials[0]["status"]["state"] = json!("Failed"),
         Expected::Accepted,
@@ -623,6 +651,7 @@ async fn a_client_secret_is_judged_by_the_same_rules() {
             |world| world.credentials[0]["spec"]["type"] = json!("Opaque"),
             Expected::Refused,
         ),
+        ("refused by a policy", |world| usable(world, "False", "PolicyViolation", 1), Expected::Refused),
         ("recreated", |world| world.credentials[0]["metadata"]["uid"] = json!(OTHER_UID), Expected::Refused),
         ("missing scope", |world| world.route = "/write", Expected::Forbidden),
         ("the one before, while it overlaps", |world| overlap(world, 10), Expected::Accepted),
@@ -638,6 +667,18 @@ async fn a_client_secret_is_judged_by_the_same_rules() {
         basic.basic(drawn(1).id());
         expect(&format!("{what}, by HTTP Basic"), &basic, *expected).await;
     }
+}
+
+/// What the status of the credential says of its values.
+fn usable(world: &mut World, status: &str, reason: &str, generation: i64) {
+    world.credentials[0]["status"]["state"] = json!("Failed");
+    world.credentials[0]["status"]["conditions"] = json!([
+        {"type": "Ready", "status": "False", "reason": "PolicyViolation", "message": "", "lastTransitionTime": at(0).to_string()},
+        {
+            "type": "Usable", "status": status, "reason": reason, "message": "", "observedGeneration": generation,
+            "lastTransitionTime": at(0).to_string(),
+        },
+    ]);
 }
 
 fn overlap(world: &mut World, until: i64) {

@@ -14,6 +14,7 @@ mod kept;
 pub mod keyring;
 mod packed;
 mod place;
+pub mod policies;
 pub mod queue;
 pub mod sweep;
 pub mod unreadable;
@@ -121,6 +122,7 @@ async fn reconcile(ctx: &Context, key: &Key) -> Result<(), RequestError> {
     match key {
         Key::Keyring => keyring::reconcile(ctx).await,
         Key::Sweep => sweep::reconcile(ctx).await,
+        Key::Policies => policies::reconcile(ctx).await,
         Key::Credential(place) => {
             if let Some(credential) = ctx.credentials.get(place) {
                 return Box::pin(reconcile_credential(ctx, key, &credential)).await;
@@ -139,6 +141,7 @@ async fn reconcile(ctx: &Context, key: &Key) -> Result<(), RequestError> {
 }
 
 async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential) -> Result<(), RequestError> {
+    ctx.wake_waiting(key);
     let observed = credential::observe::observe(ctx, credential).await?;
     let now = ctx.clock.now();
     let plan = credential::plan::plan(&observed, now);

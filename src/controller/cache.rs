@@ -5,7 +5,9 @@
 //! resource are compared as the integers that they are (KEP-5504).
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeSet, HashMap, HashSet},
+    hash::Hash,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -26,10 +28,13 @@ pub trait Kept: Resource<DynamicType = ()> + Serialize + DeserializeOwned {
     fn brief(&self) -> Self::Brief;
 
     /// What one belongs to.
-    type Owner: Clone + Eq + std::hash::Hash + Ord;
+    type Owner: Clone + Eq + Hash + Ord;
 
     /// What it belongs to.
     fn owner(&self) -> Option<Self::Owner>;
+
+    /// Whether those of one namespace are looked for.
+    const BY_NAMESPACE: bool = false;
 }
 
 /// The objects of one watch, each also found by what it belongs to.
@@ -41,6 +46,7 @@ pub struct Cache<K: Kept> {
 struct State<K: Kept> {
     objects: HashMap<Place, Held<K>>,
     by_owner: HashMap<K::Owner, BTreeSet<Place>>,
+    by_namespace: HashMap<String, BTreeSet<Place>>,
     /// The latest version that the watch has shown: what it does not have by then is gone.
     seen: u64,
     /// What the list that is being read has named so far.
@@ -100,6 +106,7 @@ impl<K: Kept> Default for Cache<K> {
         let state = State {
             objects: HashMap::new(),
             by_owner: HashMap::new(),
+            by_namespace: HashMap::new(),
             seen: 0,
             listed: None,
             unreadable: HashSet::new(),
@@ -142,11 +149,29 @@ impl<K: Kept> Cache<K> {
         self.state().by_owner.get(owner).into_iter().flatten().cloned().collect()
     }
 
-    /// The objects that belong to `owner`, in brief.
-    pub fn briefs_owned_by(&self, owner: &K::Owner) -> Vec<K::Brief> {
+    /// The one at that place, in brief.
+    pub fn brief(&self, place: &Place) -> Option<K::Brief> {
+        self.state().objects.get(place).map(|held| held.brief.clone())
+    }
+
+    /// Looks at those of a namespace, in brief. `look` must not come back to this cache.
+    pub fn each_in(&self, namespace: &str, mut look: impl FnMut(&Place, &K::Brief)) {
         let state = self.state();
-        let places = state.by_owner.get(owner).into_iter().flatten();
-        places.filter_map(|place| state.objects.get(place)).map(|held| held.brief.clone()).collect()
+        for place in state.by_namespace.get(namespace).into_iter().flatten() {
+            if let Some(held) = state.objects.get(place) {
+                look(place, &held.brief);
+            }
+        }
+    }
+
+    /// Looks at those that belong to `owner`, in brief. `look` must not come back to this cache.
+    pub fn each_owned_by(&self, owner: &K::Owner, mut look: impl FnMut(&Place, &K::Brief)) {
+        let state = self.state();
+        for place in state.by_owner.get(owner).into_iter().flatten() {
+            if let Some(held) = state.objects.get(place) {
+                look(place, &held.brief);
+            }
+        }
     }
 
     /// All objects, each unpacked as it is asked for.
@@ -162,6 +187,11 @@ impl<K: Kept> Cache<K> {
     /// Whether what is there cannot be read.
     pub fn is_unreadable(&self, place: &Place) -> bool {
         self.state().unreadable.contains(place)
+    }
+
+    /// Where something is that cannot be read.
+    pub fn unreadable(&self) -> Vec<Place> {
+        self.state().unreadable.iter().cloned().collect()
     }
 
     /// Whether anything is there that cannot be read.
@@ -271,6 +301,9 @@ impl<K: Kept> Cache<K> {
         if let Some(owner) = &owner {
             state.by_owner.entry(owner.clone()).or_default().insert(place.clone());
         }
+        if K::BY_NAMESPACE {
+            state.by_namespace.entry(place.namespace().to_owned()).or_default().insert(place.clone());
+        }
         state.unreadable.remove(&place);
         let held = Held { version, brief: object.brief(), owner, object: self.packer.pack(&object) };
         state.objects.insert(place.clone(), held);
@@ -285,15 +318,26 @@ impl<K: Kept> Cache<K> {
 
 fn remove<K: Kept>(state: &mut State<K>, place: Place) -> Option<Change<K>> {
     let held = state.objects.remove(&place)?;
-    if let Some(owner) = &held.owner
-        && let Some(owned) = state.by_owner.get_mut(owner)
-    {
-        owned.remove(&place);
-        if owned.is_empty() {
-            state.by_owner.remove(owner);
-        }
+    if let Some(owner) = &held.owner {
+        take_out(&mut state.by_owner, owner, &place);
+    }
+    if K::BY_NAMESPACE {
+        take_out(&mut state.by_namespace, place.namespace(), &place);
     }
     Some(Change { place, before: Some((held.brief, held.owner)), after: None })
+}
+
+fn take_out<G, Q>(groups: &mut HashMap<G, BTreeSet<Place>>, group: &Q, place: &Place)
+where
+    G: Borrow<Q> + Eq + Hash,
+    Q: Eq + Hash + ?Sized,
+{
+    if let Some(of_group) = groups.get_mut(group) {
+        of_group.remove(place);
+        if of_group.is_empty() {
+            groups.remove(group);
+        }
+    }
 }
 
 fn version(object: &impl Resource) -> u64 {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use k8s_openapi::api::{
-    core::v1::{Secret, ServiceAccount},
+    core::v1::{Namespace, Secret, ServiceAccount},
     rbac::v1::{ClusterRoleBinding, RoleBinding},
 };
 use kube::{Client, core::PartialObjectMeta};
@@ -19,10 +19,11 @@ use super::{
     Place, api_token,
     cache::Cache,
     draws::Draws,
+    policies::Judgements,
     queue::{self, Queue},
 };
 use crate::{
-    api::{ApiToken, ApiTokenStatus, Credential},
+    api::{ApiToken, ApiTokenStatus, Credential, CredentialPolicy},
     domain::{
         binding::{Binding, BindingKey},
         clock::Clock,
@@ -62,6 +63,8 @@ pub enum Key {
     Keyring,
     /// Bindings whose credential is gone.
     Sweep,
+    /// Whom the policies concern, and how many.
+    Policies,
 }
 
 impl Key {
@@ -82,7 +85,7 @@ impl queue::Key for Key {
     fn lane(&self) -> &str {
         match self {
             Self::Credential(place) | Self::ApiToken(place) => place.namespace(),
-            Self::Keyring | Self::Sweep => "",
+            Self::Keyring | Self::Sweep | Self::Policies => "",
         }
     }
 }
@@ -113,6 +116,10 @@ pub struct Context {
     pub cluster_role_bindings: Cache<ClusterRoleBinding>,
     /// The keyring's Secret, and no other.
     pub keyring_secret: Cache<Secret>,
+    /// All policies.
+    pub policies: Cache<CredentialPolicy>,
+    /// The metadata of all namespaces, by whose labels policies select them.
+    pub namespaces: Cache<PartialObjectMeta<Namespace>>,
     /// Draws that take long.
     pub draws: Draws,
     random: Mutex<Box<dyn CryptoRng + Send>>,
@@ -135,6 +142,8 @@ pub(super) struct Memory {
     whole: HashMap<Key, HashMap<Place, String>>,
     /// The last status of a token whose Secret is gone already, and the version that it is for.
     last_words: HashMap<Key, (Option<String>, ApiTokenStatus)>,
+    /// What policies say, and of whom they were found to be violated.
+    pub(super) policy: Judgements,
 }
 
 impl Context {
@@ -159,6 +168,8 @@ impl Context {
             role_bindings: Cache::default(),
             cluster_role_bindings: Cache::default(),
             keyring_secret: Cache::default(),
+            policies: Cache::default(),
+            namespaces: Cache::default(),
             draws: Draws::default(),
             random: Mutex::new(random),
             keyring: RwLock::default(),
@@ -200,6 +211,7 @@ impl Context {
         memory.stalled.remove(key);
         memory.last_words.remove(key);
         memory.whole.remove(key);
+        memory.policy.forget(key);
     }
 
     /// Whether the Secret at `place` was seen in this version, and held what the operator said of it for its owner.

@@ -2,26 +2,57 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Secret, ServiceAccount},
+    core::v1::{Namespace, Secret, ServiceAccount},
     rbac::v1::{ClusterRoleBinding, RoleBinding},
 };
 use kube::{api::ObjectMeta, core::PartialObjectMeta};
 
 use super::{Key, Place, cache::Kept};
 use crate::{
-    api::{ApiToken, ApiTokenState, Credential, Instant},
-    domain::binding::{Binding, controller, is_of_kind},
+    api::{ApiToken, ApiTokenState, ConditionType, Credential, CredentialPolicy, CredentialState, Instant},
+    domain::{
+        binding::{Binding, controller, is_of_kind},
+        policy::Labels,
+    },
 };
 
+/// What is counted of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenBrief {
+    /// Its state.
+    pub state: Option<ApiTokenState>,
+    /// Its end.
+    pub end: Option<Timestamp>,
+    /// When it was created.
+    pub created_at: Option<Timestamp>,
+    /// Whether it has had a value.
+    pub issued: bool,
+    /// Whether it does not have what it asks for.
+    pub waits: bool,
+    /// Whether it has ended in whatever way.
+    pub over: bool,
+}
+
 impl Kept for ApiToken {
-    /// The state and the end, which its credential counts.
-    type Brief = (Option<ApiTokenState>, Option<Timestamp>);
+    type Brief = TokenBrief;
     type Owner = Key;
 
-    fn brief(&self) -> Self::Brief {
-        let status = self.status.as_ref();
+    fn brief(&self) -> TokenBrief {
+        let (status, metadata) = (self.status.as_ref(), &self.metadata);
+        let state = status.and_then(|status| status.state);
         let end = status.and_then(|status| status.expires_at.as_ref()).map(Instant::timestamp);
-        (status.and_then(|status| status.state), end.and_then(Result::ok))
+        let ended = matches!(state, Some(ApiTokenState::Expired | ApiTokenState::Revoked));
+        let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let ready =
+            conditions.iter().any(|said| said.kind == ConditionType::Ready.as_str() && said.status == "True");
+        TokenBrief {
+            state,
+            end: end.and_then(Result::ok),
+            created_at: metadata.creation_timestamp.as_ref().map(|created| created.0),
+            issued: status.is_some_and(|status| status.serial.is_some()),
+            waits: !ready,
+            over: ended || self.spec.revoked == Some(true) || metadata.deletion_timestamp.is_some(),
+        }
     }
 
     fn owner(&self) -> Option<Key> {
@@ -30,15 +61,36 @@ impl Kept for ApiToken {
     }
 }
 
-impl Kept for Credential {
+/// What others go by of a credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialBrief {
     /// UID, generation and whether it is being deleted: what its tokens go by.
-    type Brief = (Option<String>, Option<i64>, bool);
+    pub identity: (Option<String>, Option<i64>, bool),
+    /// When it was created.
+    pub created_at: Option<Timestamp>,
+    /// Whether it has had an identity in the cluster.
+    pub established: bool,
+    /// Whether it has ended, or is being deleted.
+    pub over: bool,
+}
+
+impl Kept for Credential {
+    type Brief = CredentialBrief;
     /// The Secret that it takes its material from, or has its certificate signed by.
     type Owner = Place;
 
-    fn brief(&self) -> Self::Brief {
-        let metadata = &self.metadata;
-        (metadata.uid.clone(), metadata.generation, metadata.deletion_timestamp.is_some())
+    const BY_NAMESPACE: bool = true;
+
+    fn brief(&self) -> CredentialBrief {
+        let (status, metadata) = (self.status.as_ref(), &self.metadata);
+        let terminating = metadata.deletion_timestamp.is_some();
+        let ended = status.is_some_and(|status| status.state == Some(CredentialState::Expired));
+        CredentialBrief {
+            identity: (metadata.uid.clone(), metadata.generation, terminating),
+            created_at: metadata.creation_timestamp.as_ref().map(|created| created.0),
+            established: status.is_some_and(|status| status.service_account.is_some()),
+            over: ended || terminating,
+        }
     }
 
     fn owner(&self) -> Option<Place> {
@@ -90,6 +142,34 @@ impl Kept for ClusterRoleBinding {
 
     fn owner(&self) -> Option<Key> {
         claimed(&self.clone().into())
+    }
+}
+
+impl Kept for CredentialPolicy {
+    /// The generation: of what it says, nothing changes without it.
+    type Brief = (Option<String>, Option<i64>);
+    type Owner = Key;
+
+    fn brief(&self) -> Self::Brief {
+        (self.metadata.uid.clone(), self.metadata.generation)
+    }
+
+    fn owner(&self) -> Option<Key> {
+        None
+    }
+}
+
+impl Kept for PartialObjectMeta<Namespace> {
+    /// Its labels, by which policies select it.
+    type Brief = Labels;
+    type Owner = Key;
+
+    fn brief(&self) -> Labels {
+        self.metadata.labels.clone().unwrap_or_default()
+    }
+
+    fn owner(&self) -> Option<Key> {
+        None
     }
 }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::{
-    core::v1::{Secret, ServiceAccount},
+    core::v1::{Namespace, Secret, ServiceAccount},
     rbac::v1::{ClusterRoleBinding, RoleBinding},
 };
 use kube::{
@@ -24,7 +24,7 @@ use super::{
     keyring,
 };
 use crate::{
-    api::{ApiToken, Credential, lean::Lean},
+    api::{ApiToken, Credential, CredentialPolicy, lean::Lean},
     domain::name,
 };
 
@@ -71,6 +71,10 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     feed(&mut tasks, ctx, "RoleBinding", bindings, |ctx| &ctx.role_bindings, owner_changed);
     let bindings = watcher(Api::<Lean<ClusterRoleBinding>>::all(client()), ours);
     feed(&mut tasks, ctx, "ClusterRoleBinding", bindings, |ctx| &ctx.cluster_role_bindings, owner_changed);
+    let policies = watcher(Api::<Lean<CredentialPolicy>>::all(client()), all.clone());
+    feed(&mut tasks, ctx, "CredentialPolicy", policies, |ctx| &ctx.policies, policy_changed);
+    let namespaces = watcher(Api::<Lean<PartialObjectMeta<Namespace>>>::all(client()), all);
+    feed(&mut tasks, ctx, "Namespace", namespaces, |ctx| &ctx.namespaces, namespace_changed);
     let keyring = watcher(Api::<Lean<Secret>>::namespaced(client(), &ctx.config.namespace), keyring);
     feed(
         &mut tasks,
@@ -96,6 +100,8 @@ pub async fn complete(ctx: &Context) {
             && ctx.accounts.is_complete()
             && ctx.role_bindings.is_complete()
             && ctx.cluster_role_bindings.is_complete()
+            && ctx.policies.is_complete()
+            && ctx.namespaces.is_complete()
             && ctx.keyring_secret.is_complete();
         if complete {
             return;
@@ -186,12 +192,30 @@ fn credential_changed(ctx: &Context, change: &Change<Credential>) {
         ctx.queue.add(Key::Sweep);
     }
     let before = change.before.as_ref().map(|(brief, _)| brief);
-    if before != change.after.as_ref().map(Kept::brief).as_ref() {
+    let after = change.after.as_ref().map(Kept::brief);
+    if before.map(|brief| &brief.identity) != after.as_ref().map(|brief| &brief.identity) {
         for token in ctx.tokens.places_owned_by(&key) {
             ctx.queue.add(Key::ApiToken(token));
         }
     }
+    ctx.count_policies_soon(before, after.as_ref());
     ctx.queue.add(key);
+}
+
+fn policy_changed(ctx: &Context, change: &Change<CredentialPolicy>) {
+    let before = change.before.as_ref().map(|(brief, _)| brief);
+    // One that cannot be read comes as a change from nothing to nothing.
+    if before != change.after.as_ref().map(Kept::brief).as_ref() || change.after.is_none() {
+        ctx.read_policies();
+    }
+    ctx.queue.add(Key::Policies);
+}
+
+fn namespace_changed(ctx: &Context, change: &Change<PartialObjectMeta<Namespace>>) {
+    let before = change.before.as_ref().map(|(brief, _)| brief);
+    if before != change.after.as_ref().map(Kept::brief).as_ref() {
+        ctx.note_relabelled();
+    }
 }
 
 /// Something that was made for an object changed.

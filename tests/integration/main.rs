@@ -16,6 +16,7 @@ mod keyring;
 mod lag;
 mod mass;
 mod material;
+mod policy;
 mod renewal;
 mod support;
 mod token;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         conflict::tests(),
         bad_input::tests(),
         material::tests(),
+        policy::tests(),
         verifier::tests(),
     ]
     .into_iter()
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         keyring::tests(),
         lag::tests(),
         mass::tests(),
+        policy::policy_alone::tests(),
         renewal::tests(),
         verifier::verifier_alone::tests(),
     ]

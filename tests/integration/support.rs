@@ -67,6 +67,18 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: more-bin
 subjects: [{kind: ServiceAccount, name: credential-operator, namespace: credential-operator}]
 ";
 
+/// Roles elsewhere and for the whole cluster, in every namespace but those whose test has policies of its own for that.
+const EVERYTHING: &str = r"
+apiVersion: credential-operator.io/v1alpha1
+kind: CredentialPolicy
+metadata: {name: everything}
+spec:
+  namespaceSelector: {matchExpressions: [{key: tests/strict, operator: DoesNotExist}]}
+  roles:
+  - {kind: ClusterRole, name: '*', clusterWide: true, namespaces: ['*']}
+  - {kind: Role, name: '*', namespaces: ['*']}
+";
+
 type Run = Box<dyn FnOnce(Arc<World>, Space) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 /// A named test.
@@ -129,6 +141,7 @@ impl World {
             include_str!("../../deploy/verifier.yaml"),
             include_str!("../../deploy/verifier-introspection.yaml"),
             MORE_BINDABLE,
+            EVERYTHING,
         ];
         for document in deployed.into_iter().flat_map(|documents| documents.split("\n---\n")) {
             apply(&admin, "", serde_yaml_ng::from_str(document).unwrap()).await.unwrap();
@@ -487,7 +500,8 @@ fn dynamic(client: &Client, object: &DynamicObject) -> Api<DynamicObject> {
     let (group, version) = types.api_version.rsplit_once('/').unwrap_or(("", &types.api_version));
     let kind = kube::core::GroupVersionKind::gvk(group, version, &types.kind);
     let resource = ApiResource::from_gvk(&kind);
-    let cluster_scoped = ["Namespace", "ClusterRole", "ClusterRoleBinding"].contains(&types.kind.as_str());
+    let cluster_scoped =
+        ["Namespace", "ClusterRole", "ClusterRoleBinding", "CredentialPolicy"].contains(&types.kind.as_str());
     match &object.metadata.namespace {
         Some(namespace) if !cluster_scoped => Api::namespaced_with(client.clone(), namespace, &resource),
         _ => Api::all_with(client.clone(), &resource),

@@ -216,7 +216,7 @@ const ROUTES: &str = "routes:
 ";
 
 impl Asked {
-    async fn start(world: &World) -> Self {
+    pub async fn start(world: &World) -> Self {
         Self::trusting(world, Duration::from_secs(30)).await
     }
 

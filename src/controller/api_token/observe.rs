@@ -50,7 +50,8 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
         keyring::latest(ctx).await?;
         latest(ctx, token).await?;
     }
-    let wanted = matches!(credential, CredentialSeen::Present(_)) && !is_over(token, &status);
+    let policy = issued_for.and_then(|credential| ctx.judge_token(token, credential));
+    let wanted = issued_for.is_some() && policy.is_none() && !is_over(token, &status);
     let lacks = match secret {
         SecretSeen::Absent => may_be_old_news(ctx, token, &status),
         SecretSeen::Ours(_) => is_due(token, &status, ctx.clock.now()),
@@ -59,7 +60,8 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
     if wanted && lacks {
         latest(ctx, token).await?;
     }
-    Ok(Observed { credential, secret, key_known, touched: ctx.touched(token), token: token.clone() })
+    let (touched, token) = (ctx.touched(token), token.clone());
+    Ok(Observed { token, credential, secret, policy, key_known, touched })
 }
 
 fn is_over(token: &ApiToken, status: &ApiTokenStatus) -> bool {

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{ApiToken, Credential, credential::ObjectReference},
-    domain::{digest::Attestation, token::Token},
+    domain::{
+        digest::Attestation,
+        policy::{Breach, Severity},
+        token::Token,
+    },
 };
 
 /// All that a decision is made from.
@@ -16,10 +20,20 @@ pub struct Observed {
     pub credential: CredentialSeen,
     /// The Secret of its name.
     pub secret: SecretSeen,
+    /// What policies have against it, or against its credential.
+    pub policy: Option<Breach>,
     /// Whether the keyring has the key that the status' digest names; true without a digest.
     pub key_known: bool,
     /// Whether spec or annotations changed since the token lost its value too often.
     pub touched: bool,
+}
+
+impl Observed {
+    /// Whether a policy has the credential's values refused. All else keeps new ones from being issued alone.
+    #[must_use]
+    pub fn is_refused_by_policy(&self) -> bool {
+        self.policy.as_ref().is_some_and(|breach| breach.severity == Severity::Refused)
+    }
 }
 
 /// The credential of a token.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use self::tell::{ended, finding, invalid, keyring_missing, state_of, waiting};
+use self::tell::{ended, finding, invalid, keyring_missing, not_renewed, state_of, waiting};
 pub use self::tell::{is_stalled, refused};
 use super::observed::{Content, CredentialSeen, Observed, OwnSecret, SecretSeen};
 use crate::{
@@ -236,6 +236,11 @@ impl Live<'_> {
         }
     }
 
+    /// Whether it is time for the next value.
+    fn is_due(&self) -> bool {
+        self.term > self.status.term
+    }
+
     fn secret_name(&self) -> String {
         secret_name(&self.observed.token)
     }
@@ -280,7 +285,7 @@ impl Live<'_> {
             resource_version: secret.resource_version.clone(),
             own: !secret.owned,
         };
-        if self.term > self.status.term {
+        if self.is_due() && self.observed.policy.is_none() {
             return self.renew(held, dress);
         }
         let attest = unattested.map(|value| Attest {
@@ -296,6 +301,9 @@ impl Live<'_> {
 
     /// There is no value: the first, or the next after a loss, unless it is lost too often.
     fn issue(mut self, mut steps: Vec<Step>) -> Plan {
+        if let Some(breach) = &self.observed.policy {
+            return Plan { steps, ..self.without_value(breach.reason(), breach.message.clone(), None) };
+        }
         if self.status.serial.is_some()
             && let Some((say, until, stalled)) = self.too_often()
         {
@@ -339,6 +347,14 @@ impl Live<'_> {
                 Reason::CredentialDeleted,
                 "the credential is being deleted, and the token with it",
             )
+        } else if self.observed.is_refused_by_policy() {
+            (
+                ApiTokenState::Suspended,
+                false,
+                Reason::PolicyViolation,
+                "the credential violates a policy; the token is refused, and accepted again with the same value once it no \
+                 longer does",
+            )
         } else {
             match self.credential.spec.state {
                 DesiredState::Active => {
@@ -352,6 +368,16 @@ impl Live<'_> {
                 ),
             }
         };
+        let end = self.end_of(self.status.term);
+        let previous_end = self.status.previous.as_ref().map(|previous| self.end_of(Some(previous.term)));
+        let next = self.terms.followed_at(self.status.term);
+        // One that is held back outlives its value, and what its successor should have come for is past.
+        let wakes = [Some(end), next, previous_end, self.terms.over_at(), self.credential_end];
+        let wake = wakes.into_iter().flatten().filter(|at| *at > self.now).min();
+        if let Some(breach) = self.observed.policy.as_ref().filter(|_| usable && self.is_due()) {
+            let status = not_renewed(self.observed, self.status, breach, end, self.now);
+            return Plan { steps, status: Some(status), wake };
+        }
         let findings = vec![
             finding(
                 ConditionType::Ready,
@@ -361,10 +387,6 @@ impl Live<'_> {
             ),
             finding(ConditionType::Usable, usable, reason, say.to_owned()),
         ];
-        let end = self.end_of(self.status.term);
-        let previous_end = self.status.previous.as_ref().map(|previous| self.end_of(Some(previous.term)));
-        let next = self.terms.followed_at(self.status.term);
-        let wake = [Some(end), next, previous_end].into_iter().flatten().min();
         let status = ApiTokenStatus { expires_at: Some(end.into()), ..self.status };
         Plan { steps, status: Some(state_of(self.observed, status, state, findings, self.now)), wake }
     }

@@ -23,6 +23,7 @@ use crate::{
     api::{Credential, CredentialStatus, Reason, credential::ObjectReference},
     controller::{
         Context, Place,
+        cache::Kept,
         write::{FIELD_MANAGER, RequestError, Trouble, delete_only, send, unless_gone},
     },
     domain::{
@@ -49,6 +50,7 @@ pub async fn apply(
     let mut later = false;
     for step in plan.steps {
         match step {
+            Step::Refuse(status) => current = write_status(ctx, &current, *status).await?.unwrap_or(current),
             Step::CreateAccount => {
                 let account = create_account(ctx, credential).await?;
                 if let Some(status) = &mut status {
@@ -110,7 +112,7 @@ pub fn what_to_do(reason: Reason, message: &str) -> String {
     format!("{message}; {advice}")
 }
 
-/// Writes the status if it differs from what is stored.
+/// Writes the status if it differs from what is stored; returns what was written.
 ///
 /// # Errors
 /// When the write fails, also because the object changed meanwhile.
@@ -118,9 +120,9 @@ pub async fn write_status(
     ctx: &Context,
     credential: &Credential,
     status: CredentialStatus,
-) -> Result<(), RequestError> {
+) -> Result<Option<Credential>, RequestError> {
     if credential.status.as_ref() == Some(&status) {
-        return Ok(());
+        return Ok(None);
     }
     let place = Place::of(credential);
     let counted = credential.status.as_ref().is_none_or(|before| before.tokens != status.tokens);
@@ -131,13 +133,16 @@ pub async fn write_status(
         api.replace_status(place.name(), &PostParams::default(), &changed),
     )
     .await;
-    if let Some(written) = unless_gone(written)? {
+    let written = unless_gone(written)?;
+    if let Some(written) = &written {
         if counted {
-            ctx.counted(&written);
+            ctx.counted(written);
         }
-        ctx.credentials.remember(written);
+        // The echo of this write is no change to the cache, so nobody else asks for the count.
+        ctx.count_policies_soon(Some(&credential.brief()), Some(&written.brief()));
+        ctx.credentials.remember(written.clone());
     }
-    Ok(())
+    Ok(written)
 }
 
 async fn create_account(ctx: &Context, credential: &Credential) -> Result<ObjectReference, RequestError> {

@@ -42,6 +42,7 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Observed,
         unchanged(ctx, credential).await?;
     }
     Ok(Observed {
+        policy: ctx.judge(credential),
         account,
         material,
         bindings: bindings(ctx, credential).await?,
@@ -165,12 +166,12 @@ async fn look(ctx: &Context, key: &BindingKey) -> Result<Option<Binding>, Reques
 
 fn count(ctx: &Context, credential: &Credential) -> Tokens {
     let mut tokens = Tokens::default();
-    for (state, end) in ctx.tokens.briefs_owned_by(&Key::credential(credential)) {
+    ctx.tokens.each_owned_by(&Key::credential(credential), |_, token| {
         tokens.count.total += 1;
-        if state == Some(ApiTokenState::Active) {
+        if token.state == Some(ApiTokenState::Active) {
             tokens.count.active += 1;
-            tokens.next_end = tokens.next_end.into_iter().chain(end).min();
+            tokens.next_end = tokens.next_end.into_iter().chain(token.end).min();
         }
-    }
+    });
     tokens
 }

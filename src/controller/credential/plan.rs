@@ -2,14 +2,17 @@
 //!
 //! Pure and infallible: no client, no clock, no randomness. A spec that makes no sense is a plan too.
 
+mod policy;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use self::policy::Policy;
 use super::material::{self, plan::Trouble};
 use crate::{
     api::{
-        Credential, CredentialState, CredentialStatus, Instant, Reason,
+        Condition, Credential, CredentialState, CredentialStatus, Instant, Reason,
         condition::{ConditionType, Finding, conditions},
         credential::{DesiredState, ObjectReference, TokenCount},
     },
@@ -17,6 +20,7 @@ use crate::{
     domain::{
         binding::{Binding, BindingKey, Owner, Ownership},
         material as domain_material, name,
+        policy::Breach,
     },
 };
 
@@ -31,6 +35,8 @@ pub struct Observed {
     pub bindings: Vec<Binding>,
     /// Its material, where its type has any.
     pub material: Option<material::Seen>,
+    /// What policies have against it.
+    pub policy: Option<Breach>,
     /// Its tokens, counted, when the status may be brought up to date now.
     pub tokens: Option<Tokens>,
 }
@@ -103,6 +109,8 @@ impl Plan {
 /// One write.
 #[derive(Clone, Debug)]
 pub enum Step {
+    /// Say in the status that a policy has its values refused, before anything that takes longer.
+    Refuse(Box<CredentialStatus>),
     /// Create the `ServiceAccount`; its UID goes into the status.
     CreateAccount,
     /// Put label and owner reference of the `ServiceAccount` of this UID and version back.
@@ -145,14 +153,25 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         && credential.status.as_ref().is_some_and(|status| status.state == Some(CredentialState::Expired));
     let past_end = matches!(end, Ok(Some(end)) if now >= end);
     let expired = expired_before || past_end;
-    let usable = !terminating && !expired && end.is_ok() && credential.spec.state == DesiredState::Active;
+    let policy = Policy::of(observed);
+    let active = !terminating && !expired && end.is_ok() && credential.spec.state == DesiredState::Active;
+    let usable = active && policy.refusal().is_none();
+    let makes_account = observed.account == AccountSeen::Absent && policy.allows_account();
     // A role bound to a ServiceAccount that is not ours would be somebody else's right.
-    let bindable = matches!(observed.account, AccountSeen::Ours { .. } | AccountSeen::Absent);
-    let wished = if usable && bindable { owner.bindings(&credential.spec.roles) } else { BTreeMap::new() };
+    let bindable = makes_account || matches!(observed.account, AccountSeen::Ours { .. });
+    let mut wished =
+        if usable && bindable { owner.bindings(&credential.spec.roles) } else { BTreeMap::new() };
+    let all_wished = wished.len();
+    policy.leave_what_is_there(&owner, &mut wished);
+    let lacks_account = usable && observed.account == AccountSeen::Absent && !makes_account;
+    let withheld = lacks_account || wished.len() < all_wished;
 
     let mut steps = Vec::new();
     let mut in_the_way = Vec::new();
     let kept = keep_or_delete(&owner, observed, &wished, &mut steps, &mut in_the_way);
+    if active && !steps.is_empty() {
+        steps.splice(0..0, policy.refuse_first(now));
+    }
     let outside = wished.keys().any(|key| key.namespace.as_ref() != Some(&owner.namespace));
     let held = credential.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == name::FINALIZER);
     let wanted = match (terminating || past_end, expired_before) {
@@ -160,7 +179,9 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         (false, true) => material::plan::Wanted::Untouched,
         (false, false) => material::plan::Wanted::Yes,
     };
-    let material = observed.material.as_ref().map(|seen| material::plan::plan(credential, seen, wanted, now));
+    let withholds = policy.breach.map(Trouble::from);
+    let material = observed.material.as_ref();
+    let material = material.map(|seen| material::plan::plan(credential, seen, wanted, withholds, now));
     let material = material.unwrap_or_default();
     if terminating {
         steps.extend(material.steps.into_iter().map(Step::Material));
@@ -170,11 +191,12 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         return Plan { steps, status: None, wake: None, again: false, waits_for_others: false };
     }
     match &observed.account {
-        AccountSeen::Absent => steps.push(Step::CreateAccount),
+        AccountSeen::Absent if makes_account => steps.push(Step::CreateAccount),
         AccountSeen::Ours { uid, resource_version, intact: false } => {
             steps.push(Step::MendAccount { uid: uid.clone(), resource_version: resource_version.clone() });
         }
-        AccountSeen::Ours { .. }
+        AccountSeen::Absent
+        | AccountSeen::Ours { .. }
         | AccountSeen::Terminating
         | AccountSeen::Predecessors
         | AccountSeen::Foreign => {}
@@ -196,8 +218,11 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         Verdict::Invalid
     } else if expired {
         Verdict::Expired
+    } else if let Some(breach) = policy.refusal() {
+        Verdict::Refused(breach.message.clone())
     } else {
-        judge(observed, &in_the_way, material.trouble.as_ref())
+        let trouble = policy.trouble(withheld).or(material.trouble);
+        judge(observed, &in_the_way, trouble.as_ref())
     };
     let end = end.ok().flatten();
     let waits_for_others = verdict.waits_for_others();
@@ -207,7 +232,8 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         material: material.material,
         ..status(observed, verdict, end, now)
     };
-    let wake = end.filter(|_| !past_end).into_iter().chain(look_again).chain(material.wake).min();
+    let wakes = end.filter(|_| !past_end).into_iter().chain(look_again).chain(material.wake);
+    let wake = wakes.chain(policy.heals_at(now)).min();
     Plan { steps, status: Some(status), wake, again: material.again, waits_for_others }
 }
 
@@ -241,9 +267,11 @@ fn keep_or_delete(
 enum Verdict {
     Invalid,
     Expired,
+    /// By a policy.
+    Refused(String),
     Conflict(String),
     Waiting(String),
-    Material(Trouble),
+    Trouble(Trouble),
     Inactive,
     Active,
 }
@@ -252,8 +280,8 @@ impl Verdict {
     fn waits_for_others(&self) -> bool {
         match self {
             Self::Conflict(_) | Self::Waiting(_) => true,
-            Self::Material(trouble) => trouble.waits_for_others,
-            Self::Invalid | Self::Expired | Self::Inactive | Self::Active => false,
+            Self::Trouble(trouble) => trouble.waits_for_others,
+            Self::Invalid | Self::Expired | Self::Refused(_) | Self::Inactive | Self::Active => false,
         }
     }
 }
@@ -287,7 +315,7 @@ fn judge(observed: &Observed, in_the_way: &[BindingKey], trouble: Option<&Troubl
                 (None, Some(key), ..) => Verdict::Waiting(format!(
                     "{key} is being deleted; waiting for that, then the role is bound"
                 )),
-                (None, None, Some(trouble), _) => Verdict::Material(trouble.clone()),
+                (None, None, Some(trouble), _) => Verdict::Trouble(trouble.clone()),
                 (None, None, None, DesiredState::Inactive) => Verdict::Inactive,
                 (None, None, None, DesiredState::Active) => Verdict::Active,
             }
@@ -320,6 +348,11 @@ fn status(observed: &Observed, verdict: Verdict, end: Option<Timestamp>, now: Ti
             );
             (CredentialState::Expired, both(true, false, Reason::Expired, &say))
         }
+        Verdict::Refused(say) => {
+            let mut findings = both(false, false, Reason::PolicyViolation, &say);
+            findings.push(finding(ConditionType::Stalled, true, Reason::PolicyViolation, &say));
+            (CredentialState::Failed, findings)
+        }
         Verdict::Conflict(say) => {
             // The tokens are judged by spec and UID; a name that is taken does not make them worse.
             let mut findings = vec![finding(ConditionType::Ready, false, Reason::Conflict, &say)];
@@ -333,8 +366,8 @@ fn status(observed: &Observed, verdict: Verdict, end: Option<Timestamp>, now: Ti
             findings.push(finding(ConditionType::Reconciling, true, Reason::Pending, &say));
             (CredentialState::Pending, findings)
         }
-        Verdict::Material(Trouble { reason, message, .. }) => {
-            let stalled = reason != Reason::Pending;
+        Verdict::Trouble(Trouble { reason, message, .. }) => {
+            let stalled = !matches!(reason, Reason::Pending | Reason::QuotaExceeded);
             let (kind, state) = if stalled {
                 (ConditionType::Stalled, CredentialState::Failed)
             } else {
@@ -397,6 +430,13 @@ fn usability(credential: &Credential) -> Finding {
     Finding { kind: ConditionType::Usable, holds: active, reason, message }
 }
 
+fn refused_by_policy(status: &CredentialStatus) -> Option<Finding> {
+    let usable = |said: &&Condition| said.kind == ConditionType::Usable.as_str();
+    let said = status.conditions.iter().find(usable).filter(|_| status.is_refused_by_policy())?;
+    let (kind, reason) = (ConditionType::Usable, Reason::PolicyViolation);
+    Some(Finding { kind, holds: false, reason, message: said.message.clone() })
+}
+
 /// What the status says while something that takes long is being made.
 pub fn put_off(credential: &Credential, planned: &mut CredentialStatus, now: Timestamp) {
     let before = credential.status.clone().unwrap_or_default();
@@ -432,9 +472,11 @@ pub fn refused(
             | Reason::InvalidSpec
             | Reason::MaterialInvalid
     );
+    // That its values are refused does not wait for what could not be written.
+    let by_policy = refused_by_policy(&planned);
     let findings = vec![
         blame(ConditionType::Ready, false),
-        usability(credential),
+        by_policy.unwrap_or_else(|| usability(credential)),
         blame(ConditionType::Reconciling, !stalled),
         blame(ConditionType::Stalled, stalled),
     ];

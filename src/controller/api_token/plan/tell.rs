@@ -9,6 +9,7 @@ use crate::{
         condition::{ConditionType, Finding, conditions},
     },
     controller::api_token::observed::Observed,
+    domain::policy::Breach,
 };
 
 /// What the status says after a write was refused: that it was, and nothing that did not happen. What was to end is no
@@ -151,7 +152,7 @@ pub(super) fn waiting(
     end: Option<Timestamp>,
     now: Timestamp,
 ) -> Plan {
-    let stalled = reason == Reason::Conflict;
+    let stalled = matches!(reason, Reason::Conflict | Reason::PolicyViolation);
     let state = if stalled { ApiTokenState::Failed } else { ApiTokenState::Pending };
     let findings = vec![
         finding(ConditionType::Ready, false, reason, say.clone()),
@@ -161,4 +162,29 @@ pub(super) fn waiting(
     ];
     let status = ApiTokenStatus { expires_at: end.map(Into::into), ..status };
     Plan { steps: Vec::new(), status: Some(state_of(observed, status, state, findings, now)), wake: end }
+}
+
+/// There is a value, and policies keep its successor from being issued: it goes on until its end.
+pub(super) fn not_renewed(
+    observed: &Observed,
+    status: ApiTokenStatus,
+    breach: &Breach,
+    end: Timestamp,
+    now: Timestamp,
+) -> ApiTokenStatus {
+    let (reason, say) = (breach.reason(), format!("the value is not renewed: {}", breach.message));
+    if end <= now {
+        let over = waiting(observed, status, reason, say, Some(end), now);
+        return over.status.unwrap_or_default();
+    }
+    let stalled = reason == Reason::PolicyViolation;
+    let usable = "the token is accepted until its end".to_owned();
+    let findings = vec![
+        finding(ConditionType::Ready, false, reason, say.clone()),
+        finding(ConditionType::Usable, true, Reason::Issued, usable),
+        finding(ConditionType::Reconciling, !stalled, reason, say.clone()),
+        finding(ConditionType::Stalled, stalled, reason, say),
+    ];
+    let status = ApiTokenStatus { expires_at: Some(end.into()), ..status };
+    state_of(observed, status, ApiTokenState::Active, findings, now)
 }

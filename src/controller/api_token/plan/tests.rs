@@ -11,6 +11,7 @@ use crate::{
     },
     domain::{
         digest::{Attestation, Predecessor},
+        policy::{Breach, Severity},
         token::Prefix,
     },
 };
@@ -52,6 +53,7 @@ struct World {
     token: Option<ApiToken>,
     credential: Option<Credential>,
     secret: Option<Stored>,
+    policy: Option<Breach>,
     /// The keys that the keyring has.
     keys: Vec<&'static str>,
     annotations_changed: bool,
@@ -133,6 +135,7 @@ impl World {
             token: Some(token),
             credential: Some(credential),
             secret: None,
+            policy: None,
             keys: vec![KEY, "old"],
             annotations_changed: false,
             drawn: 0,
@@ -157,6 +160,7 @@ impl World {
         Some(Observed {
             credential,
             secret: self.judge(&token, &status),
+            policy: self.policy.clone(),
             key_known: status
                 .digest
                 .as_deref()
@@ -697,6 +701,43 @@ fn suspended_and_resumed_it_keeps_its_value() {
     assert_eq!(told(&observed, now()), ISSUED);
     let resumed = plan(&observed, now()).status.unwrap();
     assert_eq!(resumed.digest, before.token.status.unwrap().digest);
+}
+
+fn breach(severity: Severity) -> Breach {
+    Breach { severity, policy: None, message: "CredentialPolicy p does not allow it".to_owned(), until: None }
+}
+
+#[test]
+fn what_a_policy_forbids_is_not_issued_and_what_is_there_keeps_its_value() {
+    for (severity, held, there) in [
+        (
+            Severity::Refused,
+            "- | Failed Stalled (PolicyViolation) | end",
+            "- | Suspended Ready (PolicyViolation) | end",
+        ),
+        (Severity::Unknown, "- | Pending Reconciling (Pending) | end", ISSUED),
+        (Severity::Count, "- | Pending Reconciling (QuotaExceeded) | end", ISSUED),
+        (Severity::Terms, "- | Failed Stalled (PolicyViolation) | end", ISSUED),
+    ] {
+        let policy = Some(breach(severity));
+        assert_eq!(told(&Observed { policy: policy.clone(), ..fresh() }, now()), held);
+        assert_eq!(told(&Observed { policy: policy.clone(), ..issued() }, now()), there);
+        // A value that is lost is not replaced while nothing new is allowed.
+        let mut lost = Observed { policy, ..issued() };
+        lost.secret = SecretSeen::Absent;
+        assert_eq!(told(&lost, now()), held);
+        assert!(plan(&lost, now()).status.unwrap().digest.is_none());
+    }
+    // Refused or not, its end and its revocation take the Secret, and healed it is as it was.
+    let mut observed = Observed { policy: Some(breach(Severity::Refused)), ..issued() };
+    let suspended = plan(&observed, now()).status.unwrap();
+    assert_eq!(suspended.digest, status(&mut observed).digest);
+    assert!(told(&observed, at(END)).starts_with("delete | Expired"));
+    observed.token.status = Some(suspended);
+    observed.policy = None;
+    assert_eq!(told(&observed, now()), ISSUED);
+    observed.token.spec.revoked = Some(true);
+    assert!(told(&observed, now()).starts_with("delete | Revoked"));
 }
 
 #[test]
@@ -1254,6 +1295,9 @@ prop_compose! {
         in_place in any::<bool>(),
         old_key in prop::bool::weighted(0.8),
         annotations_changed in any::<bool>(),
+        policy in prop::option::weighted(0.3, prop::sample::select(vec![
+            Severity::Refused, Severity::Unknown, Severity::Count, Severity::Terms,
+        ])),
     ) -> World {
         // Chance alone would hardly ever let the Secret hold what the status says, or the next value.
         let renews = spec.renew_before.is_some();
@@ -1291,6 +1335,7 @@ prop_compose! {
             secret,
             keys: if old_key { vec![KEY, "old"] } else { vec![KEY] },
             annotations_changed,
+            policy: policy.map(breach),
             ..world
         }
     }

@@ -131,9 +131,15 @@ pub enum Wanted {
     Untouched,
 }
 
-/// Decides.
+/// Decides; `held`: why nothing new may be published.
 #[must_use]
-pub fn plan(credential: &Credential, seen: &Seen, wanted: Wanted, now: Timestamp) -> Plan {
+pub fn plan(
+    credential: &Credential,
+    seen: &Seen,
+    wanted: Wanted,
+    held: Option<Trouble>,
+    now: Timestamp,
+) -> Plan {
     let Some(kind) = material::kind(credential.spec.credential_type) else {
         return Plan::default();
     };
@@ -142,6 +148,7 @@ pub fn plan(credential: &Credential, seen: &Seen, wanted: Wanted, now: Timestamp
         credential,
         seen,
         kind,
+        held,
         now,
         name: secret_name(credential),
         before: before.material.unwrap_or_default(),
@@ -161,6 +168,7 @@ struct Decision<'a> {
     credential: &'a Credential,
     seen: &'a Seen,
     kind: &'static Kind,
+    held: Option<Trouble>,
     now: Timestamp,
     name: String,
     before: MaterialStatus,
@@ -280,10 +288,11 @@ impl Decision<'_> {
             Err(_) => false,
             Ok(options) => self.is_due(&told, options),
         };
-        if due {
+        if due && self.held.is_none() {
             return self.fill(Some((own, &told, attestation)));
         }
-        let trouble = self.complaint(&told);
+        let held = self.held.clone().filter(|_| due);
+        let trouble = held.or_else(|| self.complaint(&told));
         let told = MaterialStatus { validity: self.validity(&told), ..told };
         let moved = self.recorded.as_ref().is_some_and(|recorded| recorded.name != own.reference.name);
         let mut steps = Vec::new();
@@ -335,6 +344,9 @@ impl Decision<'_> {
         };
         if self.credential.spec.state == DesiredState::Inactive {
             return Plan { material: self.told_before(), ..Plan::default() };
+        }
+        if let Some(held) = &self.held {
+            return self.stays(held.clone());
         }
         let content = match &self.seen.source {
             SourceSeen::Unasked if self.kind.generated.is_some() => Content::Drawn,

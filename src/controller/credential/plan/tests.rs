@@ -2,9 +2,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::{
-    CredentialSpec,
-    credential::{Grant, RoleKind},
+use crate::{
+    api::{
+        CredentialSpec,
+        credential::{Grant, RoleKind},
+    },
+    domain::policy::Severity,
 };
 
 const NOW: &str = "2026-06-01T12:00:00Z";
@@ -91,6 +94,7 @@ impl World {
         for step in plan.steps.into_iter().take(limit) {
             match step {
                 Step::Material(_) => unreachable!("a Token holds no material"),
+                Step::Refuse(status) => self.seen.credential.status = Some(*status),
                 Step::CreateAccount => {
                     assert_eq!(self.seen.account, AccountSeen::Absent, "409");
                     let uid = "account-uid".to_owned();
@@ -171,7 +175,14 @@ fn fresh() -> Observed {
     credential.metadata.uid = Some(UID.to_owned());
     credential.metadata.generation = Some(1);
     credential.spec.roles = vec![view(), deployer()];
-    Observed { credential, account: AccountSeen::Absent, bindings: Vec::new(), material: None, tokens: None }
+    Observed {
+        credential,
+        account: AccountSeen::Absent,
+        bindings: Vec::new(),
+        material: None,
+        policy: None,
+        tokens: None,
+    }
 }
 
 /// Bound inside its namespace.
@@ -220,6 +231,10 @@ fn told(observed: &Observed, now: Timestamp) -> String {
         .iter()
         .map(|step| match step {
             Step::Material(_) => unreachable!("a Token holds no material"),
+            Step::Refuse(status) => {
+                assert!(status.is_refused_by_policy());
+                "refuse".to_owned()
+            }
             Step::CreateAccount => "account".to_owned(),
             Step::MendAccount { .. } => "mend account".to_owned(),
             Step::AddFinalizer => "hold".to_owned(),
@@ -596,6 +611,106 @@ fn without_a_readable_end_it_is_unbound_until_a_human_acts() {
     }
 }
 
+fn breach(severity: Severity) -> Breach {
+    Breach {
+        severity,
+        policy: Some("p".to_owned()),
+        message: "CredentialPolicy p does not allow it".to_owned(),
+        until: None,
+    }
+}
+
+fn violate(observed: &mut Observed, severity: Severity) {
+    observed.policy = Some(breach(severity));
+}
+
+#[test]
+fn what_a_policy_refuses_is_said_before_it_is_unbound_and_heals() {
+    let mut observed = bound_outside();
+    violate(&mut observed, Severity::Refused);
+    let unbound = "unbind nodes everywhere, unbind view in edge, unbind view in team-a, let go";
+    let refused = "Failed Stalled (PolicyViolation) | -";
+    assert_eq!(told(&observed, now()), format!("refuse, {unbound} | {refused}"));
+    // Whatever of it cannot be done, the values are refused.
+    let planned = plan(&observed, now()).status.unwrap();
+    let blamed = super::refused(&observed.credential, planned, Reason::Pending, "503", now());
+    assert!(blamed.is_refused_by_policy());
+    let mut said_already = observed.clone();
+    said_already.credential.status = Some(blamed);
+    assert_eq!(told(&said_already, now()), format!("{unbound} | {refused}"));
+
+    let mut observed = World::of(observed).settle().seen;
+    assert_eq!(told(&observed, now()), format!("- | {refused}"));
+    assert!(observed.credential.status.as_ref().unwrap().is_refused_by_policy());
+    // Who switches it off and on again changes nothing.
+    observed.credential.spec.state = DesiredState::Inactive;
+    assert_eq!(told(&observed, now()), format!("- | {refused}"));
+    observed.credential.spec.state = DesiredState::Active;
+    observed.policy = None;
+    assert_eq!(
+        told(&observed, now()),
+        "hold, bind nodes everywhere, bind view in edge, bind view in team-a | Active Ready Usable (Published) | -"
+    );
+}
+
+#[test]
+fn a_policy_makes_nothing_of_what_is_over() {
+    let mut observed = bound();
+    violate(&mut observed, Severity::Refused);
+    end_at(&mut observed, NOW);
+    assert!(told(&observed, now()).ends_with("Expired Ready (Expired) | -"));
+    terminate(&mut observed);
+    assert_eq!(told(&observed, now()), "unbind deployer in edge, unbind view in edge | - | -");
+}
+
+#[test]
+fn over_the_count_it_gets_nothing_new_and_keeps_what_it_has() {
+    let over = |mut observed: Observed| {
+        violate(&mut observed, Severity::Count);
+        observed
+    };
+    assert_eq!(told(&over(fresh()), now()), "- | Pending Usable Reconciling (QuotaExceeded) | -");
+    assert_eq!(told(&over(bound()), now()), "- | Pending Usable Reconciling (QuotaExceeded) | -");
+    let mut observed = over(bound());
+    add_role(&mut observed, nodes());
+    assert_eq!(told(&observed, now()), "- | Pending Usable Reconciling (QuotaExceeded) | -");
+    // Its account is put back, before somebody else makes one of that name.
+    observed.account = AccountSeen::Absent;
+    assert_eq!(told(&observed, now()), "account | Pending Usable Reconciling (QuotaExceeded) | -");
+    observed.credential.spec.state = DesiredState::Inactive;
+    assert!(told(&observed, now()).starts_with("unbind deployer in edge, unbind view in edge, account"));
+    observed.policy = None;
+    observed.account = ours("account-uid", true);
+    observed.credential.spec.state = DesiredState::Active;
+    assert_eq!(told(&observed, now()), "hold, bind nodes everywhere | Active Ready Usable (Published) | -");
+}
+
+#[test]
+fn while_policies_are_not_known_it_waits_if_it_needs_something() {
+    let unknown = |mut observed: Observed| {
+        violate(&mut observed, Severity::Unknown);
+        observed
+    };
+    assert_eq!(told(&unknown(bound()), now()), BOUND);
+    assert_eq!(told(&unknown(fresh()), now()), "- | Pending Usable Reconciling (Pending) | -");
+    let mut observed = unknown(bound());
+    add_role(&mut observed, nodes());
+    assert_eq!(told(&observed, now()), "- | Pending Usable Reconciling (Pending) | -");
+}
+
+#[test]
+fn terms_that_are_not_allowed_stop_material_alone_until_they_are() {
+    let mut observed = fresh();
+    violate(&mut observed, Severity::Terms);
+    observed.policy.as_mut().unwrap().until = Some(now() + jiff::SignedDuration::from_hours(2));
+    assert_eq!(
+        told(&observed, now()),
+        "account, bind deployer in edge, bind view in edge | Failed Usable Stalled (PolicyViolation) | 2h"
+    );
+    observed.policy.as_mut().unwrap().until = Some(now());
+    assert!(told(&observed, now()).ends_with("| -"));
+}
+
 #[test]
 fn tokens_are_counted_when_the_status_may_say_so() {
     let count = TokenCount { active: 2, total: 3 };
@@ -727,8 +842,11 @@ prop_compose! {
         ],
         bindings in bindings(),
         tokens in prop::option::of(prop::option::of(Just("2026-07-01T00:00:00Z"))),
+        severity in prop::option::weighted(0.4, prop::sample::select(vec![
+            Severity::Refused, Severity::Unknown, Severity::Count, Severity::Terms,
+        ])),
     ) -> World {
-        let mut observed = Observed { account, bindings, ..fresh() };
+        let mut observed = Observed { account, bindings, policy: severity.map(breach), ..fresh() };
         observed.tokens = tokens.map(|end| Tokens {
             count: TokenCount { active: i64::from(end.is_some()), total: 3 },
             next_end: end.map(at),
@@ -789,6 +907,8 @@ proptest! {
         for binding in &settled.seen.bindings {
             let leaves = binding.metadata.deletion_timestamp.is_some();
             prop_assert!(leaves || foreign(&binding) || wished.contains_key(&binding.key()));
+            let refused = world.seen.policy.as_ref().is_some_and(|breach| breach.severity == Severity::Refused);
+            prop_assert!(leaves || foreign(&binding) || !refused);
         }
     }
 }

@@ -140,6 +140,47 @@ fn it_renews_while_it_is_suspended_and_only_if_its_key_is_known() {
 }
 
 #[test]
+fn a_policy_holds_the_next_value_back_and_takes_none() {
+    let mut observed = renewing_since(-2);
+    let [before, due, over] = [-2, 0, 10];
+    let said = |observed: &Observed, days: i64| {
+        let plan = plan(observed, now() + (24 * days).hours());
+        assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+        let status = plan.status.unwrap();
+        let said = ["Ready", "Usable"].map(|kind| {
+            let mut conditions = status.conditions.iter();
+            let said = conditions.find(|condition| condition.kind == kind).unwrap();
+            format!("{} {}", said.status, said.reason)
+        });
+        assert_eq!((status.serial, status.digest.is_some()), (Some(0), true), "the value is as it was");
+        (status.state.unwrap(), said.join(", "), plan.wake.map(|wake| wake.to_string()))
+    };
+    let end = "2026-06-10T00:00:00Z";
+    for (severity, reason, state) in [
+        (Severity::Terms, "PolicyViolation", ApiTokenState::Failed),
+        (Severity::Count, "QuotaExceeded", ApiTokenState::Pending),
+        (Severity::Unknown, "Pending", ApiTokenState::Pending),
+    ] {
+        observed.policy = Some(breach(severity));
+        assert_eq!(told_after(&observed, before), "- | Active Ready Usable (Issued) | 12h");
+        let held_back = format!("False {reason}, True Issued");
+        assert_eq!(said(&observed, due), (ApiTokenState::Active, held_back, Some(end.to_owned())));
+        assert_eq!(
+            said(&observed, over),
+            (state, format!("False {reason}, False {reason}"), Some(at(END).to_string()))
+        );
+    }
+    observed.policy = Some(breach(Severity::Refused));
+    let refused = "True PolicyViolation, False PolicyViolation".to_owned();
+    assert_eq!(said(&observed, due), (ApiTokenState::Suspended, refused, Some(end.to_owned())));
+    // It still ends with its credential, and allowed again, it goes on where time is by then.
+    credential(&mut observed).spec.expires_at = Some("2026-07-01T00:00:00Z".into());
+    assert_eq!(said(&observed, over).2.as_deref(), Some("2026-07-01T00:00:00Z"));
+    observed.policy = None;
+    assert!(told_after(&observed, over).starts_with("renew 1 | Active Ready Usable (Issued)"));
+}
+
+#[test]
 fn a_renewal_that_is_refused_changes_no_value() {
     let observed = renewing_since(-2);
     let before = observed.token.status.clone().unwrap();

@@ -19,6 +19,8 @@ struct World {
     slow: bool,
     /// The deletions that are still under way.
     late: Vec<(ObjectReference, String)>,
+    /// Why nothing new may be published.
+    held: Option<Trouble>,
 }
 
 const TYPES: [(&str, &str, &str); 10] = [
@@ -68,6 +70,7 @@ impl World {
             uids: 0,
             slow: false,
             late: Vec::new(),
+            held: None,
         }
     }
 
@@ -131,8 +134,8 @@ impl World {
 
     /// One round, of which only the first `limit` writes happen; tells whether anything was left to do.
     fn round(&mut self, over: bool, limit: usize) -> bool {
-        let plan =
-            plan(&self.credential, &self.seen(), if over { Wanted::No } else { Wanted::Yes }, self.now);
+        let wanted = if over { Wanted::No } else { Wanted::Yes };
+        let plan = plan(&self.credential, &self.seen(), wanted, self.held.clone(), self.now);
         let (mut secret, mut material) = (plan.secret, plan.material);
         let mut writes = 0;
         for step in plan.steps {
@@ -248,11 +251,39 @@ impl World {
                 return;
             }
         }
-        panic!("it never comes to rest: {:?}", plan(&self.credential, &self.seen(), Wanted::Yes, self.now));
+        let plan = plan(&self.credential, &self.seen(), Wanted::Yes, self.held.clone(), self.now);
+        panic!("it never comes to rest: {plan:?}");
     }
 
     fn value(&self) -> Option<u64> {
         self.secrets.get(&secret_name(&self.credential)).map(|(_, value)| *value)
+    }
+}
+
+#[test]
+fn while_a_policy_holds_it_nothing_is_published_and_nothing_goes() {
+    let reason = Reason::PolicyViolation;
+    let held = Trouble { reason, message: "not allowed".to_owned(), waits_for_others: false };
+    for (of_type, options, other) in TYPES {
+        let mut world = World::new(of_type, options);
+        world.held = Some(held.clone());
+        world.settle(usize::MAX);
+        assert!(world.secrets.is_empty());
+        let trouble =
+            plan(&world.credential, &world.seen(), Wanted::Yes, world.held.clone(), world.now).trouble;
+        assert_eq!(trouble, world.held);
+        world.held = None;
+        world.settle(usize::MAX);
+        let value = world.value().unwrap();
+        // Rotation and other options wait; another name, which destroys nothing, does not.
+        world.held = Some(held.clone());
+        world.spec(&json!({"rotation": {"revision": 7}, "secret": {"name": "elsewhere"}}));
+        world.spec(&serde_json::from_str(other).unwrap());
+        world.settle(usize::MAX);
+        assert_eq!((world.secrets.len(), world.value()), (1, Some(value)), "{of_type}");
+        world.held = None;
+        world.settle(usize::MAX);
+        assert_ne!(world.value(), Some(value), "{of_type}");
     }
 }
 
@@ -510,7 +541,7 @@ fn an_end_that_only_the_status_tells_of_destroys_nothing() {
     let mut world = World::new("Opaque", TYPES[7].1);
     world.settle(usize::MAX);
     let before = world.credential.status.clone().unwrap();
-    let plan = plan(&world.credential, &world.seen(), Wanted::Untouched, world.now);
+    let plan = plan(&world.credential, &world.seen(), Wanted::Untouched, None, world.now);
     assert!(plan.steps.is_empty());
     assert_eq!((plan.secret, plan.material), (before.secret, before.material));
 }

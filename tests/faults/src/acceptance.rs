@@ -116,7 +116,8 @@ impl Seen {
         let status = credential.status.clone().unwrap_or_default();
         let is_alive = credential.metadata.deletion_timestamp.is_none()
             && credential.spec.state == DesiredState::Active
-            && status.state != Some(CredentialState::Expired);
+            && status.state != Some(CredentialState::Expired)
+            && !status.is_refused_by_policy();
         let material = status.material.unwrap_or_default();
         let previous = material.previous.map(|previous| (previous.id, Some(previous.expires_at)));
         let current = material.id.map(|id| (id, material.expires_at));

@@ -11,7 +11,10 @@ use std::{
 
 use control_plane::AuditEvent;
 use credential_operator::{
-    api::{ApiToken, ApiTokenState, Credential, CredentialState, Instant, credential::DesiredState},
+    api::{
+        ApiToken, ApiTokenState, Credential, CredentialPolicy, CredentialState, Instant,
+        credential::DesiredState,
+    },
     controller::{api_token::observe::attestation, credential::plan::owner},
     domain::{
         binding::{Binding, BindingKey, controller},
@@ -19,6 +22,7 @@ use credential_operator::{
         digest::MaterialAttestation,
         keyring::Keyring,
         name,
+        policy::{Asked, Policies, Severity},
         token::Token,
     },
 };
@@ -26,7 +30,7 @@ use futures::{Stream, StreamExt, future::join_all};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{core::v1::Secret, rbac::v1::RoleBinding};
 use kube::{
-    Resource,
+    Api, Resource,
     api::ListParams,
     runtime::{
         WatchStreamExt,
@@ -41,7 +45,7 @@ use tokio::{
 
 use crate::{
     acceptance::{Due, KNOWN_WITHIN, Seen},
-    asked::{Asked, ELSEWHERE},
+    asked::{Asked as AskedVerifier, ELSEWHERE},
     run::{KEYRING, Violation},
     space::Space,
     state,
@@ -146,7 +150,7 @@ impl Checker {
     }
 
     /// Presents every value to a verifier again and again, and holds the answers against S1 to S3. Never returns.
-    pub async fn present_to(&self, verifier: &Asked) {
+    pub async fn present_to(&self, verifier: &AskedVerifier) {
         loop {
             let values = self.facts().acceptance.values();
             join_all(values.iter().map(|value| self.present(verifier, value))).await;
@@ -156,7 +160,7 @@ impl Checker {
     }
 
     /// Presents a value; returns whether it was accepted.
-    async fn present(&self, verifier: &Asked, value: &str) -> bool {
+    async fn present(&self, verifier: &AskedVerifier, value: &str) -> bool {
         let clock = self.facts().clock.clone();
         let (sent, before) = (time::Instant::now(), clock.now());
         let told = verifier.present("", value).await;
@@ -175,7 +179,7 @@ impl Checker {
     }
 
     /// Waits, when nothing happens any more, until `verifier` accepts what may be accepted, and nothing else.
-    pub async fn conclude(&self, verifier: &Asked) {
+    pub async fn conclude(&self, verifier: &AskedVerifier) {
         let deadline = time::Instant::now() + ACCEPTED_WITHIN;
         loop {
             let due = {
@@ -455,11 +459,23 @@ impl Facts {
     }
 }
 
-/// S8: the bindings are the roles of the active credentials.
+/// Whether policies have nothing against a credential for which its roles would be taken away.
+fn is_allowed(policies: &Policies, credential: &Credential, space: &Space) -> bool {
+    let labels = [("kubernetes.io/metadata.name".to_owned(), space.namespace.clone())].into();
+    let asked = Asked { spec: &credential.spec, namespace: &space.namespace, behind: 0 };
+    let breaches = policies.within(Some(&labels)).credential(&asked, Timestamp::UNIX_EPOCH);
+    breaches.iter().all(|breach| breach.severity != Severity::Refused)
+}
+
+/// S8: the bindings are the roles of the active credentials, as far as policies allow.
 async fn bindings(space: &Space, now: Timestamp) -> Vec<Violation> {
     let params = ListParams::default();
     let credentials =
         space.api::<Credential>().list(&params).await.map(|list| list.items).unwrap_or_default();
+    let policies: Api<CredentialPolicy> = Api::all(space.client.clone());
+    let here = ListParams::default().labels(&format!("run={}", space.namespace));
+    let policies = policies.list(&here).await.map(|list| list.items).unwrap_or_default();
+    let policies = Policies::new(policies, Vec::new());
     let active = credentials.iter().filter(|credential| {
         let end = credential.spec.expires_at.as_ref().map(Instant::timestamp).and_then(Result::ok);
         // Once expired, always expired, though the clock be set back.
@@ -467,6 +483,7 @@ async fn bindings(space: &Space, now: Timestamp) -> Vec<Violation> {
         credential.spec.state == DesiredState::Active
             && credential.metadata.deletion_timestamp.is_none()
             && state != Some(CredentialState::Expired)
+            && is_allowed(&policies, credential, space)
             && end.is_none_or(|end| now < end)
     });
     let expected: BTreeSet<BindingKey> = active

@@ -7,6 +7,7 @@ use crate::{run::Run, space::Outcome};
 mod credentials;
 mod material;
 mod others;
+mod policies;
 mod renewal;
 mod tokens;
 
@@ -15,7 +16,10 @@ pub type Drive = for<'a> fn(&'a Run<'_>) -> BoxFuture<'a, Outcome>;
 
 /// All of them, by name.
 pub fn all() -> impl Iterator<Item = (&'static str, Drive)> {
-    [tokens::ALL, renewal::ALL, credentials::ALL, material::ALL, others::ALL].into_iter().flatten().copied()
+    [tokens::ALL, renewal::ALL, credentials::ALL, material::ALL, others::ALL, policies::ALL]
+        .into_iter()
+        .flatten()
+        .copied()
 }
 
 /// The one of that name.

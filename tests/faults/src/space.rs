@@ -57,6 +57,9 @@ pub fn wall_clock() -> Timestamp {
     Timestamp::now()
 }
 
+/// A rule of a policy: roles elsewhere, and for the whole cluster.
+pub const ROLES_EVERYWHERE: &str = "roles: [{kind: ClusterRole, name: view, clusterWide: true}, {kind: ClusterRole, name: '*', namespaces: ['*']}]";
+
 /// The namespace that all runs grant roles in.
 pub const ELSEWHERE: &str = "elsewhere";
 
@@ -97,8 +100,8 @@ impl Space {
             let (group, version) = types.api_version.rsplit_once('/').unwrap_or(("", &types.api_version));
             let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &types.kind));
             let name = object.metadata.name.clone().unwrap_or_default();
-            let everywhere =
-                ["Namespace", "ClusterRole", "ClusterRoleBinding"].contains(&types.kind.as_str());
+            let everywhere = ["Namespace", "ClusterRole", "ClusterRoleBinding", "CredentialPolicy"]
+                .contains(&types.kind.as_str());
             let api: Api<DynamicObject> = if everywhere {
                 Api::all_with(self.client.clone(), &resource)
             } else {
@@ -109,6 +112,22 @@ impl Space {
             stubbornly(|| api.patch(&name, &params, &patch)).await?;
         }
         Ok(())
+    }
+
+    /// Sets the policy of this namespace: the one that it has, with these rules. It is known by its label to the operators
+    /// of this run alone.
+    ///
+    /// # Errors
+    /// When it does not work in time.
+    pub async fn policy(&self, rules: &str) -> Outcome {
+        let name = &self.namespace;
+        let metadata = format!("{{name: {name}, labels: {{run: {name}}}}}");
+        let selector = format!("{{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}");
+        self.apply(&format!(
+            "apiVersion: credential-operator.io/v1alpha1\nkind: CredentialPolicy\nmetadata: {metadata}\n\
+             spec: {{namespaceSelector: {selector}, {rules}}}\n"
+        ))
+        .await
     }
 
     /// A merge patch.

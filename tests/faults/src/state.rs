@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Debug};
 
 use control_plane::AuditEvent;
 use credential_operator::{
-    api::{ApiToken, Credential},
+    api::{ApiToken, Credential, CredentialPolicy},
     domain::name,
 };
 use k8s_openapi::{
@@ -149,6 +149,8 @@ pub async fn release(space: &Space) {
     for binding in elsewhere(space).await {
         let _ = bindings.delete(&binding.name_any(), &DeleteParams::default()).await;
     }
+    let policies: Api<CredentialPolicy> = Api::all(space.client.clone());
+    let _ = policies.delete(&space.namespace, &DeleteParams::default()).await;
     let bindings: Api<ClusterRoleBinding> = Api::all(space.client.clone());
     for binding in everywhere(space).await {
         let _ = bindings.delete(&binding.name_any(), &DeleteParams::default()).await;

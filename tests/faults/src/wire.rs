@@ -1,7 +1,7 @@
 //! Between an operator and the API server: sees every request and every answer, and makes a plan's faults happen.
 //!
 //! It also confines the operator to one namespace, so that many can run on one control plane: lists and watches of what
-//! is namespaced are asked for in that namespace alone. Bindings stay visible everywhere, as credentials bind roles
+//! is namespaced are asked for in that namespace alone, and that namespace and its policies alone. Bindings stay visible everywhere, as credentials bind roles
 //! elsewhere.
 
 use std::{
@@ -158,7 +158,11 @@ impl Instance {
         }
         let (mut parts, body) = request.into_parts();
         let bytes = body.collect_bytes().await.map_err(BoxError::from)?;
-        let path = path(&parts, &bytes);
+        let mut path = path(&parts, &bytes);
+        // Named after the namespace, which differs from run to run.
+        if path.resource == "credentialpolicies.status" {
+            path.request.name = path.name.replace(&self.wire.namespace, "NAMESPACE");
+        }
         if parts.method == Method::GET {
             confine(&mut parts, &self.wire.namespace);
             let awaited = self.watches.get(path.resource.as_str()).filter(|_| path.watch).cloned();
@@ -259,18 +263,30 @@ pub(crate) fn path(parts: &Parts, body: &Bytes) -> Path {
 
 fn confine(parts: &mut Parts, namespace: &str) {
     let group = "/apis/credential-operator.io/v1alpha1";
+    let alone = [
+        (format!("{group}/credentialpolicies"), format!("labelSelector=run%3D{namespace}")),
+        ("/api/v1/namespaces".to_owned(), format!("fieldSelector=metadata.name%3D{namespace}")),
+    ];
+    if let Some((path, selector)) = alone.iter().find(|(path, _)| parts.uri.path() == path) {
+        let query = parts.uri.query().map(|query| format!("{query}&")).unwrap_or_default();
+        redirect(parts, &format!("{path}?{query}{selector}"));
+        return;
+    }
     for (prefix, resource) in
         [("/api/v1", "secrets"), ("/api/v1", "serviceaccounts"), (group, "apitokens"), (group, "credentials")]
     {
         if parts.uri.path() == format!("{prefix}/{resource}") {
             let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-            let confined = format!("{prefix}/namespaces/{namespace}/{resource}{query}");
-            let mut uri = parts.uri.clone().into_parts();
-            uri.path_and_query = confined.parse().ok();
-            if let Ok(uri) = Uri::from_parts(uri) {
-                parts.uri = uri;
-            }
+            redirect(parts, &format!("{prefix}/namespaces/{namespace}/{resource}{query}"));
         }
+    }
+}
+
+fn redirect(parts: &mut Parts, path_and_query: &str) {
+    let mut uri = parts.uri.clone().into_parts();
+    uri.path_and_query = path_and_query.parse().ok();
+    if let Ok(uri) = Uri::from_parts(uri) {
+        parts.uri = uri;
     }
 }
 

@@ -4,6 +4,8 @@
 //! secret has over 256 random bits; the check is the CRC-32 of all before it, so that a typo is told from a guess
 //! without a look-up. Prefix, id and check are no secret.
 
+use std::fmt;
+
 use rand::{CryptoRng, RngExt, distr::Alphanumeric};
 use thiserror::Error;
 
@@ -31,11 +33,14 @@ impl std::str::FromStr for Prefix {
     type Err = PrefixError;
 
     fn from_str(text: &str) -> Result<Self, PrefixError> {
-        let fits = (2..=16).contains(&text.len())
-            && text.starts_with(|first: char| first.is_ascii_lowercase())
-            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        if fits { Ok(Self(text.to_owned())) } else { Err(PrefixError) }
+        if is_prefix(text) { Ok(Self(text.to_owned())) } else { Err(PrefixError) }
     }
+}
+
+fn is_prefix(text: &str) -> bool {
+    (2..=16).contains(&text.len())
+        && text.starts_with(|first: char| first.is_ascii_lowercase())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }
 
 impl Default for Prefix {
@@ -45,10 +50,13 @@ impl Default for Prefix {
 }
 
 /// A token in full. Its `Debug` shows the id alone.
-#[derive(Clone, Debug)]
-pub struct Token {
-    id: String,
-    value: Redacted<String>,
+#[derive(Clone)]
+pub struct Token(Redacted<String>);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("id", &self.id()).finish_non_exhaustive()
+    }
 }
 
 /// Why a text is no token. Says nothing of the text.
@@ -77,7 +85,7 @@ impl Token {
         for byte in check(value.as_bytes()) {
             value.push(char::from(byte));
         }
-        Self { id, value: Redacted::new(value) }
+        Self(Redacted::new(value))
     }
 
     /// Reads a token of any prefix.
@@ -88,7 +96,7 @@ impl Token {
         let (prefix, rest) = text.split_once('_').ok_or(TokenError::Malformed)?;
         let (id, tail) = rest.split_once('_').ok_or(TokenError::Malformed)?;
         let base62 = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        let fits = prefix.parse::<Prefix>().is_ok()
+        let fits = is_prefix(prefix)
             && (id.len(), tail.len()) == (ID_LENGTH, SECRET_LENGTH + CHECK_LENGTH)
             && base62(id)
             && base62(tail);
@@ -97,7 +105,7 @@ impl Token {
         }
         let (body, given) = text.as_bytes().split_at(text.len() - CHECK_LENGTH);
         if check(body) == given {
-            Ok(Self { id: id.to_owned(), value: Redacted::new(text.to_owned()) })
+            Ok(Self(Redacted::new(text.to_owned())))
         } else {
             Err(TokenError::Mistyped)
         }
@@ -106,13 +114,14 @@ impl Token {
     /// The public id.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.id
+        let end = self.expose().len() - CHECK_LENGTH - SECRET_LENGTH - 1;
+        &self.expose()[end - ID_LENGTH..end]
     }
 
     /// The whole token, as its bearer presents it.
     #[must_use]
     pub fn expose(&self) -> &str {
-        self.value.expose()
+        self.0.expose()
     }
 
     /// The secret part alone.
@@ -155,7 +164,7 @@ mod tests {
     #[test]
     fn debug_shows_the_id_and_no_more() {
         let token = draw(1);
-        assert_eq!(format!("{token:?}"), format!("Token {{ id: {:?}, value: [redacted] }}", token.id()));
+        assert_eq!(format!("{token:?}"), format!("Token {{ id: {:?}, .. }}", token.id()));
     }
 
     proptest! {

@@ -38,9 +38,10 @@ use super::{
 
 /// All the headers of a request, in bytes.
 const MAX_HEADERS: usize = 16 * 1024;
-/// For the whole of a request's headers, and between two requests on one connection.
-const HEADERS_WITHIN: Duration = Duration::from_mins(1);
-/// Whoever asks nothing for so long, says nothing at all, or does not read what he is told takes a place from others.
+/// How often a client of HTTP/2 is asked whether it is still there.
+const PING_EVERY: Duration = Duration::from_mins(1);
+/// Whoever asks nothing for so long, says nothing at all, sends bit by bit, or does not read what he is told takes a place
+/// from others.
 const IDLE_AT_MOST: Duration = Duration::from_secs(90);
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 10_000;
@@ -236,13 +237,14 @@ pub(super) async fn serve_plain(
 
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(MAX_HEADERS);
+    // Without its timer for the headers of each request, which costs as much as the hash of a token: see IDLE_AT_MOST.
+    builder.http1().max_buf_size(MAX_HEADERS);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS.try_into().unwrap_or(u32::MAX))
-        .keep_alive_interval(Some(HEADERS_WITHIN));
+        .keep_alive_interval(Some(PING_EVERY));
     builder
 }
 

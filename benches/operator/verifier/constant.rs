@@ -12,6 +12,9 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+/// What the path ends with where a request's body is read before it is answered.
+pub const READ: &str = "/read";
+
 /// What is answered, by path.
 pub type Answers = BTreeMap<String, Answer>;
 
@@ -38,14 +41,17 @@ pub async fn serve(address: SocketAddr, answers: Answers) {
     let routes = answers.into_iter().fold(Router::new(), |routes, (path, answer)| {
         let headers: HeaderMap = answer.headers.iter().map(header).collect();
         let body = Bytes::from(answer.body);
-        routes.route(
-            &path,
-            any(move || {
-                let mut answer = Response::new(Body::from(body.clone()));
-                answer.headers_mut().clone_from(&headers);
-                async { answer }
-            }),
-        )
+        let answer = move || {
+            let mut answer = Response::new(Body::from(body.clone()));
+            answer.headers_mut().clone_from(&headers);
+            answer
+        };
+        let handler = if path.ends_with(READ) {
+            any(async move |_: Bytes| answer())
+        } else {
+            any(async move || answer())
+        };
+        routes.route(&path, handler)
     });
     let listener = TcpListener::bind(address).await.unwrap();
     let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     Server, caller,
-    constant::{Answer, Answers},
+    constant::{Answer, READ},
     cores::Cores,
     install,
     values::{self, Values},
@@ -23,45 +23,43 @@ use crate::{
 const ROUND: Duration = Duration::from_secs(3);
 const BEFORE: Duration = Duration::from_millis(500);
 
-/// How values are presented.
-pub struct Protocol {
-    name: &'static str,
-    path: &'static str,
-    pub requests: Arc<Vec<Vec<u8>>>,
+const FORWARD_AUTH: &str = "/forward-auth";
+const INTROSPECT: &str = "/introspect";
+
+/// As gateways ask.
+pub fn forward_auth(tokens: usize) -> Arc<Vec<Vec<u8>>> {
+    let request = |number| {
+        let value = values::value(number);
+        format!(
+            "GET {FORWARD_AUTH} HTTP/1.1\r\nhost: verifier\r\nauthorization: Bearer {}\r\n\r\n",
+            value.expose()
+        )
+    };
+    requests(tokens, request)
 }
 
-impl Protocol {
-    /// As gateways ask.
-    pub fn forward_auth(tokens: usize) -> Self {
-        let path = "/forward-auth";
-        let request = |number| {
-            let value = values::value(number);
-            format!(
-                "GET {path} HTTP/1.1\r\nhost: verifier\r\nauthorization: Bearer {}\r\n\r\n",
-                value.expose()
-            )
-        };
-        Self { name: "forward-auth", path, requests: requests(tokens, request) }
-    }
-
-    /// As services ask, over and over with a token of Kubernetes.
-    fn introspection(tokens: usize, caller: &str) -> Self {
-        let path = "/introspect";
-        let request = |number| {
-            let value = values::value(number);
-            let form = format!("token={}", value.expose());
-            format!(
-                "POST {path} HTTP/1.1\r\nhost: verifier\r\nauthorization: Bearer {caller}\r\n\
-                 content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{form}",
-                form.len()
-            )
-        };
-        Self { name: "introspection", path, requests: requests(tokens, request) }
-    }
+/// As services ask, over and over with a token of Kubernetes.
+fn introspection(path: &str, tokens: usize, caller: &str) -> Arc<Vec<Vec<u8>>> {
+    let request = |number| {
+        let form = format!("token={}", values::value(number).expose());
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: verifier\r\nauthorization: Bearer {caller}\r\n\
+             content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{form}",
+            form.len()
+        )
+    };
+    requests(tokens, request)
 }
 
 fn requests(tokens: usize, request: impl Fn(usize) -> String) -> Arc<Vec<Vec<u8>>> {
     Arc::new((0..tokens).map(|number| request(number).into_bytes()).collect())
+}
+
+/// What is measured, and beside what.
+struct Case {
+    name: &'static str,
+    ours: Arc<Vec<Vec<u8>>>,
+    floor: Arc<Vec<Vec<u8>>>,
 }
 
 struct Round {
@@ -82,22 +80,35 @@ pub async fn run(world: &World, arguments: &Arguments) {
     for tokens in arguments.tokens_or(&[1_000]) {
         values.issue(&space, known..tokens).await;
         known = tokens;
-        let protocols =
-            [Protocol::forward_auth(tokens), Protocol::introspection(tokens, &caller(world).await)];
+        let caller = caller(world).await;
+        let (forward_auth, introspection) =
+            (forward_auth(tokens), introspection(INTROSPECT, tokens, &caller));
+        let reading = self::introspection(&reading_path(), tokens, &caller);
         let cores = Cores::divide(&world.process_ids());
         let verifier = Server::verifier(world, tokens, |command| cores.spawn(command)).await;
-        let answers = answers(&verifier, &protocols).await;
-        let floor = Server::constant(&answers, |command| cores.spawn(command)).await;
-        for protocol in &protocols {
+        let [authorized, introspected] =
+            [answer(&verifier, &forward_auth).await, answer(&verifier, &introspection).await];
+        let answers = [
+            (FORWARD_AUTH.to_owned(), authorized),
+            (INTROSPECT.to_owned(), introspected.clone()),
+            (reading_path(), introspected),
+        ];
+        let floor = Server::constant(&answers.into(), |command| cores.spawn(command)).await;
+        let cases = [
+            Case { name: "forward-auth", ours: forward_auth.clone(), floor: forward_auth },
+            Case { name: "introspection", ours: introspection.clone(), floor: introspection.clone() },
+            Case { name: "introspection, the floor reads the form", ours: introspection, floor: reading },
+        ];
+        for case in &cases {
             for connections in arguments.concurrency_or(&[16, 64]) {
                 let (mut ours, mut bare) = (Vec::new(), Vec::new());
                 for _ in 0..rounds {
-                    bare.push(round(&floor, protocol, connections).await);
-                    ours.push(round(&verifier, protocol, connections).await);
+                    bare.push(round(&floor, &case.floor, connections).await);
+                    ours.push(round(&verifier, &case.ours, connections).await);
                 }
                 let title = format!(
-                    "Verify: {}, {connections} connections, {tokens} tokens known; median of {rounds} round(s) of {} s",
-                    protocol.name,
+                    "Verify: {}; {connections} connections, {tokens} tokens known; median of {rounds} round(s) of {} s",
+                    case.name,
                     ROUND.as_secs()
                 );
                 print(title, &ours, &bare);
@@ -106,19 +117,18 @@ pub async fn run(world: &World, arguments: &Arguments) {
     }
 }
 
-/// What the verifier answers, once for each path.
-async fn answers(verifier: &Server, protocols: &[Protocol]) -> Answers {
-    let mut connection = Connection::open(verifier.address).await.unwrap();
-    let mut answers = Answers::new();
-    for Protocol { path, requests, .. } in protocols {
-        let answer = Answer::read(connection.ask(&requests[0]).await.unwrap());
-        answers.insert((*path).to_owned(), answer);
-    }
-    answers
+fn reading_path() -> String {
+    INTROSPECT.to_owned() + READ
 }
 
-async fn round(server: &Server, protocol: &Protocol, connections: usize) -> Round {
-    let load = Load { address: server.address, requests: protocol.requests.clone(), connections };
+/// What the verifier answers.
+async fn answer(verifier: &Server, requests: &[Vec<u8>]) -> Answer {
+    let mut connection = Connection::open(verifier.address).await.unwrap();
+    Answer::read(connection.ask(&requests[0]).await.unwrap())
+}
+
+async fn round(server: &Server, requests: &Arc<Vec<Vec<u8>>>, connections: usize) -> Round {
+    let load = Load { address: server.address, requests: requests.clone(), connections };
     load.flood(BEFORE).await;
     let (cpu, started_at) = (cpu_seconds(server.id()), Instant::now());
     let took = load.flood(ROUND).await;

@@ -15,8 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     Server,
     cores::Cores,
-    install,
-    speed::Protocol,
+    install, speed,
     values::{self, Values},
     wire::{Connection, Load},
 };
@@ -49,7 +48,7 @@ pub async fn run(world: &World, arguments: &Arguments) {
     values.issue(&space, 0..switched + 1).await;
     let cores = Cores::divide(&world.process_ids());
     let verifier = Server::verifier(world, switched + 1, |command| cores.spawn(command)).await;
-    let requests = Protocol::forward_auth(switched + 1).requests;
+    let requests = speed::forward_auth(switched + 1);
     let others = Arc::new(requests[..OTHERS].to_vec());
     let load = Load { address: verifier.address, requests: others, connections: CONNECTIONS };
     let (going, started_at) = (Arc::new(()), Instant::now());

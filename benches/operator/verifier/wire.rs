@@ -80,25 +80,27 @@ impl Load {
     /// Asks for so long, on each connection again as soon as an answer is there; tells how long each took.
     pub async fn flood(&self, lasting: Duration) -> Vec<Duration> {
         let end = Instant::now() + lasting;
-        self.run(move |_| (Instant::now() < end).then_some(None)).await
+        self.run(true, move |_| (Instant::now() < end).then_some(None)).await
     }
 
     /// Asks so often, on all connections together, as long as somebody holds what `going` points to.
     pub async fn pace(&self, per_second: u32, going: Weak<()>) -> Vec<Duration> {
         let start = Instant::now();
         let every = Duration::from_secs(1) * u32::try_from(self.connections).unwrap() / per_second;
-        self.run(move |asked| (going.strong_count() > 0).then(|| Some(start + every * asked))).await
+        self.run(false, move |asked| (going.strong_count() > 0).then(|| Some(start + every * asked))).await
     }
 
-    /// In a thread of its own. `next` says when the next request is to be sent, by how many were; `None` ends it.
+    /// In a thread of its own, which has its core `alone` or not. `next` says when the next request is to be sent, by how many were; `None` ends it.
     async fn run(
         &self,
+        alone: bool,
         next: impl Fn(u32) -> Option<Option<Instant>> + Clone + Send + 'static,
     ) -> Vec<Duration> {
         let load = self.clone();
         let work = move || {
-            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = Builder::new_current_thread().enable_all().event_interval(1).build().unwrap();
             runtime.block_on(async {
+                let _spinning = alone.then(NeverAsleep::new);
                 let mut connections = JoinSet::new();
                 for number in 0..load.connections {
                     connections.spawn(one(load.clone(), number, next.clone()));
@@ -107,6 +109,26 @@ impl Load {
             })
         };
         tokio::task::spawn_blocking(work).await.unwrap()
+    }
+}
+
+/// While it lives, the thread does not wait for answers asleep: to wake it would cost the server more than the answer, and
+/// the more the longer its answers take.
+struct NeverAsleep(tokio::task::JoinHandle<()>);
+
+impl NeverAsleep {
+    fn new() -> Self {
+        Self(tokio::spawn(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        }))
+    }
+}
+
+impl Drop for NeverAsleep {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

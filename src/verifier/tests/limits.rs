@@ -1,9 +1,14 @@
 //! What is too large, or makes no sense, costs no code: nobody can have the verifier hash for nothing.
 
+use std::time::Duration;
+
 use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
+    time::{Instant, sleep},
+};
 
 use super::{BASE64, Peer, World, digest};
 use crate::verifier::server::serve_plain;
@@ -77,4 +82,27 @@ async fn headers_that_are_too_long_or_too_many_cost_no_code() {
     assert_eq!(sent(&request("")).await, (200, 1), "as it should be");
     assert_eq!(sent(&request(&format!("x: {}\r\n", "y".repeat(17 * 1024)))).await, (431, 0), "too long");
     assert_eq!(sent(&request(&"x: y\r\n".repeat(200))).await, (431, 0), "too many");
+}
+
+/// For how long a connection is kept on which `bytes` are sent at first, and one more every few seconds.
+async fn kept(bytes: &str, more: u8) -> Duration {
+    let (mut client, connection) = duplex(1 << 20);
+    let started = Instant::now();
+    let served = tokio::spawn(serve_plain(connection, World::valid().service().into()));
+    client.write_all(bytes.as_bytes()).await.unwrap();
+    while !served.is_finished() {
+        sleep(Duration::from_secs(5)).await;
+        // It may be closed by now.
+        let _ = client.write_all(&[more]).await;
+    }
+    started.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_bit_by_bit_is_not_waited_for() {
+    let form = "POST /introspect/orders HTTP/1.1\r\nhost: v\r\ncontent-length: 99\r\n\r\n";
+    for (bytes, more) in [("", b' '), ("GET /", b'x'), ("GET / HTTP/1.1\r\nx: ", b'y'), (form, b'z')] {
+        let kept = kept(bytes, more).await;
+        assert!(kept <= Duration::from_secs(185), "{bytes:?}: {kept:?}");
+    }
 }

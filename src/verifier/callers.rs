@@ -67,6 +67,21 @@ impl Callers {
             return Err(NotAuthorized::Unknown);
         }
         let believed = self.believed(token, path);
+        match believed.answer.get() {
+            Some(answer) => *answer,
+            // In a box: it is seldom, and a request that needs it not would be moved about with room for it.
+            None => Box::pin(self.learn(client, &believed, token, path)).await,
+        }
+    }
+
+    /// Asks the API server, once however many wait for the answer.
+    async fn learn(
+        &self,
+        client: &Client,
+        believed: &Believed,
+        token: &str,
+        path: &str,
+    ) -> Result<(), NotAuthorized> {
         let answer = believed.answer.get_or_try_init(async || {
             let _permit = self.permits.acquire().await.map_err(|_| NotAuthorized::Unavailable)?;
             ask(client, token, path).await.map_err(|error| {

@@ -22,6 +22,8 @@ use crate::domain::redacted::Redacted;
 
 /// A token, a hint of its type, and what a client may add.
 const MAX_BODY: usize = 8 * 1024;
+/// More than is told of most tokens.
+const USUAL: usize = 512;
 const INACTIVE: &str = "{\"active\":false}";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -89,11 +91,11 @@ where
         return malformed(StatusCode::BAD_REQUEST);
     }
     let sent = match Limited::new(sent, MAX_BODY).collect().await {
-        Ok(sent) => Redacted::new(sent.to_bytes().to_vec()),
+        Ok(sent) => sent.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => return malformed(StatusCode::PAYLOAD_TOO_LARGE),
         Err(_) => return malformed(StatusCode::BAD_REQUEST),
     };
-    let mut tokens = form_urlencoded::parse(sent.expose())
+    let mut tokens = form_urlencoded::parse(&sent)
         .filter(|(name, _)| name == "token")
         .map(|(_, token)| Redacted::new(token.into_owned()));
     let (Some(token), None) = (tokens.next(), tokens.next()) else {
@@ -130,10 +132,10 @@ async fn authorize(callers: &Callers, headers: &HeaderMap, path: &str) -> Result
     }
 }
 
-fn active(Accepted { record, facts }: &Accepted, issuer: &str) -> String {
+fn active(Accepted { record, facts }: &Accepted, issuer: &str) -> Bytes {
     let credential = &record.credential;
     let identity = format!("{}/{}", credential.namespace, credential.name);
-    let uid = credential.uid.hyphenated().to_string();
+    let mut uid = uuid::Uuid::encode_buffer();
     let told = Told {
         active: true,
         scope: &record.scope(facts),
@@ -145,13 +147,17 @@ fn active(Accepted { record, facts }: &Accepted, issuer: &str) -> String {
         token_type: "Bearer",
         exp: record.ends_at(facts),
         iat: record.issued_at(),
-        sub: &uid,
+        sub: credential.uid.hyphenated().encode_lower(&mut uid),
         aud: record.audiences(facts).collect(),
         iss: issuer,
         jti: record.id.as_str(),
     };
-    // Strings and numbers can always be written.
-    serde_json::to_string(&told).unwrap_or_else(|_| INACTIVE.to_owned())
+    let mut text = Vec::with_capacity(USUAL);
+    match serde_json::to_writer(&mut text, &told) {
+        Ok(()) => text.into(),
+        // Strings and numbers can always be written.
+        Err(_) => INACTIVE.into(),
+    }
 }
 
 fn malformed(status: StatusCode) -> (Answer, Outcome) {

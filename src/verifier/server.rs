@@ -237,8 +237,9 @@ pub(super) async fn serve_plain(
 
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    // Without its timer for the headers of each request, which costs as much as the hash of a token: see IDLE_AT_MOST.
-    builder.http1().max_buf_size(MAX_HEADERS);
+    // Without its timer for the headers of each request, which costs as much as the hash of a token: see IDLE_AT_MOST. And
+    // answers are small: to copy one into one buffer costs less than to write two.
+    builder.http1().max_buf_size(MAX_HEADERS).writev(false);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -106,3 +106,11 @@ async fn who_sends_bit_by_bit_is_not_waited_for() {
         assert!(kept <= Duration::from_secs(185), "{bytes:?}: {kept:?}");
     }
 }
+
+#[tokio::test]
+async fn no_request_carries_room_for_what_is_seldom() {
+    let service = World::valid().service();
+    let request = Request::get("/").body(Full::<Bytes>::default()).unwrap();
+    // With the question to the API server in it, it has five times as much.
+    assert!(size_of_val(&service.answer(request, Peer::default())) <= 1024);
+}

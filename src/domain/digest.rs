@@ -17,7 +17,7 @@ use super::{
     keyring::{Key, Keyring},
     material::{Entries, ID_KEY, SECRET_KEY},
     name::{self, hex},
-    token::Token,
+    token::{Parts, Token},
 };
 use crate::api::{Instant, api_token::PreviousToken, credential::MaterialStatus};
 
@@ -100,9 +100,9 @@ pub fn is_code_of(
     code: &Code,
     uid: &str,
     (serial, term): (i64, Option<i64>),
-    token: &Token,
+    token: Parts<'_>,
 ) -> bool {
-    let fields = [uid, &number(serial, term), token.id(), token.expose_secret()];
+    let fields = [uid, &number(serial, term), token.id, token.secret];
     // Constant-time: `verify_slice` compares by `subtle`.
     mac(key, DIGEST_PURPOSE, &fields).verify_slice(code).is_ok()
 }

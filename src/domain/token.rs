@@ -93,22 +93,7 @@ impl Token {
     /// # Errors
     /// When the text has another form, or its check does not fit.
     pub fn parse(text: &str) -> Result<Self, TokenError> {
-        let (prefix, rest) = text.split_once('_').ok_or(TokenError::Malformed)?;
-        let (id, tail) = rest.split_once('_').ok_or(TokenError::Malformed)?;
-        let base62 = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        let fits = is_prefix(prefix)
-            && (id.len(), tail.len()) == (ID_LENGTH, SECRET_LENGTH + CHECK_LENGTH)
-            && base62(id)
-            && base62(tail);
-        if !fits {
-            return Err(TokenError::Malformed);
-        }
-        let (body, given) = text.as_bytes().split_at(text.len() - CHECK_LENGTH);
-        if check(body) == given {
-            Ok(Self(Redacted::new(text.to_owned())))
-        } else {
-            Err(TokenError::Mistyped)
-        }
+        Parts::of(text).map(|_| Self(Redacted::new(text.to_owned())))
     }
 
     /// The public id.
@@ -130,6 +115,40 @@ impl Token {
         let value = self.expose();
         let end = value.len() - CHECK_LENGTH;
         &value[end - SECRET_LENGTH..end]
+    }
+}
+
+/// A token that is looked at where it lies, so that no copy of it is made. Has no `Debug`.
+#[derive(Clone, Copy)]
+pub struct Parts<'a> {
+    /// The public id.
+    pub id: &'a str,
+    /// The secret.
+    pub secret: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    /// Takes a token of any prefix apart.
+    ///
+    /// # Errors
+    /// When the text has another form, or its check does not fit.
+    pub fn of(text: &'a str) -> Result<Self, TokenError> {
+        let (prefix, rest) = text.split_once('_').ok_or(TokenError::Malformed)?;
+        let (id, tail) = rest.split_once('_').ok_or(TokenError::Malformed)?;
+        let base62 = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let fits = is_prefix(prefix)
+            && (id.len(), tail.len()) == (ID_LENGTH, SECRET_LENGTH + CHECK_LENGTH)
+            && base62(id)
+            && base62(tail);
+        if !fits {
+            return Err(TokenError::Malformed);
+        }
+        let (body, given) = text.as_bytes().split_at(text.len() - CHECK_LENGTH);
+        if check(body) == given {
+            Ok(Self { id, secret: &tail[..SECRET_LENGTH] })
+        } else {
+            Err(TokenError::Mistyped)
+        }
     }
 }
 

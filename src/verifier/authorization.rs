@@ -38,7 +38,7 @@ impl<'a> Authorization<'a> {
             return Self::None;
         };
         // Two might be one for us and the other for the service.
-        let text = value.to_str().ok().filter(|_| rest.is_none());
+        let text = str::from_utf8(value.as_bytes()).ok().filter(|_| rest.is_none());
         let Some((scheme, credentials)) = text.and_then(|text| text.split_once(' ')) else {
             return Self::Unusable;
         };

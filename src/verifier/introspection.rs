@@ -1,5 +1,7 @@
 //! Token introspection, RFC 7662.
 
+use std::borrow::Cow;
+
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode,
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE},
@@ -95,14 +97,21 @@ where
         Err(error) if error.is::<LengthLimitError>() => return malformed(StatusCode::PAYLOAD_TOO_LARGE),
         Err(_) => return malformed(StatusCode::BAD_REQUEST),
     };
-    let mut tokens = form_urlencoded::parse(&sent)
-        .filter(|(name, _)| name == "token")
-        .map(|(_, token)| Redacted::new(token.into_owned()));
+    let mut tokens =
+        form_urlencoded::parse(&sent).filter(|(name, _)| name == "token").map(|(_, token)| token);
     let (Some(token), None) = (tokens.next(), tokens.next()) else {
         return malformed(StatusCode::BAD_REQUEST);
     };
+    let decoded;
+    let token = match token {
+        Cow::Borrowed(token) => token,
+        Cow::Owned(token) => {
+            decoded = Redacted::new(token);
+            decoded.expose()
+        }
+    };
     // Only now: a slow body must not have a token judged by a time before its end.
-    match verifier.check(Presented::Bearer(token.expose()), &route.demand, verifier.now()) {
+    match verifier.check(Presented::Bearer(token), &route.demand, verifier.now()) {
         Ok(accepted) => (json(StatusCode::OK, active(&accepted, issuer)), Outcome::Accepted),
         // Nothing of why: who introspects need not be who may know (RFC 7662, section 2.2).
         Err(Denial::Refused(_)) => (json(StatusCode::OK, INACTIVE), Outcome::Refused),

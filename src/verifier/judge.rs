@@ -9,7 +9,7 @@ use super::{
 use crate::domain::{
     digest,
     keyring::{Key, Keyring},
-    token::Token,
+    token::Parts,
 };
 
 /// More characters than any token has: what is longer is none, and nothing of it is looked at.
@@ -82,20 +82,20 @@ pub fn judge(
     if text.len() > MAX_TOKEN_LENGTH {
         return Err(Refusal::Malformed);
     }
-    let token = Token::parse(text).map_err(|_| Refusal::Malformed)?;
-    let id = Id::new(token.id()).ok_or(Refusal::Malformed)?;
+    let token = Parts::of(text).map_err(|_| Refusal::Malformed)?;
+    let id = Id::new(token.id).ok_or(Refusal::Malformed)?;
     let mut hashed = false;
     let found = index.find(id, |record| {
         let key = keyring.get(record.key())?;
         hashed = true;
-        is_of(record, key, &token).then(|| record.clone())
+        is_of(record, key, token).then(|| record.clone())
     });
     if !hashed {
-        miss(keyring, &token);
+        miss(keyring, token);
     }
     let record = found.ok_or(Refusal::Invalid)?;
     if let Presented::Basic { user, .. } = presented
-        && (record.kind != Kind::ClientSecret || user != token.id())
+        && (record.kind != Kind::ClientSecret || user != token.id)
     {
         return Err(Refusal::Invalid);
     }
@@ -114,14 +114,14 @@ pub fn judge(
     Ok(Accepted { record, facts })
 }
 
-fn is_of(record: &Record, key: &Key, token: &Token) -> bool {
+fn is_of(record: &Record, key: &Key, token: Parts<'_>) -> bool {
     let mut buffer = uuid::Uuid::encode_buffer();
     let uid = record.uid().hyphenated().encode_lower(&mut buffer);
     digest::is_code_of(key, record.code(), uid, record.number(), token)
 }
 
 /// The work of a hit, so that an unknown id takes no less time than a known one.
-fn miss(keyring: &Keyring, token: &Token) {
+fn miss(keyring: &Keyring, token: Parts<'_>) {
     if let Some(key) = keyring.keys().last() {
         let mut buffer = uuid::Uuid::encode_buffer();
         let uid = uuid::Uuid::nil().hyphenated().encode_lower(&mut buffer);

@@ -5,6 +5,7 @@
 use std::sync::{Arc, atomic::AtomicBool};
 
 use arc_swap::ArcSwapOption;
+use compact_str::CompactString;
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -68,7 +69,8 @@ pub struct Record {
     pub(super) serial: u32,
     issued_at: u32,
     end: Nanoseconds,
-    name: Box<str>,
+    // Names are short: most need no allocation of their own.
+    name: CompactString,
     // One word where a fat `Arc<str>` has two.
     key: Arc<Box<str>>,
     /// The credential that it was issued for.

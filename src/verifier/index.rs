@@ -12,23 +12,23 @@ use std::{
 use hashbrown::HashTable;
 use uuid::Uuid;
 
-use super::record::{Facts, Id, Kind, Record, Slot, Stated};
+use super::record::{Facts, Id, Kind, Record, SharedRecord, Slot, Stated};
 
 /// After how many removals it is looked what nothing shares any more.
 const TIDY_EVERY: u32 = 1024;
 
 /// All values, by public id.
 pub struct Index {
-    by_id: papaya::HashMap<Id, Arc<Record>>,
+    by_id: papaya::HashMap<Id, SharedRecord>,
     /// What has an id that another record has, too: somebody copied it, and nobody is shadowed by that.
-    twins: papaya::HashMap<Id, Vec<Arc<Record>>>,
+    twins: papaya::HashMap<Id, Vec<SharedRecord>>,
     writer: Mutex<Writer>,
 }
 
 #[derive(Default)]
 struct Writer {
     hasher: RandomState,
-    by_place: HashTable<Arc<Record>>,
+    by_place: HashTable<SharedRecord>,
     slots: HashTable<Arc<Slot>>,
     namespaces: HashSet<Arc<str>>,
     keys: HashSet<Arc<Box<str>>>,
@@ -66,7 +66,7 @@ impl Default for Index {
 
 impl Index {
     /// Looks at each record of that id until one answers.
-    pub fn find<T>(&self, id: Id, mut look: impl FnMut(&Arc<Record>) -> Option<T>) -> Option<T> {
+    pub fn find<T>(&self, id: Id, mut look: impl FnMut(&SharedRecord) -> Option<T>) -> Option<T> {
         // Twins first: one that takes the first place is there before it leaves this one.
         if !self.twins.is_empty()
             && let Some(found) = self.twins.pin().get(&id).and_then(|twins| twins.iter().find_map(&mut look))
@@ -131,7 +131,7 @@ impl Index {
         for stated in stated {
             let slot = writer.slot(namespace, &stated.credential, stated.credential_uid);
             let key = writer.key(&stated.key);
-            let record = Arc::new(stated.record(key, slot));
+            let record = SharedRecord::new(stated.record(key, slot));
             self.put_in(&record, &before);
             let Writer { by_place, hasher, .. } = &mut *writer;
             by_place.insert_unique(place_hash(hasher, &record), record, |record| place_hash(hasher, record));
@@ -166,8 +166,9 @@ impl Index {
     }
 
     /// Puts a record where readers find it: in the place of one that it replaces, else beside all others.
-    fn put_in(&self, record: &Arc<Record>, replaced: &[Arc<Record>]) {
-        let is_replaced = |other: &Arc<Record>| replaced.iter().any(|replaced| Arc::ptr_eq(replaced, other));
+    fn put_in(&self, record: &SharedRecord, replaced: &[SharedRecord]) {
+        let is_replaced =
+            |other: &SharedRecord| replaced.iter().any(|replaced| SharedRecord::ptr_eq(replaced, other));
         let (by_id, all_twins) = (self.by_id.pin(), self.twins.pin());
         if by_id.get(&record.id).is_none_or(is_replaced) {
             by_id.insert(record.id, record.clone());
@@ -179,9 +180,9 @@ impl Index {
         all_twins.insert(record.id, twins);
     }
 
-    fn take_out(&self, record: &Arc<Record>) {
+    fn take_out(&self, record: &SharedRecord) {
         let (by_id, all_twins) = (self.by_id.pin(), self.twins.pin());
-        let is_it = |other: &Arc<Record>| Arc::ptr_eq(record, other);
+        let is_it = |other: &SharedRecord| SharedRecord::ptr_eq(record, other);
         let twins = all_twins.get(&record.id).cloned().unwrap_or_default();
         let mut rest: Vec<_> = twins.into_iter().filter(|twin| !is_it(twin)).collect();
         if by_id.get(&record.id).is_some_and(is_it) {
@@ -204,9 +205,9 @@ impl Index {
 
 impl Writer {
     /// Takes out of the places, and of nothing else, what an object stated before.
-    fn remove_place(&mut self, kind: Kind, namespace: &str, name: &str) -> Vec<Arc<Record>> {
+    fn remove_place(&mut self, kind: Kind, namespace: &str, name: &str) -> Vec<SharedRecord> {
         let hash = self.hasher.hash_one((kind, namespace, name));
-        let is_it = |record: &Arc<Record>| {
+        let is_it = |record: &SharedRecord| {
             record.kind == kind && &*record.credential.namespace == namespace && record.name() == name
         };
         let mut removed = Vec::new();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     index::Index,
-    record::{Facts, Id, Kind, Nanoseconds, Record},
+    record::{Facts, Id, Kind, Nanoseconds, Record, SharedRecord},
 };
 use crate::domain::{
     digest,
@@ -44,7 +44,7 @@ pub struct Demand {
 #[derive(Clone, Debug)]
 pub struct Accepted {
     /// The value.
-    pub record: Arc<Record>,
+    pub record: SharedRecord,
     /// What its credential says.
     pub facts: Arc<Facts>,
 }

@@ -78,6 +78,9 @@ pub struct Record {
     particulars: Option<Box<Particulars>>,
 }
 
+/// A record as index and requests share it. There is one a value, so it has no count of weak references.
+pub type SharedRecord = triomphe::Arc<Record>;
+
 /// Since 1970, negative before. All instants of the API are before the year 2200, so that they fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Nanoseconds(i64);

@@ -139,7 +139,7 @@ fn what_stays_is_found_at_every_moment() {
         for _ in 0..2 {
             threads.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    let true_one = |record: &Arc<Record>| (record.name() == "t").then_some(());
+                    let true_one = |record: &SharedRecord| (record.name() == "t").then_some(());
                     assert!(index.find(Id::new(IDS[0]).unwrap(), true_one).is_some(), "lost for a moment");
                 }
             });

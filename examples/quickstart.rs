@@ -214,6 +214,7 @@ impl Operator {
             namespace: OPERATOR.to_owned(),
             keyring_secret: format!("{OPERATOR}-keyring"),
             token_prefix: Prefix::default(),
+            service_account_tokens: false,
         };
         let ctx = Context::new(client, Arc::new(SystemClock), Box::new(UnwrapErr(SysRng)), config);
         let (stop, stopped) = oneshot::channel();

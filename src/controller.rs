@@ -12,6 +12,7 @@ pub mod draws;
 pub mod dress;
 mod kept;
 pub mod keyring;
+pub mod mint;
 mod packed;
 mod place;
 pub mod policies;
@@ -135,6 +136,7 @@ async fn reconcile(ctx: &Context, key: &Key) -> Result<(), RequestError> {
                 return reconcile_api_token(ctx, key, &token).await;
             }
             ctx.forget(key);
+            api_token::gone::reconcile(ctx, place).await?;
             unreadable::reconcile(ctx, &ctx.tokens, place).await
         }
     }
@@ -184,11 +186,13 @@ async fn reconcile_api_token(ctx: &Context, key: &Key, token: &ApiToken) -> Resu
     let observed = api_token::observe::observe(ctx, token).await?;
     let now = ctx.clock.now();
     let plan = api_token::plan::plan(&observed, now);
-    let wake = plan.wake;
+    let (wake, mints) = (plan.wake, plan.mints());
     let planned = plan.status.clone();
     ctx.note_stall(token, planned.as_ref().is_some_and(api_token::plan::is_stalled));
     let outcome = api_token::apply::apply(ctx, token, plan).await;
-    ctx.queue.wake(key, wake);
+    // How long what was minted lives, only the API server's answer tells.
+    let again = mints && outcome.is_ok() && ctx.signing_key().is_some();
+    ctx.queue.wake(key, if again { Some(now) } else { wake });
     let Err(error) = outcome else {
         if !observed.secret.waits_for_others() {
             ctx.memory().in_the_way.remove(key);

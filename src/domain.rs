@@ -8,6 +8,7 @@ pub mod digest;
 pub mod expiry;
 pub mod keyring;
 pub mod material;
+pub mod mint;
 pub mod name;
 pub mod policy;
 pub mod redacted;

@@ -63,6 +63,10 @@ struct ControllerArguments {
     /// What tokens start with: 2 to 16 lower-case letters and digits, a letter first.
     #[arg(long, default_value = "cop")]
     token_prefix: Prefix,
+    /// Have the API server mint tokens for credentials: ApiTokens of type ServiceAccount, and Kubeconfig credentials. Needs
+    /// the right in deploy/service-account-tokens.yaml.
+    #[arg(long)]
+    service_account_tokens: bool,
 }
 
 #[derive(Args)]
@@ -165,6 +169,7 @@ async fn run_controller(arguments: ControllerArguments) -> Outcome {
         namespace: arguments.common.namespace,
         keyring_secret: arguments.common.keyring_secret,
         token_prefix: arguments.token_prefix,
+        service_account_tokens: arguments.service_account_tokens,
     };
     let ctx = Context::new(client, Arc::new(SystemClock), Box::new(UnwrapErr(SysRng)), config);
     controller::run(Arc::new(ctx), stopped()?).await?;

@@ -444,6 +444,10 @@ fn provided_material_that_is_wrong_is_told_by_key_and_never_by_value() {
             json!({"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "canary-value"}),
         ),
         (CredentialType::HelmRepository, json!({"username": "a", "password": "canary-value"})),
+        (
+            CredentialType::Kubeconfig,
+            json!({"value": "{clusters: [{name: a}], users: [{user: {token: canary-value}}], contexts: [{name: a}]}"}),
+        ),
         (CredentialType::Opaque, json!({"whatever": "canary-value"})),
         (CredentialType::HashedPassword, json!({"password": "canary-value"})),
         (
@@ -468,7 +472,7 @@ fn provided_material_that_is_wrong_is_told_by_key_and_never_by_value() {
             json!({"OS_AUTH_URL": "https://k", "OS_USERNAME": "u", "OS_PASSWORD": "canary-value"}),
         ),
     ];
-    assert_eq!(valid.len(), 20, "a type has no valid example here");
+    assert_eq!(valid.len(), 21, "a type has no valid example here");
     for (credential_type, data) in &valid {
         check(*credential_type, &entries(data)).unwrap_or_else(|told| panic!("{credential_type:?}: {told}"));
         for key in material::kind(*credential_type).unwrap().provided.required {
@@ -496,6 +500,7 @@ fn provided_material_that_is_wrong_is_told_by_key_and_never_by_value() {
         (CredentialType::Totp, "secret", "canary-value", "not Base32"),
         (CredentialType::Totp, "secret", "GEZDGNBV", "fewer than 128 bits"),
         (CredentialType::GpgKey, "private-key", "canary-value", "no armored OpenPGP key"),
+        (CredentialType::Kubeconfig, "value", "canary-value", "it has no clusters"),
         (CredentialType::SwarmToken, "token", "canary-value", "no join token"),
         (CredentialType::GoogleCloud, "service-account.json", "canary-value", "is not JSON"),
         (

@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Instant, Lifetime, credential::ObjectReference};
+use super::{Condition, Instant, Lifetime, credential::ObjectReference, credential_policy::TokenType};
 
 /// An ApiToken is one expiring bearer token of a Credential. The operator draws its value once and keeps it in a
 /// Secret, key `token`, until the end; only a keyed digest of it is in the status.
@@ -43,6 +43,9 @@ use super::{Condition, Instant, Lifetime, credential::ObjectReference};
     validation = Rule::new("!has(oldSelf.audiences) || (has(self.audiences) && self.audiences.all(a, a in oldSelf.audiences))").message("audiences may only shrink; create another ApiToken for more").field_path(".audiences"),
     validation = Rule::new("(has(self.secret) && has(self.secret.name) ? self.secret.name : '') == (has(oldSelf.secret) && has(oldSelf.secret.name) ? oldSelf.secret.name : '')").message("secret.name is immutable; create another ApiToken for another Secret").field_path(".secret"),
     validation = Rule::new("!has(oldSelf.revoked) || (has(self.revoked) && self.revoked)").message("a revoked token stays revoked; create another ApiToken").field_path(".revoked"),
+    validation = Rule::new("self.type != 'ServiceAccount' || !has(self.expiresIn) || !self.expiresIn.endsWith('m') || int(self.expiresIn.substring(0, self.expiresIn.size() - 1)) >= 10").message("the API server mints no token for less than ten minutes; set expiresIn to 10m or more, or choose type Opaque").field_path(".expiresIn"),
+    validation = Rule::new("self.type != 'ServiceAccount' || !has(self.scopes)").message("scopes go with type Opaque: what a ServiceAccount token may do is what the roles of its credential say; remove scopes").field_path(".scopes"),
+    validation = Rule::new("self.type != 'ServiceAccount' || !has(self.audiences) || self.audiences.size() > 0").message("a ServiceAccount token is for somebody: name the audiences, or remove audiences for the API server's own; to stop the token set revoked").field_path(".audiences"),
     validation = Rule::new("!has(self.revoked) || self.revoked").message("revoked is true or absent; remove the field, or set it to true to revoke the token for good").field_path(".revoked")
 )]
 pub struct ApiTokenSpec {
@@ -54,6 +57,13 @@ pub struct ApiTokenSpec {
     #[schemars(length(max = 1024))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+
+    /// Opaque: the operator draws the value and its verifier judges it. ServiceAccount: the API server mints the value for
+    /// the credential's ServiceAccount, so that it can use the credential's roles at the Kubernetes API; it is bound to its
+    /// Secret and dies with it. Needs a controller with --service-account-tokens. Immutable.
+    #[serde(default, rename = "type")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("type is immutable; create another ApiToken for another type"))]
+    pub token_type: TokenType,
 
     /// How long the token lives from its creation, or, with renewBefore, each value of it: a whole number and m, h, d
     /// (24 h), w or y (365 d), at most 10y. Exactly one of expiresIn and expiresAt is set; both only with renewBefore.
@@ -80,7 +90,8 @@ pub struct ApiTokenSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scopes: Option<Vec<String>>,
 
-    /// Narrows the credential's audiences. Absent: all of the credential's; []: none. May only shrink.
+    /// Narrows the credential's audiences. Absent: all of the credential's, or, of a ServiceAccount token, the API server's
+    /// own; []: none. May only shrink.
     /// Example: [orders.example].
     #[schemars(length(max = 16), inner(length(min = 1, max = 512)), extend("x-kubernetes-list-type" = "set"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,11 +164,12 @@ pub struct ApiTokenStatus {
     /// Unlike the serial it goes by the time alone: a lost value is followed by one of the same term.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub term: Option<i64>,
-    /// The public id inside the value: cop_<id>_...
+    /// The public id inside the value: cop_<id>_..., or the jti of a ServiceAccount token, by which the API server's audit
+    /// log names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_id: Option<String>,
     /// `hmac-sha256:<key id>:<hex>` over the ApiToken's UID, the serial, the term if there is one, the token id and the
-    /// secret.
+    /// secret. A ServiceAccount token has none: the API server judges it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     /// When the value was drawn.
@@ -166,6 +178,9 @@ pub struct ApiTokenStatus {
     /// From this instant the value is refused: the earlier of the token's own end and its credential's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Instant>,
+    /// Of a ServiceAccount token: what the API server granted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minted: Option<MintedToken>,
     /// The value before this one, while it is still accepted after a renewal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<PreviousToken>,
@@ -179,6 +194,18 @@ pub struct ApiTokenStatus {
     #[schemars(length(max = 3))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaced_at: Vec<Instant>,
+}
+
+/// What the API server granted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+#[serde(rename_all = "camelCase")]
+pub struct MintedToken {
+    /// The UID of the ServiceAccount that the value is for.
+    pub service_account_uid: String,
+    /// The end of the value by itself, by the operator's clock. Where that is before `expiresAt`, the value is followed by
+    /// another in time.
+    pub expires_at: Instant,
 }
 
 /// A value that was renewed and is still accepted.

@@ -8,8 +8,8 @@ use super::{
     Condition, ConditionType, Instant, Reason,
     api_token::SecretOptions,
     material::{
-        BasicAuth, HashedPassword, HelmRepository, ObjectStore, Opaque, Provided, Registry, Rotation, SshKey,
-        Tls, Totp,
+        BasicAuth, HashedPassword, HelmRepository, Kubeconfig, ObjectStore, Opaque, Provided, Registry,
+        Rotation, SshKey, Tls, Totp,
     },
 };
 
@@ -52,13 +52,15 @@ pub const MAX_NAME_LENGTH: usize = 52;
     validation = Rule::new("!has(self.objectStore) || self.type == 'ObjectStore'").message("objectStore goes with type ObjectStore only; remove it, or create a credential of that type").field_path(".objectStore"),
     validation = Rule::new("!has(self.registry) || self.type == 'Registry'").message("registry goes with type Registry only; remove it, or create a credential of that type").field_path(".registry"),
     validation = Rule::new("!has(self.helmRepository) || self.type == 'HelmRepository'").message("helmRepository goes with type HelmRepository only; remove it, or create a credential of that type").field_path(".helmRepository"),
+    validation = Rule::new("!has(self.kubeconfig) || self.type == 'Kubeconfig'").message("kubeconfig goes with type Kubeconfig only; remove it, or create a credential of that type").field_path(".kubeconfig"),
     validation = Rule::new("!has(self.opaque) || self.type == 'Opaque'").message("opaque goes with type Opaque only; remove it, or create a credential of that type").field_path(".opaque"),
     validation = Rule::new("!has(self.hashedPassword) || self.type == 'HashedPassword'").message("hashedPassword goes with type HashedPassword only; remove it, or create a credential of that type").field_path(".hashedPassword"),
     validation = Rule::new("!has(self.totp) || self.type == 'Totp'").message("totp goes with type Totp only; remove it, or create a credential of that type").field_path(".totp"),
     validation = Rule::new("self.type != 'Token' || (!has(self.rotation) && !has(self.provided) && !has(self.secret))").message("a credential of type Token holds no material: remove rotation, provided and secret, or choose another type").field_path(".type"),
     validation = Rule::new("has(self.provided) || !(self.type in ['GpgKey', 'SwarmToken', 'DockerSwarm', 'KubernetesApi', 'Vpn', 'AmazonEc2', 'Azure', 'Exoscale', 'GoogleCloud', 'OpenStack'])").message("material of this type is not generated: set provided.secretRef to the Secret that has it").field_path(".type"),
-    validation = Rule::new("!has(self.provided) || !(has(self.rotation) || has(self.basicAuth) || has(self.sshKey) || has(self.tls) || has(self.objectStore) || has(self.registry) || has(self.helmRepository) || has(self.opaque) || has(self.totp))").message("provided material is neither drawn nor rotated: remove rotation and the options of the type").field_path(".provided"),
+    validation = Rule::new("!has(self.provided) || !(has(self.rotation) || has(self.basicAuth) || has(self.sshKey) || has(self.tls) || has(self.objectStore) || has(self.registry) || has(self.helmRepository) || has(self.kubeconfig) || has(self.opaque) || has(self.totp))").message("provided material is neither drawn nor rotated: remove rotation and the options of the type").field_path(".provided"),
     validation = Rule::new("has(self.provided) || self.type != 'Registry' || has(self.registry)").message("set registry.server, such as registry.example, so that the login can name it").field_path(".type"),
+    validation = Rule::new("has(self.provided) || self.type != 'Kubeconfig' || has(self.kubeconfig)").message("set kubeconfig.server, such as https://api.example:6443, as those reach it who use the file").field_path(".type"),
     validation = Rule::new("has(self.provided) || self.type != 'Opaque' || has(self.opaque)").message("set opaque.fields, such as [{name: api-key}]").field_path(".type"),
     validation = Rule::new("!has(self.rotation) || !has(self.rotation.overlap) || self.type == 'ClientSecret'").message("overlap goes with type ClientSecret only: of other material nobody can be told that two are valid; remove it").field_path(".rotation.overlap")
 )]
@@ -79,7 +81,7 @@ pub struct CredentialSpec {
     pub state: DesiredState,
 
     /// What kind of material the credential itself holds. Token: none, only ApiTokens. ClientSecret, BasicAuth, SshKey,
-    /// Tls, ObjectStore, Registry, HelmRepository, Opaque, HashedPassword and Totp are generated, or provided by you;
+    /// Tls, ObjectStore, Registry, HelmRepository, Kubeconfig, Opaque, HashedPassword and Totp are generated, or provided by you;
     /// GpgKey, SwarmToken, DockerSwarm, KubernetesApi, Vpn, AmazonEc2, Azure, Exoscale, GoogleCloud and OpenStack are
     /// provided only. Immutable.
     #[serde(default, rename = "type")]
@@ -147,6 +149,11 @@ pub struct CredentialSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub helm_repository: Option<HelmRepository>,
 
+    /// Options of type Kubeconfig, which needs them, and a controller with --service-account-tokens. A change has another
+    /// token minted. Example: {server: "https://api.example:6443"}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<Kubeconfig>,
+
     /// Options of type Opaque, which needs them. A change draws all fields anew. Example: {fields: [{name: api-key}]}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opaque: Option<Opaque>,
@@ -185,6 +192,7 @@ pub enum CredentialType {
     ObjectStore,
     Registry,
     HelmRepository,
+    Kubeconfig,
     Opaque,
     HashedPassword,
     Totp,

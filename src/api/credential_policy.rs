@@ -215,10 +215,11 @@ pub enum DeliveryMode {
 }
 
 /// Who draws a token's value, and judges it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 #[expect(missing_docs, reason = "told at TokenPolicy::types, where kubectl explain shows it")]
 pub enum TokenType {
+    #[default]
     Opaque,
     ServiceAccount,
 }

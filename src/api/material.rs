@@ -47,6 +47,33 @@ pub struct Rotation {
     pub revision: Option<i64>,
 }
 
+/// A kubeconfig of the credential's own identity, with a token that the API server mints.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[schemars(inline)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.duration) || !self.duration.endsWith('m') || int(self.duration.substring(0, self.duration.size() - 1)) >= 10").message("the API server mints no token for less than ten minutes; set duration to 10m or more").field_path(".duration"),
+    validation = Rule::new("!has(self.certificateAuthority) || self.certificateAuthority.contains('-----BEGIN CERTIFICATE-----')").message("not a certificate; write it in PEM, with the lines that begin and end it").field_path(".certificateAuthority"),
+    validation = Rule::new("!has(self.certificateAuthority) || !self.certificateAuthority.contains('PRIVATE KEY')").message("a private key does not belong here, but the certificate of the authority alone; and whoever could read this object can read that key").field_path(".certificateAuthority")
+)]
+pub struct Kubeconfig {
+    /// The URL of the API server, as those reach it who use the file. Example: https://api.example:6443.
+    #[schemars(
+        length(min = 9, max = 512),
+        regex(pattern = r"^https://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~/-]*)?$")
+    )]
+    pub server: String,
+    /// The certificates of the authority that the API server's own is signed by, PEM. Absent: those in the ConfigMap
+    /// kube-root-ca.crt of the namespace, where Kubernetes has its own.
+    #[schemars(length(max = 65536))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_authority: Option<String>,
+    /// How long a token in it lives; another takes its place after two thirds of that, or of what the API server grants.
+    /// At least 10m. Absent: 24h. Example: 12h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Lifetime>,
+}
+
 /// User name and password.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[schemars(inline)]

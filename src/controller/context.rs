@@ -50,6 +50,8 @@ pub struct Config {
     pub keyring_secret: String,
     /// What tokens start with.
     pub token_prefix: Prefix,
+    /// Whether the API server may be asked for tokens. Off unless somebody wishes it: the right to mint is a great one.
+    pub service_account_tokens: bool,
 }
 
 /// What a reconcile is asked for.
@@ -293,6 +295,19 @@ impl Context {
             self.memory().stalled.entry(key).or_insert_with(|| annotations(token));
         } else {
             self.memory().stalled.remove(&key);
+        }
+    }
+
+    /// The `ServiceAccount` of a credential is there, or is another: what is minted for it has to be looked at.
+    pub(super) fn wake_minted(&self, credential: &Key) {
+        let mut minted = Vec::new();
+        self.tokens.each_owned_by(credential, |place, token| {
+            if token.minted && !token.over {
+                minted.push(place.clone());
+            }
+        });
+        for token in minted {
+            self.queue.add(Key::ApiToken(token));
         }
     }
 

@@ -9,7 +9,10 @@ use kube::{api::ObjectMeta, core::PartialObjectMeta};
 
 use super::{Key, Place, cache::Kept};
 use crate::{
-    api::{ApiToken, ApiTokenState, ConditionType, Credential, CredentialPolicy, CredentialState, Instant},
+    api::{
+        ApiToken, ApiTokenState, ConditionType, Credential, CredentialPolicy, CredentialState, Instant,
+        credential_policy::TokenType,
+    },
     domain::{
         binding::{Binding, controller, is_of_kind},
         policy::Labels,
@@ -25,6 +28,8 @@ pub struct TokenBrief {
     pub end: Option<Timestamp>,
     /// When it was created.
     pub created_at: Option<Timestamp>,
+    /// Whether the API server mints it.
+    pub minted: bool,
     /// Whether it has had a value.
     pub issued: bool,
     /// Whether it does not have what it asks for.
@@ -49,6 +54,7 @@ impl Kept for ApiToken {
             state,
             end: end.and_then(Result::ok),
             created_at: metadata.creation_timestamp.as_ref().map(|created| created.0),
+            minted: self.spec.token_type == TokenType::ServiceAccount,
             issued: status.is_some_and(|status| status.serial.is_some()),
             waits: !ready,
             over: ended || self.spec.revoked == Some(true) || metadata.deletion_timestamp.is_some(),

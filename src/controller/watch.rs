@@ -66,7 +66,7 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
         },
     );
     let accounts = watcher(Api::<Lean<PartialObjectMeta<ServiceAccount>>>::all(client()), ours.clone());
-    feed(&mut tasks, ctx, "ServiceAccount", accounts, |ctx| &ctx.accounts, owner_changed);
+    feed(&mut tasks, ctx, "ServiceAccount", accounts, |ctx| &ctx.accounts, account_changed);
     let bindings = watcher(Api::<Lean<RoleBinding>>::all(client()), ours.clone());
     feed(&mut tasks, ctx, "RoleBinding", bindings, |ctx| &ctx.role_bindings, owner_changed);
     let bindings = watcher(Api::<Lean<ClusterRoleBinding>>::all(client()), ours);
@@ -215,6 +215,13 @@ fn namespace_changed(ctx: &Context, change: &Change<PartialObjectMeta<Namespace>
     let before = change.before.as_ref().map(|(brief, _)| brief);
     if before != change.after.as_ref().map(Kept::brief).as_ref() {
         ctx.note_relabelled();
+    }
+}
+
+fn account_changed(ctx: &Context, change: &Change<PartialObjectMeta<ServiceAccount>>) {
+    owner_changed(ctx, change);
+    for credential in change.owners() {
+        ctx.wake_minted(&credential);
     }
 }
 

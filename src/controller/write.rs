@@ -127,6 +127,13 @@ impl RequestError {
             (404, _) => Trouble::Gone,
             (403, _) if ending => refused(Reason::Pending),
             (403, _) if status.message.contains("exceeded quota") => refused(Reason::QuotaExceeded),
+            (403, _) if status.message.contains("\"serviceaccounts/token\"") => Trouble::Refused {
+                reason: Reason::Pending,
+                message: format!(
+                    "{}; apply deploy/service-account-tokens.yaml, which has that right",
+                    status.message
+                ),
+            },
             (403, _) if kind == "rolebindings" || kind == "clusterrolebindings" => {
                 refused(Reason::RoleNotBindable)
             }

@@ -215,7 +215,8 @@ pub fn named_by(found: &ObjectMeta) -> Option<String> {
     let said: Value =
         serde_json::from_str(found.annotations.as_ref()?.get(name::ATTESTATION_ANNOTATION)?).ok()?;
     let digest = said["digest"].as_str().or_else(|| said["material"]["digest"].as_str());
-    digest.map(ToOwned::to_owned)
+    // Of what the API server minted there is a proof alone.
+    digest.or_else(|| said["proof"].as_str()).map(ToOwned::to_owned)
 }
 
 /// What the annotation on a credential's Secret says of the material in it, and the proof that the operator said it.
@@ -372,11 +373,25 @@ fn mac(key: &Key, purpose: &str, fields: &[impl AsRef<str>]) -> Hmac<Sha256> {
     mac
 }
 
+/// A proof, under `key`, that the operator said these fields for that purpose.
+pub(super) fn prove(key: &Key, purpose: &str, fields: &[String]) -> String {
+    encode(key, &mac(key, purpose, fields).finalize().into_bytes())
+}
+
 fn encode(key: &Key, mac: &[u8]) -> String {
     format!("{ALGORITHM}:{}:{}", key.id(), hex(mac))
 }
 
-fn check(keyring: &Keyring, text: &str, purpose: &str, fields: &[String]) -> Result<(), DigestError> {
+/// Checks a proof, in time that does not depend on the fields.
+///
+/// # Errors
+/// When the key is gone, or the proof is of anything else.
+pub(super) fn check(
+    keyring: &Keyring,
+    text: &str,
+    purpose: &str,
+    fields: &[String],
+) -> Result<(), DigestError> {
     verify_mac(keyring, text, |key| mac(key, purpose, fields))
 }
 

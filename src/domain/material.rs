@@ -8,6 +8,7 @@ mod basic_auth;
 mod client_secret;
 mod hashed_password;
 mod helm_repository;
+pub mod kubeconfig;
 mod object_store;
 mod opaque;
 mod password;
@@ -132,6 +133,7 @@ pub const fn kind(credential_type: CredentialType) -> Option<&'static Kind> {
         CredentialType::ObjectStore => &object_store::KIND,
         CredentialType::Registry => &registry::KIND,
         CredentialType::HelmRepository => &helm_repository::KIND,
+        CredentialType::Kubeconfig => &kubeconfig::KIND,
         CredentialType::Opaque => &opaque::KIND,
         CredentialType::HashedPassword => &hashed_password::KIND,
         CredentialType::Totp => &totp::KIND,

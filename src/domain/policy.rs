@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::material::kubeconfig;
 use crate::api::{
     ApiTokenSpec, CredentialPolicy, CredentialSpec, CredentialType, DEFAULT_AUDIENCE, Instant, Lifetime,
     Reason,
@@ -339,6 +340,9 @@ fn count(policy: &CredentialPolicy, asked: &Asked<'_>) -> Option<Breach> {
 
 /// Whether a client secret that is drawn now would live too long.
 fn too_long(policy: &CredentialPolicy, spec: &CredentialSpec, now: Timestamp) -> Option<Breach> {
+    if spec.credential_type == CredentialType::Kubeconfig && spec.provided.is_none() {
+        return minted(policy, spec);
+    }
     let text = policy.spec.tokens.as_ref()?.max_lifetime.as_ref()?;
     let max = most(text);
     if spec.credential_type != CredentialType::ClientSecret {
@@ -363,6 +367,22 @@ fn too_long(policy: &CredentialPolicy, spec: &CredentialSpec, now: Timestamp) ->
     Some(Breach { until, ..breach(Severity::Terms, Some(policy), say) })
 }
 
+/// Whether the tokens in a kubeconfig are not allowed, or not for as long.
+fn minted(policy: &CredentialPolicy, spec: &CredentialSpec) -> Option<Breach> {
+    let tokens = policy.spec.tokens.as_ref()?;
+    let by_type = tokens.types.as_ref().is_some_and(|types| !types.contains(&TokenType::ServiceAccount));
+    let max = tokens.max_lifetime.as_ref().filter(|max| kubeconfig::duration(spec) > most(max));
+    let why = match (by_type, max) {
+        (true, _) => "does not allow tokens of type ServiceAccount, which a kubeconfig has; have it added to tokens.types".to_owned(),
+        (false, Some(max)) => format!(
+            "allows a value to live {max}, and a token of this kubeconfig would live longer, so none is issued; set a shorter \
+             kubeconfig.duration, or have tokens.maxLifetime raised"
+        ),
+        (false, None) => return None,
+    };
+    Some(breach(Severity::Terms, Some(policy), format!("CredentialPolicy {} {why}", name(policy))))
+}
+
 /// What cannot be read allows no life at all.
 fn most(life: &Lifetime) -> SignedDuration {
     life.duration().unwrap_or_default()
@@ -373,14 +393,9 @@ const fn delivery(_: &ApiTokenSpec) -> DeliveryMode {
     DeliveryMode::Secret
 }
 
-/// Of which type an `ApiToken` is. There is one so far.
-const fn token_type(_: &ApiTokenSpec) -> TokenType {
-    TokenType::Opaque
-}
-
 /// What a policy has against a token as it is, whatever others there are. The name of the policy comes before it.
 fn terms(policy: &TokenPolicy, spec: &ApiTokenSpec, created_at: Timestamp) -> Option<String> {
-    let (of_type, by) = (token_type(spec), delivery(spec));
+    let (of_type, by) = (spec.token_type, delivery(spec));
     if policy.types.as_ref().is_some_and(|types| !types.contains(&of_type)) {
         return Some(format!("does not allow ApiTokens of type {of_type:?}; have it added to tokens.types"));
     }

@@ -12,7 +12,11 @@ crate::tests![each_right_was_used, each_denial_was_provoked, each_deletion_named
 type Right = (String, String, Option<String>);
 
 fn granted() -> BTreeSet<Right> {
-    let documents = include_str!("../../deploy/controller.yaml").split("\n---\n");
+    let files = [
+        include_str!("../../deploy/controller.yaml"),
+        include_str!("../../deploy/service-account-tokens.yaml"),
+    ];
+    let documents = files.into_iter().flat_map(|documents| documents.split("\n---\n"));
     let roles = documents.filter(|document| document.contains("\nkind: ClusterRole\n"));
     let roles = roles.map(|document| serde_yaml_ng::from_str::<ClusterRole>(document).unwrap());
     let granted = roles.flat_map(|role| role.rules.unwrap_or_default());
@@ -40,14 +44,15 @@ async fn each_right_was_used(world: Arc<World>, _: Space) {
         .filter(|event| {
             event.response_status.as_ref().is_some_and(|status| status.code < 300 || status.code == 404)
         })
-        .filter_map(|event| {
-            let object = event.object_ref.clone()?;
+        .filter_map(|event| Some((event, event.object_ref.clone()?)))
+        .flat_map(|(event, object)| {
             let subresource = if object.subresource.is_empty() {
                 String::new()
             } else {
                 format!("/{}", object.subresource)
             };
-            Some((event.verb.clone(), object.resource + &subresource, None))
+            let right = |name| (event.verb.clone(), format!("{}{subresource}", object.resource), name);
+            [right(None), right(Some(object.name.clone()))]
         })
         .collect();
     // That right the API server itself asks for: whoever binds a role with rights beyond their own must have it.
@@ -63,10 +68,7 @@ async fn each_right_was_used(world: Arc<World>, _: Space) {
     }));
     let granted = granted();
     let unused: Vec<_> = granted.difference(&used).collect();
-    assert!(
-        unused.is_empty(),
-        "granted in deploy/controller.yaml, but no test made the operator use it: {unused:?}"
-    );
+    assert!(unused.is_empty(), "granted in deploy, but no test made the operator use it: {unused:?}");
 }
 
 async fn each_denial_was_provoked(world: Arc<World>, _: Space) {

@@ -164,6 +164,16 @@ async fn tokens_that_make_no_sense(_: Arc<World>, space: Space) {
         ("expiresIn: 2w, renewBefore: 8d", "shorten renewBefore, or give the values a longer life"),
         ("expiresIn: 10y, renewBefore: 522w", "must be at most ten years"),
         ("expiresIn: 1h, renewBefore: 90s", "spec.renewBefore"),
+        (
+            "type: ServiceAccount, expiresIn: 5m",
+            "the API server mints no token for less than ten minutes; set expiresIn to 10m or more",
+        ),
+        ("type: ServiceAccount, expiresIn: 1h, scopes: [a]", "scopes go with type Opaque"),
+        (
+            "type: ServiceAccount, expiresIn: 1h, audiences: []",
+            "name the audiences, or remove audiences for the API server's own",
+        ),
+        ("type: Jwt, expiresIn: 1h", "supported values: \"Opaque\", \"ServiceAccount\""),
         ("expiresIn: 1h, revoked: false", "revoked is true or absent; remove the field"),
         ("expiresIn: 1h, secret: {name: Not_A_Name}", "should match"),
         ("expiresIn: 1h, secret: {labels: {app.kubernetes.io/name: a}}", "labels of kubernetes.io, k8s.io"),

@@ -56,7 +56,9 @@ async fn material_of_every_type_changes_only_for_a_reason(world: Arc<World>, spa
     }
     let credentials = space.api::<Credential>().list(&ListParams::default()).await.unwrap();
     let mut edited = JoinSet::new();
-    for (seed, credential) in (0..).zip(credentials) {
+    // A kubeconfig follows time and state, too: tests of its own know by what.
+    let drawn = |credential: &Credential| credential.spec.credential_type != CredentialType::Kubeconfig;
+    for (seed, credential) in (0..).zip(credentials.into_iter().filter(drawn)) {
         let (space, clock) = (space.clone(), clock.clone());
         edited.spawn(async move {
             let mut subject = Subject::new(space, clock, &credential).await;

@@ -51,6 +51,7 @@ async fn keyless(world: &World, space: &Space, seen: &ApiToken, clock: Arc<Syste
         namespace: OPERATOR_NAMESPACE.to_owned(),
         keyring_secret: KEYRING.to_owned(),
         token_prefix: Prefix::default(),
+        service_account_tokens: false,
     };
     let ctx = Context::new(identity.client().unwrap(), clock, Box::new(UnwrapErr(SysRng)), config);
     ctx.credentials.observe(Event::Apply(space.api::<Credential>().get("c").await.unwrap()));

@@ -13,9 +13,11 @@ mod conflict;
 mod credential;
 mod edits;
 mod keyring;
+mod kubeconfig;
 mod lag;
 mod mass;
 mod material;
+mod minted;
 mod policy;
 mod renewal;
 mod support;
@@ -40,7 +42,9 @@ fn main() -> ExitCode {
         credential::tests(),
         conflict::tests(),
         bad_input::tests(),
+        kubeconfig::tests(),
         material::tests(),
+        minted::tests(),
         policy::tests(),
         verifier::tests(),
     ]
@@ -51,8 +55,10 @@ fn main() -> ExitCode {
         canary::tests(),
         edits::tests(),
         keyring::tests(),
+        kubeconfig::kubeconfig_alone::tests(),
         lag::tests(),
         mass::tests(),
+        minted::minted_alone::tests(),
         policy::policy_alone::tests(),
         renewal::tests(),
         verifier::verifier_alone::tests(),

@@ -413,6 +413,10 @@ async fn what_is_provided_of_each_type_is_published(_: Arc<World>, space: Space)
         ("ObjectStore", json!({"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "p"})),
         ("Registry", json!({".dockerconfigjson": docker})),
         ("HelmRepository", login),
+        (
+            "Kubeconfig",
+            json!({"value": "{clusters: [{name: a}], users: [{name: b}], contexts: [{name: c}]}"}),
+        ),
         ("Opaque", json!({"whatever": "p"})),
         ("HashedPassword", json!({"password": "p"})),
         ("Totp", json!({"secret": "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"})),

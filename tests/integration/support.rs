@@ -130,7 +130,9 @@ pub struct World {
 
 impl World {
     pub async fn start() -> Self {
-        let control_plane = ControlPlane::start().await.unwrap();
+        // As managed control planes do: whoever asks for more is given this.
+        let cap = "--service-account-max-token-expiration=1h";
+        let control_plane = ControlPlane::builder().api_server_arg(cap).start().await.unwrap();
         let admin = control_plane.admin().client().unwrap();
         crate::canary::listen();
         for crd in api::crds() {
@@ -138,6 +140,7 @@ impl World {
         }
         let deployed = [
             include_str!("../../deploy/controller.yaml"),
+            include_str!("../../deploy/service-account-tokens.yaml"),
             include_str!("../../deploy/verifier.yaml"),
             include_str!("../../deploy/verifier-introspection.yaml"),
             MORE_BINDABLE,
@@ -161,9 +164,18 @@ impl World {
 
     /// Starts an operator as its own `ServiceAccount`, with the rights of deploy/controller.yaml.
     pub async fn operator(&self, clock: Arc<dyn Clock>) -> Operator {
+        self.operator_that(true, clock).await
+    }
+
+    /// Starts an operator that has no tokens minted.
+    pub async fn operator_without_minting(&self, clock: Arc<dyn Clock>) -> Operator {
+        self.operator_that(false, clock).await
+    }
+
+    async fn operator_that(&self, mints: bool, clock: Arc<dyn Clock>) -> Operator {
         let identity =
             self.control_plane.service_account(OPERATOR_NAMESPACE, "credential-operator").await.unwrap();
-        Operator::start(&identity, clock)
+        Operator::start(&identity, mints, clock)
     }
 
     /// Has the API server refuse every deletion of such objects in the namespace (empty for those in none: there, of
@@ -280,7 +292,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    fn start(identity: &Identity, clock: Arc<dyn Clock>) -> Self {
+    fn start(identity: &Identity, mints: bool, clock: Arc<dyn Clock>) -> Self {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let mut config = identity.config();
         config.default_retry = false;
@@ -295,6 +307,7 @@ impl Operator {
             namespace: OPERATOR_NAMESPACE.to_owned(),
             keyring_secret: KEYRING.to_owned(),
             token_prefix: Prefix::default(),
+            service_account_tokens: mints,
         };
         let random = Box::new(UnwrapErr(SysRng));
         let ctx = Arc::new(Context::new(client, clock, random, config));

@@ -1,5 +1,7 @@
 //! Carries a plan out. Only writes; what to write was decided before.
 
+mod minted;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
@@ -19,7 +21,9 @@ use super::{
     plan::{Attest, Held, Mend, Plan, Recipe, Step},
 };
 use crate::{
-    api::{ApiToken, ApiTokenState, ApiTokenStatus, credential::ObjectReference},
+    api::{
+        ApiToken, ApiTokenState, ApiTokenStatus, credential::ObjectReference, credential_policy::TokenType,
+    },
     controller::{
         Context, Key, Place,
         cache::Kept,
@@ -48,6 +52,11 @@ pub async fn apply(ctx: &Context, token: &ApiToken, plan: Plan) -> Result<(), Re
             }
             Step::RenewSecret(recipe, held) => {
                 if !publish(ctx, token, recipe, Some(held), status.as_mut()).await? {
+                    return Ok(());
+                }
+            }
+            Step::Mint(recipe) => {
+                if !minted::mint(ctx, token, *recipe, status.as_mut()).await? {
                     return Ok(());
                 }
             }
@@ -191,7 +200,7 @@ fn metadata_patch(
 
 /// What we wrote ourselves need not be read to know what it holds.
 fn note_whole(ctx: &Context, token: &ApiToken, written: &ObjectMeta) {
-    if token.spec.renew_before.is_some() {
+    if token.spec.renew_before.is_some() || token.spec.token_type == TokenType::ServiceAccount {
         let place = Place::new(
             token.metadata.namespace.clone().unwrap_or_default(),
             written.name.clone().unwrap_or_default(),
@@ -212,6 +221,7 @@ async fn delete_secret(
     let params = delete_only(&secret.uid, resource_version);
     unless_gone(send(|| format!("delete Secret {place}"), api.delete(&secret.name, &params)).await)?;
     ctx.secrets.forget(&place, &secret.uid);
+    ctx.forget_whole(&Key::api_token(token), &place);
     Ok(())
 }
 

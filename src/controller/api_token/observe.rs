@@ -1,15 +1,21 @@
 //! What there is about an `ApiToken`. Only reads, and in the common case none: the watches have shown it all.
 
+mod minted;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, api::ObjectMeta};
 
+pub use self::minted::is_minted;
 use super::{
     observed::{Content, CredentialSeen, Observed, OwnSecret, SecretSeen},
     plan::secret_name,
 };
 use crate::{
-    api::{ApiToken, ApiTokenState, ApiTokenStatus, Credential, credential::ObjectReference},
+    api::{
+        ApiToken, ApiTokenState, ApiTokenStatus, Credential, credential::ObjectReference,
+        credential_policy::TokenType,
+    },
     controller::{
         Context, Key, Place, keyring,
         write::{RequestError, send, unless_gone},
@@ -43,7 +49,11 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
         CredentialSeen::Present(present) => Some(&**present),
         CredentialSeen::Absent | CredentialSeen::Gone => None,
     };
-    let secret = secret(ctx, token, &status, issued_for).await?;
+    let native = minted::native(ctx, token, issued_for);
+    let secret = match &native {
+        Some(_) => minted::secret(ctx, token, &status).await?,
+        None => secret(ctx, token, &status, issued_for).await?,
+    };
     if matches!(&secret, SecretSeen::Ours(own) if matches!(own.content, Content::Strange)) {
         // It is about to be deleted for not being what the status says, so that must be the latest status, and whatever was
         // proven by a key that we have not read yet only looks planted.
@@ -52,8 +62,12 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
     }
     let policy = issued_for.and_then(|credential| ctx.judge_token(token, credential));
     let wanted = issued_for.is_some() && policy.is_none() && !is_over(token, &status);
-    let lacks = match secret {
-        SecretSeen::Absent => may_be_old_news(ctx, token, &status),
+    let lacks = match &secret {
+        SecretSeen::Absent => {
+            let may_mint = native.as_ref().is_none_or(|native| minted::may_mint(native, issued_for));
+            may_mint && may_be_old_news(ctx, token, &status)
+        }
+        SecretSeen::Ours(_) if native.is_some() => minted::is_due(token, &status, &secret, ctx.clock.now()),
         SecretSeen::Ours(_) => is_due(token, &status, ctx.clock.now()),
         SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => false,
     };
@@ -61,7 +75,7 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
         latest(ctx, token).await?;
     }
     let (touched, token) = (ctx.touched(token), token.clone());
-    Ok(Observed { token, credential, secret, policy, key_known, touched })
+    Ok(Observed { token, credential, secret, native, policy, key_known, touched })
 }
 
 fn is_over(token: &ApiToken, status: &ApiTokenStatus) -> bool {
@@ -141,6 +155,9 @@ async fn issued_for_it(
     status: &ApiTokenStatus,
     credential: &Credential,
 ) -> Result<bool, RequestError> {
+    if token.spec.token_type == TokenType::ServiceAccount {
+        return minted::issued_for(ctx, token, status, credential).await;
+    }
     let seen = read(ctx, token, status, Some(credential)).await?;
     Ok(
         matches!(seen, SecretSeen::Ours(own) if matches!(own.content, Content::Recorded | Content::Attested(_))),
@@ -160,12 +177,16 @@ async fn secret(
     {
         return Ok(seen);
     }
-    let expected = status.secret.is_some() || held.is_some();
-    let in_the_way = ctx.must_look(&Key::api_token(token));
-    if !expected && !in_the_way && !ends_unseen(ctx, token, status) {
+    if !may_be_there(ctx, token, status, held.is_some()) {
         return Ok(SecretSeen::Absent);
     }
     read(ctx, token, status, issued_for).await
+}
+
+/// Whether there may be a Secret though the watch does not show that all is well.
+fn may_be_there(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus, shown: bool) -> bool {
+    let expected = status.secret.is_some() || shown;
+    expected || ctx.must_look(&Key::api_token(token)) || ends_unseen(ctx, token, status)
 }
 
 /// Whether it ends before we ever said what it has: we may have died just after its Secret was made, and somebody may
@@ -184,10 +205,14 @@ async fn read(
     status: &ApiTokenStatus,
     issued_for: Option<&Credential>,
 ) -> Result<SecretSeen, RequestError> {
+    let found = fetch(ctx, token).await?;
+    Ok(found.map_or(SecretSeen::Absent, |found| judge(ctx, token, status, issued_for, &found)))
+}
+
+async fn fetch(ctx: &Context, token: &ApiToken) -> Result<Option<Secret>, RequestError> {
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret_name(token));
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
-    let found = send(|| format!("get Secret {place}"), api.get(place.name())).await;
-    Ok(unless_gone(found)?.map_or(SecretSeen::Absent, |found| judge(ctx, token, status, issued_for, &found)))
+    unless_gone(send(|| format!("get Secret {place}"), api.get(place.name())).await)
 }
 
 /// What a Secret is by its metadata alone, where that is enough. One that renews can be edited, so it must have been seen
@@ -262,10 +287,7 @@ fn judge(
     // A status can be forged; what it says of a UID counts only together with a keyed proof.
     let ours_by_proof = recorded_uid && (attested.is_some() || anothers || digested);
     if !owned(token, metadata) && !ours_by_proof {
-        let predecessor = controller(metadata).is_some_and(|owner| {
-            is_of_kind(owner, "ApiToken") && Some(&owner.name) == token.metadata.name.as_ref()
-        });
-        return if predecessor { SecretSeen::Predecessors } else { SecretSeen::Foreign };
+        return anothers_secret(token, metadata);
     }
     let next = status.serial.map_or(0, |serial| serial.saturating_add(1));
     let content = match (attested, &value) {
@@ -310,6 +332,14 @@ fn ours(token: &ApiToken, found: &ObjectMeta, content: Content) -> SecretSeen {
         owned: owned(token, found),
         content,
     }))
+}
+
+/// What a Secret is that is not this token's.
+fn anothers_secret(token: &ApiToken, found: &ObjectMeta) -> SecretSeen {
+    let predecessor = controller(found).is_some_and(|owner| {
+        is_of_kind(owner, "ApiToken") && Some(&owner.name) == token.metadata.name.as_ref()
+    });
+    if predecessor { SecretSeen::Predecessors } else { SecretSeen::Foreign }
 }
 
 fn owned(token: &ApiToken, found: &ObjectMeta) -> bool {

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{ApiToken, Credential, credential::ObjectReference},
+    controller::mint::Native,
     domain::{
         digest::Attestation,
+        mint::MintAttestation,
         policy::{Breach, Severity},
         token::Token,
     },
@@ -20,6 +22,8 @@ pub struct Observed {
     pub credential: CredentialSeen,
     /// The Secret of its name.
     pub secret: SecretSeen,
+    /// What a token goes by that the API server mints; `None` for one that the operator draws.
+    pub native: Option<Native>,
     /// What policies have against it, or against its credential.
     pub policy: Option<Breach>,
     /// Whether the keyring has the key that the status' digest names; true without a digest.
@@ -96,6 +100,10 @@ pub enum Content {
     Unattested(Token),
     /// A value of ours that the status does not say: the status was not written, or was overwritten.
     Attested(Attestation),
-    /// Nothing that we put there.
+    /// A token that the API server minted, and what we said of it.
+    Minted(MintAttestation),
+    /// Nothing yet, and nothing was minted that would die with this Secret.
+    Empty,
+    /// Nothing that we put there, or nothing that we know of.
     Strange,
 }

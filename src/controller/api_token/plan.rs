@@ -3,6 +3,7 @@
 //! Pure and infallible: no client, no clock, no randomness. A spec that makes no sense is a plan too.
 
 mod loss;
+mod minted;
 mod renewal;
 mod tell;
 
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
+pub use self::minted::MintRecipe;
 use self::tell::{ended, finding, invalid, keyring_missing, not_renewed, state_of, waiting};
 pub use self::tell::{is_stalled, refused};
 use super::observed::{Content, CredentialSeen, Observed, OwnSecret, SecretSeen};
@@ -49,6 +51,8 @@ pub enum Step {
     CreateSecret(Recipe),
     /// Draw a value and put it in the place of the one that this Secret holds; likewise.
     RenewSecret(Recipe, Held),
+    /// Have the API server mint a token, into a new Secret or into one of ours; what is told of it goes into the status.
+    Mint(Box<MintRecipe>),
     /// Delete this Secret, in this version where one is given.
     DeleteSecret {
         /// Which.
@@ -182,7 +186,11 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         );
         return waiting(observed, status, Reason::CredentialDeleted, say, end, now);
     }
-    Live { observed, status, credential, terms, credential_end, term, now }.plan()
+    let live = Live { observed, status, credential, terms, credential_end, term, now };
+    match &observed.native {
+        Some(native) => live.minted(native),
+        None => live.plan(),
+    }
 }
 
 /// A token that should have a value now.
@@ -199,7 +207,6 @@ struct Live<'a> {
 
 impl Live<'_> {
     fn plan(mut self) -> Plan {
-        let look_again = self.now.checked_add(LOOK_AGAIN_AFTER).ok();
         let previous = self.status.previous.take();
         self.status.previous = self.outlasting(previous.map(Into::into));
         self.status.term = self.status.term.filter(|_| self.term.is_some());
@@ -211,10 +218,20 @@ impl Live<'_> {
                     self.adopt(secret, attestation);
                     self.keep(secret, None)
                 }
-                Content::Strange => self.issue(delete_secret_in_version(secret)),
+                Content::Minted(_) | Content::Empty | Content::Strange => {
+                    self.issue(delete_secret_in_version(secret))
+                }
             },
             SecretSeen::Absent => self.issue(Vec::new()),
-            SecretSeen::Terminating => {
+            SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => self.in_the_way(),
+        }
+    }
+
+    /// There can be no Secret of ours yet.
+    fn in_the_way(self) -> Plan {
+        let look_again = self.now.checked_add(LOOK_AGAIN_AFTER).ok();
+        match &self.observed.secret {
+            SecretSeen::Ours(_) | SecretSeen::Absent | SecretSeen::Terminating => {
                 let say = format!("Secret {} is being deleted; the token waits for that", self.secret_name());
                 self.without_value(Reason::Pending, say, look_again)
             }
@@ -394,8 +411,14 @@ impl Live<'_> {
     /// What the status says is no longer the value of anything, so that nothing accepts it.
     fn without_value(self, reason: Reason, say: String, again: Option<Timestamp>) -> Plan {
         let end = self.end_of(self.term);
-        let status =
-            ApiTokenStatus { token_id: None, digest: None, secret: None, previous: None, ..self.status };
+        let status = ApiTokenStatus {
+            token_id: None,
+            digest: None,
+            minted: None,
+            secret: None,
+            previous: None,
+            ..self.status
+        };
         let mut plan = waiting(self.observed, status, reason, say, Some(end), self.now);
         plan.wake = again.into_iter().chain(plan.wake).min();
         plan

@@ -20,9 +20,9 @@ use super::{
     plan::{Observed, Plan, Step, owner, refused},
 };
 use crate::{
-    api::{Credential, CredentialStatus, Reason, credential::ObjectReference},
+    api::{Credential, CredentialStatus, CredentialType, Reason, credential::ObjectReference},
     controller::{
-        Context, Place,
+        Context, Key, Place,
         cache::Kept,
         write::{FIELD_MANAGER, RequestError, Trouble, delete_only, send, unless_gone},
     },
@@ -163,6 +163,10 @@ async fn create_account(ctx: &Context, credential: &Credential) -> Result<Object
     let created = send(|| format!("create ServiceAccount {place}"), api.create(&post(), &account)).await?;
     let uid = created.metadata.uid.clone().unwrap_or_default();
     ctx.accounts.remember(created.metadata.into_response_partial());
+    ctx.wake_minted(&Key::credential(credential));
+    if credential.spec.credential_type == CredentialType::Kubeconfig {
+        ctx.queue.add(Key::credential(credential));
+    }
     Ok(ObjectReference { name: place.name().to_owned(), uid })
 }
 
@@ -186,6 +190,7 @@ async fn mend_account(
         send(|| format!("mend ServiceAccount {place}"), api.patch_metadata(place.name(), &params, &patch))
             .await?;
     ctx.accounts.remember(mended);
+    ctx.wake_minted(&Key::credential(credential));
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{Credential, credential::ObjectReference},
+    controller::mint::Native,
     domain::{
         digest::MaterialAttestation,
         material::{Entries, Facts, Problem},
@@ -32,6 +33,8 @@ pub struct Seen {
     pub issuer: Option<Entries>,
     /// A digest of the options that the material depends on; or why there can be no material.
     pub options: Result<String, Problem>,
+    /// What decides whether a kubeconfig can be minted; `None` for all other material.
+    pub native: Option<Native>,
     /// Whether the keyring has the key that the status' digest names; true without a digest.
     pub key_known: bool,
 }
@@ -69,6 +72,8 @@ pub struct OwnSecret {
     pub attested: Option<MaterialAttestation>,
     /// Whether the entries that are no secrets are as the operator said.
     pub plain_intact: bool,
+    /// Whether it was made for a kubeconfig, holds nothing yet, and nothing was minted that would die with it.
+    pub empty: bool,
 }
 
 /// The Secret that a credential takes its material from.

@@ -94,6 +94,7 @@ impl Plan {
         let published = self.status.as_ref().is_some_and(|status| status.secret.is_some());
         self.steps.iter().any(|step| match step {
             Step::Material(material::plan::Step::Publish(recipe)) => recipe.into.is_some(),
+            Step::Material(material::plan::Step::Mint(minted)) => minted.recipe.into.is_some() || published,
             Step::Material(material::plan::Step::Delete { .. }) => published,
             _ => false,
         })

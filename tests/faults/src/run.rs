@@ -175,6 +175,7 @@ impl<'a> Run<'a> {
             namespace: self.space.namespace.clone(),
             keyring_secret: KEYRING.to_owned(),
             token_prefix: Prefix::default(),
+            service_account_tokens: true,
         };
         let random = Box::new(UnwrapErr(SysRng));
         let ctx = Arc::new(Context::new(client, self.clock.clone(), random, config));

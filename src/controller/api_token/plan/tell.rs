@@ -24,7 +24,8 @@ pub fn refused(
 ) -> ApiTokenStatus {
     let before = token.status.clone().unwrap_or_default();
     let wished = planned.is_some_and(|planned| holds(planned, ConditionType::Usable));
-    let usable = wished && before.digest.is_some() && holds(&before, ConditionType::Usable);
+    let has_value = before.digest.is_some() || before.minted.is_some();
+    let usable = wished && has_value && holds(&before, ConditionType::Usable);
     let over = planned.filter(|planned| {
         matches!(
             planned.state,
@@ -104,7 +105,7 @@ pub(super) fn ended(
         finding(ConditionType::Ready, true, reason, say.clone()),
         finding(ConditionType::Usable, false, reason, say),
     ];
-    let status = ApiTokenStatus { digest: None, secret: None, previous: None, ..status };
+    let status = ApiTokenStatus { digest: None, minted: None, secret: None, previous: None, ..status };
     Plan {
         steps: delete_secret(&observed.secret),
         status: Some(state_of(observed, status, state, findings, now)),
@@ -152,7 +153,7 @@ pub(super) fn waiting(
     end: Option<Timestamp>,
     now: Timestamp,
 ) -> Plan {
-    let stalled = matches!(reason, Reason::Conflict | Reason::PolicyViolation);
+    let stalled = matches!(reason, Reason::Conflict | Reason::PolicyViolation | Reason::InvalidSpec);
     let state = if stalled { ApiTokenState::Failed } else { ApiTokenState::Pending };
     let findings = vec![
         finding(ConditionType::Ready, false, reason, say.clone()),

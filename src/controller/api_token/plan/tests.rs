@@ -16,6 +16,7 @@ use crate::{
     },
 };
 
+mod minted;
 mod renewal;
 
 const NOW: &str = "2026-06-01T12:00:00Z";
@@ -160,6 +161,7 @@ impl World {
         Some(Observed {
             credential,
             secret: self.judge(&token, &status),
+            native: None,
             policy: self.policy.clone(),
             key_known: status
                 .digest
@@ -235,7 +237,10 @@ impl World {
                     let issued = match step {
                         Step::CreateSecret(recipe) => self.create(recipe),
                         Step::RenewSecret(recipe, held) => self.renew(recipe, &held),
-                        Step::DeleteSecret { .. } | Step::MendSecret(_) | Step::DeleteToken => unreachable!(),
+                        Step::Mint(_)
+                        | Step::DeleteSecret { .. }
+                        | Step::MendSecret(_)
+                        | Step::DeleteToken => unreachable!(),
                     };
                     if let Some(status) = &mut status {
                         let attestation = issued.value.as_ref().unwrap().attestation();
@@ -251,6 +256,7 @@ impl World {
                     assert!(resource_version.is_none_or(|version| version == gone.version.to_string()));
                 }
                 Step::MendSecret(mend) => self.mend(mend),
+                Step::Mint(_) => panic!("the operator draws it"),
                 Step::DeleteToken => {
                     self.token = None;
                     return false;
@@ -428,6 +434,7 @@ fn told(observed: &Observed, now: Timestamp) -> String {
             Step::DeleteSecret { resource_version: None, .. } => "delete".to_owned(),
             Step::DeleteSecret { resource_version: Some(version), .. } => format!("delete version {version}"),
             Step::MendSecret(_) => "mend".to_owned(),
+            Step::Mint(recipe) => format!("mint {}", recipe.serial),
             Step::DeleteToken => "delete token".to_owned(),
         })
         .collect();
@@ -1248,6 +1255,7 @@ prop_compose! {
             }),
             token_id: attestation.as_ref().map(|attestation| attestation.id.clone()),
             digest: attestation.map(|attestation| attestation.digest).filter(|_| digested),
+            minted: None,
             issued_at: issued_at.map(Into::into),
             expires_at: None,
             credential_uid: issued_for,

@@ -1,5 +1,9 @@
 //! Carries the steps for material out. Only writes, and draws what is to be written; what to do was decided before.
 
+mod kubeconfig;
+
+use std::collections::BTreeMap;
+
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, ResourceExt,
@@ -52,6 +56,7 @@ pub async fn apply(
 ) -> Result<Done, RequestError> {
     match step {
         Step::Publish(recipe) => publish(ctx, credential, issuer, *recipe, status).await,
+        Step::Mint(recipe) => kubeconfig::publish(ctx, credential, *recipe, status).await,
         Step::Mend(mend) => mend_secret(ctx, credential, *mend).await.map(|()| Done::Yes),
         Step::Delete { secret, resource_version } => {
             delete(ctx, credential, &secret, resource_version.as_deref()).await.map(|()| Done::Yes)
@@ -120,9 +125,6 @@ async fn publish(
         let what = || format!("replace the material in Secret {place}");
         (send(what, api.patch(place.name(), &params(), &patch)).await?, true)
     } else {
-        let present = |changes: std::collections::BTreeMap<String, Option<String>>| {
-            changes.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
-        };
         let secret = Secret {
             metadata: ObjectMeta {
                 name: Some(place.name().to_owned()),
@@ -261,6 +263,10 @@ async fn delete(
     ctx.secrets.forget(&place, &secret.uid);
     ctx.forget_whole(&Key::credential(credential), &place);
     Ok(())
+}
+
+fn present(changes: BTreeMap<String, Option<String>>) -> BTreeMap<String, String> {
+    changes.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 fn params() -> PatchParams {

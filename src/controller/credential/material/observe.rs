@@ -7,11 +7,12 @@ use kube::{Api, api::ObjectMeta};
 use super::{OwnSecret, SecretSeen, Seen, SourceSeen, secret_name};
 use crate::{
     api::{
-        Credential, CredentialStatus,
+        Credential, CredentialStatus, CredentialType,
         credential::{MaterialStatus, ObjectReference},
     },
     controller::{
         Context, Key, Place,
+        mint::Native,
         write::{RequestError, send, unless_gone},
     },
     domain::{
@@ -65,7 +66,10 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Option<Se
         (reference(&found.metadata), found.metadata.resource_version.clone().unwrap_or_default())
     });
     let strays = strays.filter(|(other, _)| !named(other)).collect();
-    Ok(Some(Seen { secret, former, strays, source, issuer, options, key_known }))
+    let generated = credential.spec.provided.is_none();
+    let native = (credential.spec.credential_type == CredentialType::Kubeconfig && generated)
+        .then(|| Native::of(ctx, Some(credential)));
+    Ok(Some(Seen { secret, former, strays, source, issuer, options, native, key_known }))
 }
 
 fn options(ctx: &Context, credential: &Credential, kind: &Kind) -> Result<String, material::Problem> {
@@ -92,11 +96,16 @@ async fn secret(
             return Ok(SecretSeen::Terminating);
         }
         let version = held.metadata.resource_version.as_deref().unwrap_or_default();
-        if owned(credential, &held.metadata)
-            && ctx.is_whole(&Key::credential(credential), place, version)
-            && let Ok(attestation) = attestation(ctx, credential, &held.metadata)
-        {
-            return Ok(ours(credential, &held.metadata, Some(attestation), true));
+        if owned(credential, &held.metadata) && ctx.is_whole(&Key::credential(credential), place, version) {
+            if let Ok(attestation) = attestation(ctx, credential, &held.metadata) {
+                return Ok(ours(credential, &held.metadata, Some(attestation), true));
+            }
+            let said = held.metadata.annotations.as_ref();
+            if said.is_none_or(|said| !said.contains_key(name::ATTESTATION_ANNOTATION)) {
+                let mut empty = own(credential, &held.metadata, None, true);
+                empty.empty = true;
+                return Ok(SecretSeen::Ours(Box::new(empty)));
+            }
         }
     } else {
         let expected = status.secret.as_ref().is_some_and(|secret| secret.name == place.name());
@@ -209,7 +218,16 @@ fn ours(
     attested: Option<MaterialAttestation>,
     plain_intact: bool,
 ) -> SecretSeen {
-    SecretSeen::Ours(Box::new(OwnSecret {
+    SecretSeen::Ours(Box::new(own(credential, found, attested, plain_intact)))
+}
+
+fn own(
+    credential: &Credential,
+    found: &ObjectMeta,
+    attested: Option<MaterialAttestation>,
+    plain_intact: bool,
+) -> OwnSecret {
+    OwnSecret {
         reference: reference(found),
         resource_version: found.resource_version.clone().unwrap_or_default(),
         labels: found.labels.clone().unwrap_or_default(),
@@ -217,7 +235,8 @@ fn ours(
         owned: owned(credential, found),
         attested,
         plain_intact,
-    }))
+        empty: false,
+    }
 }
 
 fn reference(found: &ObjectMeta) -> ObjectReference {

@@ -3,10 +3,13 @@
 //! Pure and infallible. The law above all others: no step takes away the only copy of a value, but where its end, a
 //! rotation or a user's own deletion wants that.
 
+mod kubeconfig;
+
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
+pub use self::kubeconfig::{MintRecipe, told_of};
 use super::{OwnSecret, SecretSeen, Seen, SourceSeen, secret_name};
 use crate::{
     api::{
@@ -58,6 +61,8 @@ pub struct Trouble {
 pub enum Step {
     /// Put material into a Secret: into a new one, or into this one in this version.
     Publish(Box<Recipe>),
+    /// Have a kubeconfig minted, likewise.
+    Mint(Box<MintRecipe>),
     /// Put labels, annotations, owner reference and the entries that are no secrets right.
     Mend(Box<Mend>),
     /// Delete this Secret, in this version where one is given.
@@ -200,6 +205,9 @@ impl Decision<'_> {
     }
 
     fn published(&self) -> Plan {
+        if let Some(native) = &self.seen.native {
+            return self.minted(native);
+        }
         if !self.seen.key_known {
             return self.stays(Trouble {
                 reason: Reason::KeyringMissing,
@@ -209,6 +217,18 @@ impl Decision<'_> {
                 waits_for_others: false,
             });
         }
+        match &self.seen.secret {
+            SecretSeen::Foreign | SecretSeen::Terminating | SecretSeen::Predecessors => self.in_the_way(),
+            SecretSeen::Absent => match &self.seen.former {
+                Some((former, entries)) => self.renamed(former, entries),
+                None => self.fill(None),
+            },
+            SecretSeen::Ours(own) => self.kept(own),
+        }
+    }
+
+    /// There can be no Secret of ours yet.
+    fn in_the_way(&self) -> Plan {
         match &self.seen.secret {
             SecretSeen::Foreign => self.stays(Trouble {
                 reason: Reason::Conflict,
@@ -230,11 +250,7 @@ impl Decision<'_> {
                 );
                 self.stays(Trouble { reason: Reason::Pending, message: say, waits_for_others: true })
             }
-            SecretSeen::Absent => match &self.seen.former {
-                Some((former, entries)) => self.renamed(former, entries),
-                None => self.fill(None),
-            },
-            SecretSeen::Ours(own) => self.kept(own),
+            SecretSeen::Absent | SecretSeen::Ours(_) => Plan::default(),
         }
     }
 
@@ -371,13 +387,7 @@ impl Decision<'_> {
             && self.recorded.is_some()
             && let Some(again_at) = self.again_at()
         {
-            let message = format!(
-                "Secret {} was deleted soon after it was filled; it is filled again at {again_at}, not more than once \
-                 a minute",
-                self.name
-            );
-            let trouble = Trouble { reason: Reason::Pending, message, waits_for_others: false };
-            return Plan { wake: Some(again_at), ..self.stays(trouble) };
+            return self.filled_again_at(again_at);
         }
         let attestation = self.attestation(&options, held.map(|(_, told, _)| told));
         // What digest, id and fingerprint are, only publishing tells.
@@ -406,6 +416,16 @@ impl Decision<'_> {
             again: true,
             ..Plan::default()
         }
+    }
+
+    fn filled_again_at(&self, again_at: Timestamp) -> Plan {
+        let message = format!(
+            "Secret {} was deleted soon after it was filled; it is filled again at {again_at}, not more than once a \
+             minute",
+            self.name
+        );
+        let trouble = Trouble { reason: Reason::Pending, message, waits_for_others: false };
+        Plan { wake: Some(again_at), ..self.stays(trouble) }
     }
 
     fn again_at(&self) -> Option<Timestamp> {

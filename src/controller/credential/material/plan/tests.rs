@@ -7,6 +7,8 @@ use crate::{
     domain::{material::Request, token::Prefix},
 };
 
+mod kubeconfig;
+
 /// A model of the cluster, as far as one credential's material goes.
 struct World {
     credential: Credential,
@@ -128,6 +130,7 @@ impl World {
             source: SourceSeen::Unasked,
             issuer: None,
             options: self.options(),
+            native: None,
             key_known: true,
         }
     }
@@ -145,6 +148,7 @@ impl World {
             writes += 1;
             match step {
                 Step::Publish(recipe) => self.publish(*recipe, &mut secret, &mut material),
+                Step::Mint(_) => panic!("it is drawn"),
                 Step::Mend(mend) => {
                     let (own, _) = self.secrets.get_mut(&mend.secret.name).unwrap();
                     assert_eq!(
@@ -230,6 +234,7 @@ impl World {
                 owned: true,
                 attested: Some(attestation.clone()),
                 plain_intact: true,
+                empty: false,
             }
         };
         if !copied {

@@ -181,7 +181,12 @@ async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential)
 
 async fn reconcile_api_token(ctx: &Context, key: &Key, token: &ApiToken) -> Result<(), RequestError> {
     if let Some(last_word) = ctx.last_word(token) {
-        return api_token::apply::write_status(ctx, token, last_word).await;
+        api_token::apply::write_status(ctx, token, last_word).await?;
+        // The time to go may have passed while it waited, and nothing else asks again.
+        if token.spec.ttl_after_expired.is_some() {
+            ctx.queue.add(key.clone());
+        }
+        return Ok(());
     }
     let observed = api_token::observe::observe(ctx, token).await?;
     let now = ctx.clock.now();

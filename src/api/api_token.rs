@@ -39,6 +39,7 @@ use super::{Condition, Instant, Lifetime, credential::ObjectReference, credentia
     validation = Rule::new("has(self.renewBefore) == has(oldSelf.renewBefore) && (!has(self.renewBefore) || self.renewBefore == oldSelf.renewBefore)").message("renewBefore is immutable; create another ApiToken to renew otherwise").field_path(".renewBefore"),
     validation = Rule::new("has(self.expiresIn) == has(oldSelf.expiresIn) && (!has(self.expiresIn) || self.expiresIn == oldSelf.expiresIn)").message("expiresIn is immutable; create another ApiToken for another life").field_path(".expiresIn"),
     validation = Rule::new("!has(oldSelf.expiresAt) || (has(self.expiresAt) && self.expiresAt <= oldSelf.expiresAt)").message("expiresAt can only be brought forward; for a longer life create another ApiToken").field_path(".expiresAt"),
+    validation = Rule::new("!has(self.ttlAfterExpired) || has(self.expiresAt)").message("ttlAfterExpired needs expiresAt: a token with expiresIn alone would live again when a tool creates it anew; set expiresAt too or instead, or remove ttlAfterExpired").field_path(".ttlAfterExpired"),
     validation = Rule::new("!has(oldSelf.scopes) || (has(self.scopes) && self.scopes.all(s, s in oldSelf.scopes))").message("scopes may only shrink; create another ApiToken for more").field_path(".scopes"),
     validation = Rule::new("!has(oldSelf.audiences) || (has(self.audiences) && self.audiences.all(a, a in oldSelf.audiences))").message("audiences may only shrink; create another ApiToken for more").field_path(".audiences"),
     validation = Rule::new("(has(self.secret) && has(self.secret.name) ? self.secret.name : '') == (has(oldSelf.secret) && has(oldSelf.secret.name) ? oldSelf.secret.name : '')").message("secret.name is immutable; create another ApiToken for another Secret").field_path(".secret"),
@@ -104,6 +105,12 @@ pub struct ApiTokenSpec {
     /// True revokes the token for good: it is refused at once and its Secret is deleted. Otherwise absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<bool>,
+
+    /// How long this object stays after its end, or, where it was created later than that, after its creation; then the
+    /// operator deletes it. A revoked one stays as long. Needs expiresAt, so that what a GitOps tool creates anew is
+    /// expired from the beginning, and has no Secret. Absent: it stays until somebody deletes it. Example: 1h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_after_expired: Option<Lifetime>,
 }
 
 /// A credential in the same namespace.

@@ -174,6 +174,10 @@ async fn tokens_that_make_no_sense(_: Arc<World>, space: Space) {
             "name the audiences, or remove audiences for the API server's own",
         ),
         ("type: Jwt, expiresIn: 1h", "supported values: \"Opaque\", \"ServiceAccount\""),
+        ("expiresIn: 1h, ttlAfterExpired: 1h", "ttlAfterExpired needs expiresAt"),
+        ("expiresIn: 1h, renewBefore: 5m, ttlAfterExpired: 1h", "set expiresAt too or instead"),
+        ("expiresAt: 2030-01-01T00:00:00Z, ttlAfterExpired: 0h", "spec.ttlAfterExpired"),
+        ("expiresAt: 2030-01-01T00:00:00Z, ttlAfterExpired: 11y", "must be at most ten years"),
         ("expiresIn: 1h, revoked: false", "revoked is true or absent; remove the field"),
         ("expiresIn: 1h, secret: {name: Not_A_Name}", "should match"),
         ("expiresIn: 1h, secret: {labels: {app.kubernetes.io/name: a}}", "labels of kubernetes.io, k8s.io"),
@@ -267,6 +271,11 @@ async fn tokens_change_only_in_some_ways(_: Arc<World>, space: Space) {
     // What went on and on is given an end, and a nearer one.
     for year in [2031, 2030] {
         let end = format!("expiresIn: 1h, renewBefore: 30m, expiresAt: {year}-01-01T00:00:00Z");
+        space.apply(&token("on", &end)).await;
+    }
+    // How long the object stays after that is for its user to change.
+    for ttl in ["ttlAfterExpired: 1h, ", "ttlAfterExpired: 3y, ", ""] {
+        let end = format!("{ttl}expiresIn: 1h, renewBefore: 30m, expiresAt: 2030-01-01T00:00:00Z");
         space.apply(&token("on", &end)).await;
     }
     let message = space.refused(&token("on", "expiresIn: 1h, renewBefore: 30m")).await;

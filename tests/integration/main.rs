@@ -22,6 +22,7 @@ mod policy;
 mod renewal;
 mod support;
 mod token;
+mod ttl;
 mod verifier;
 
 use std::{process::ExitCode, sync::Arc};
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         minted::minted_alone::tests(),
         policy::policy_alone::tests(),
         renewal::tests(),
+        ttl::tests(),
         verifier::verifier_alone::tests(),
     ]
     .into_iter()

@@ -291,6 +291,7 @@ async fn the_examples_are_issued(_: Arc<World>, space: Space) {
         include_str!("../../examples/api-token-for-git.yaml"),
         include_str!("../../examples/api-token-renewed.yaml"),
         include_str!("../../examples/api-token-kubernetes.yaml"),
+        include_str!("../../examples/api-token-with-ttl.yaml"),
     ] {
         space.apply(example).await;
     }
@@ -298,6 +299,7 @@ async fn the_examples_are_issued(_: Arc<World>, space: Space) {
     space.token("nightly-export", ApiTokenState::Active).await;
     space.token("metrics-reader", ApiTokenState::Active).await;
     space.token("wall-screen", ApiTokenState::Active).await;
+    space.token("migration", ApiTokenState::Active).await;
     Token::parse(&space.value("nightly-export-credentials").await).unwrap();
     // The operator writes neither spec nor the user's metadata, so what a user applied once applies again unchanged.
     let before = space.api::<ApiToken>().get("night-shift").await.unwrap();

@@ -73,7 +73,9 @@ pub async fn apply(ctx: &Context, token: &ApiToken, plan: Plan) -> Result<(), Re
                 }
             }
             Step::MendSecret(mend) => mend_secret(ctx, token, mend).await?,
-            Step::DeleteToken => delete_token(ctx, token).await?,
+            Step::DeleteToken { resource_version } => {
+                delete_token(ctx, token, resource_version.as_deref()).await?;
+            }
         }
     }
     match status {
@@ -251,12 +253,16 @@ async fn mend_secret(ctx: &Context, token: &ApiToken, mend: Mend) -> Result<(), 
     Ok(())
 }
 
-async fn delete_token(ctx: &Context, token: &ApiToken) -> Result<(), RequestError> {
+async fn delete_token(
+    ctx: &Context,
+    token: &ApiToken,
+    resource_version: Option<&str>,
+) -> Result<(), RequestError> {
     let place = Place::of(token);
     let uid = token.metadata.uid.clone().unwrap_or_default();
     let api: Api<ApiToken> = Api::namespaced(ctx.client.clone(), place.namespace());
-    let deleted =
-        send(|| format!("delete ApiToken {place}"), api.delete(place.name(), &delete_only(&uid, None))).await;
+    let params = delete_only(&uid, resource_version);
+    let deleted = send(|| format!("delete ApiToken {place}"), api.delete(place.name(), &params)).await;
     unless_gone(deleted)?;
     Ok(())
 }

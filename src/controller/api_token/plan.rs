@@ -6,6 +6,7 @@ mod loss;
 mod minted;
 mod renewal;
 mod tell;
+mod ttl;
 
 use std::collections::BTreeMap;
 
@@ -62,8 +63,11 @@ pub enum Step {
     },
     /// Put labels, annotations and owner reference of this Secret right.
     MendSecret(Mend),
-    /// Delete this very `ApiToken`.
-    DeleteToken,
+    /// Delete this very `ApiToken`, in this version where one is given.
+    DeleteToken {
+        /// In which version.
+        resource_version: Option<String>,
+    },
 }
 
 /// What a Secret is to hold, and to wear.
@@ -125,13 +129,11 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         // Held by a finalizer or by foreground deletion: the value must not outlive the wish to delete it.
         return Plan { steps: delete_secret(&observed.secret), status: None, wake: None };
     }
+    if matches!(observed.credential, CredentialSeen::Gone) {
+        return gone(observed, None);
+    }
     if token.spec.revoked == Some(true) {
         return ended(observed, status, ApiTokenState::Revoked, now);
-    }
-    if matches!(observed.credential, CredentialSeen::Gone) {
-        let mut steps = delete_secret(&observed.secret);
-        steps.push(Step::DeleteToken);
-        return Plan { steps, status: None, wake: None };
     }
     let created_at = token.metadata.creation_timestamp.as_ref().map_or(now, |created| created.0);
     let terms = match Terms::of(&token.spec, created_at) {
@@ -441,6 +443,13 @@ fn delete_secret(secret: &SecretSeen) -> Vec<Step> {
             Vec::new()
         }
     }
+}
+
+/// The token goes, and its Secret before it.
+fn gone(observed: &Observed, resource_version: Option<String>) -> Plan {
+    let mut steps = delete_secret(&observed.secret);
+    steps.push(Step::DeleteToken { resource_version });
+    Plan { steps, status: None, wake: None }
 }
 
 fn delete_secret_in_version(secret: &OwnSecret) -> Vec<Step> {

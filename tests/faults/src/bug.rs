@@ -60,14 +60,21 @@ pub enum Bug {
     AnyAudience,
     /// Forgets the value before, when it renews.
     ForgetPrevious,
+    /// Deletes a token at its end, though its `ttlAfterExpired` has just begun.
+    EarlyGoing,
+    /// Deletes no token.
+    KeepToken,
     /// Leaves nothing in a Secret beside the value that it renews.
     ClearSecret,
 }
 
 impl Bug {
     /// All of them, each with a plan that catches it and the law that it breaks.
-    pub const ALL: [(Self, &'static str, &'static str); 18] = [
+    pub const ALL: [(Self, &'static str, &'static str); 21] = [
         (Self::DeleteWithoutUid, "revoke:", "S6"),
+        (Self::DeleteWithoutUid, "ttl-while-down:", "S6"),
+        (Self::EarlyGoing, "ttl:", "S15"),
+        (Self::KeepToken, "ttl:", "L1"),
         (Self::Overwrite, "foreign-secret:", "S5"),
         (Self::Replace, "foreign-secret:", "S5"),
         (Self::AnotherName, "issue: lost-answer@create/secrets/t-token#1", "S4"),
@@ -233,6 +240,16 @@ impl Mistaken {
                     json!(self.memory(|memory| memory.value.clone()));
                 self.send(parts, to_bytes(&body)).await
             }
+            Bug::EarlyGoing if states && body["status"]["state"] == "Expired" => {
+                let answer = self.send(parts.clone(), bytes).await;
+                let mut delete = parts;
+                delete.method = Method::DELETE;
+                delete.uri = uri(&delete, delete.uri.path().trim_end_matches("/status"));
+                let uid = json!({"preconditions": {"uid": body["metadata"]["uid"]}});
+                let _ = self.send(delete, to_bytes(&uid)).await;
+                answer
+            }
+            Bug::KeepToken if about.verb == "delete" && about.resource == "apitokens" => Ok(done()),
             Bug::ForgetPrevious if states => {
                 body["status"]["previous"] = Value::Null;
                 self.send(parts, to_bytes(&body)).await

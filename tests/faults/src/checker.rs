@@ -12,7 +12,7 @@ use std::{
 use control_plane::AuditEvent;
 use credential_operator::{
     api::{
-        ApiToken, ApiTokenState, Credential, CredentialPolicy, CredentialState, Instant,
+        ApiToken, ApiTokenState, Credential, CredentialPolicy, CredentialState, Instant, Lifetime,
         credential::DesiredState,
     },
     controller::{api_token::observe::attestation, credential::plan::owner},
@@ -54,6 +54,8 @@ use crate::{
 /// Creation times have whole seconds, and a watch takes a moment.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
 const OPERATOR: &str = "credential-operator";
+/// By how much a plan may have set the clock back since it let a token go.
+const SET_BACK: SignedDuration = SignedDuration::from_mins(90);
 /// How often each value is presented.
 const PRESENT_EVERY: Duration = Duration::from_millis(100);
 /// By when a value that may be accepted must be, once nothing happens any more.
@@ -104,6 +106,8 @@ struct TokenSeen {
     over: Option<ApiTokenState>,
     /// Its Secret went at its end.
     ended: bool,
+    /// When it goes by its `ttlAfterExpired`.
+    goes_at: Option<Timestamp>,
 }
 
 impl Checker {
@@ -127,7 +131,7 @@ impl Checker {
         let secrets = watcher(space.api::<Secret>(), watcher::Config::default());
         watches.spawn(feed(facts.clone(), secrets, Facts::secret_seen, Facts::secret_gone));
         let tokens = watcher(space.api::<ApiToken>(), watcher::Config::default());
-        watches.spawn(feed(facts.clone(), tokens, Facts::token_seen, Facts::holder_gone));
+        watches.spawn(feed(facts.clone(), tokens, Facts::token_seen, Facts::token_gone));
         let credentials = watcher(space.api::<Credential>(), watcher::Config::default());
         watches.spawn(feed(facts.clone(), credentials, Facts::credential_seen, Facts::holder_gone));
         Self { facts, _watches: watches }
@@ -248,6 +252,14 @@ impl Facts {
 
     fn holder_gone(&mut self, uid: &str) {
         self.acceptance.gone(uid, time::Instant::now());
+    }
+
+    fn token_gone(&mut self, uid: &str) {
+        let goes_at = self.tokens.get(uid).and_then(|seen| seen.goes_at);
+        if let Some(at) = goes_at.filter(|at| self.clock.now() + SET_BACK < *at) {
+            self.report("S15", format!("an ApiToken that was to go at {at} went before"));
+        }
+        self.holder_gone(uid);
     }
 
     fn report(&mut self, law: &'static str, what: String) {
@@ -409,6 +421,11 @@ impl Facts {
         self.acceptance.token(token, time::Instant::now());
         let uid = token.metadata.uid.clone().unwrap_or_default();
         let name = token.metadata.name.clone().unwrap_or_default();
+        let created = token.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |at| at.0);
+        let ttl = token.spec.ttl_after_expired.as_ref().map(Lifetime::duration).and_then(Result::ok);
+        let end = token.spec.expires_at.as_ref().map(Instant::timestamp).and_then(Result::ok);
+        self.tokens.entry(uid.clone()).or_default().goes_at =
+            end.zip(ttl).map(|(end, ttl)| end.max(created) + ttl);
         let Some(status) = &token.status else { return };
         self.named.extend(status.token_id.clone());
         let text = json!(status).to_string();

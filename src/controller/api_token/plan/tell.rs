@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Plan, delete_secret};
+use super::{Plan, delete_secret, ttl};
 use crate::{
     api::{
         ApiToken, ApiTokenState, ApiTokenStatus, Reason,
@@ -95,22 +95,26 @@ pub(super) fn ended(
     state: ApiTokenState,
     now: Timestamp,
 ) -> Plan {
-    let (reason, say) = if state == ApiTokenState::Revoked {
+    let (reason, mut say) = if state == ApiTokenState::Revoked {
         (Reason::Revoked, "the token is revoked for good; create another ApiToken".to_owned())
     } else {
         let end = status.expires_at.as_ref().map(ToString::to_string).unwrap_or_default();
         (Reason::Expired, format!("the token ended at {end}; create another ApiToken for a later end"))
     };
+    if let Some(at) = ttl::goes_at(observed) {
+        say = format!("{say}; this object is deleted at {at}");
+    }
     let findings = vec![
         finding(ConditionType::Ready, true, reason, say.clone()),
         finding(ConditionType::Usable, false, reason, say),
     ];
     let status = ApiTokenStatus { digest: None, minted: None, secret: None, previous: None, ..status };
-    Plan {
+    let stays = Plan {
         steps: delete_secret(&observed.secret),
         status: Some(state_of(observed, status, state, findings, now)),
         wake: None,
-    }
+    };
+    ttl::go_or_wait(observed, stays, now)
 }
 
 pub(super) fn invalid(observed: &Observed, status: ApiTokenStatus, why: &str, now: Timestamp) -> Plan {

@@ -18,6 +18,7 @@ use crate::{
 
 mod minted;
 mod renewal;
+mod ttl;
 
 const NOW: &str = "2026-06-01T12:00:00Z";
 const END: &str = "2027-01-01T00:00:00Z";
@@ -240,7 +241,7 @@ impl World {
                         Step::Mint(_)
                         | Step::DeleteSecret { .. }
                         | Step::MendSecret(_)
-                        | Step::DeleteToken => unreachable!(),
+                        | Step::DeleteToken { .. } => unreachable!(),
                     };
                     if let Some(status) = &mut status {
                         let attestation = issued.value.as_ref().unwrap().attestation();
@@ -257,7 +258,7 @@ impl World {
                 }
                 Step::MendSecret(mend) => self.mend(mend),
                 Step::Mint(_) => panic!("the operator draws it"),
-                Step::DeleteToken => {
+                Step::DeleteToken { .. } => {
                     self.token = None;
                     return false;
                 }
@@ -435,7 +436,10 @@ fn told(observed: &Observed, now: Timestamp) -> String {
             Step::DeleteSecret { resource_version: Some(version), .. } => format!("delete version {version}"),
             Step::MendSecret(_) => "mend".to_owned(),
             Step::Mint(recipe) => format!("mint {}", recipe.serial),
-            Step::DeleteToken => "delete token".to_owned(),
+            Step::DeleteToken { resource_version: None } => "delete token".to_owned(),
+            Step::DeleteToken { resource_version: Some(version) } => {
+                format!("delete token version {version}")
+            }
         })
         .collect();
     let status = plan.status.map(|status| {
@@ -532,7 +536,7 @@ fn revoked_or_deleted_it_has_no_value() {
                     o.token.spec.revoked = Some(true);
                     o.credential = CredentialSeen::Gone;
                 },
-                revoked,
+                "delete, delete token | - | -",
             ),
             (
                 "revoked, the spec invalid",
@@ -1151,6 +1155,7 @@ prop_compose! {
         expires_in in prop::option::weighted(0.1, prop::sample::select(vec!["90d", "1m", "1.5h"])),
         renew_before in prop::option::weighted(0.4, prop::sample::select(vec!["1w", "5d", "1m"])),
         revoked in prop::option::weighted(0.1, any::<bool>()),
+        ttl in prop::option::weighted(0.3, prop::sample::select(vec!["1m", "1h", "30d", "10y", "1.5h"])),
         labels in prop::option::of(labels()),
         annotations in labels(),
     ) -> ApiTokenSpec {
@@ -1162,6 +1167,7 @@ prop_compose! {
             expires_in: expires_in.map(Into::into),
             renew_before: renew_before.map(Into::into),
             revoked,
+            ttl_after_expired: ttl.map(Into::into),
             secret: labels.map(|labels| SecretOptions { name: None, labels, annotations }),
             ..ApiTokenSpec::default()
         }
@@ -1377,6 +1383,31 @@ proptest! {
         }
     }
 
+    /// A token goes with its credential, or for its `ttlAfterExpired`, which nobody's status makes shorter.
+    #[test]
+    fn a_token_goes_for_a_reason_alone(world in worlds(), hours in 0..20_000_i64) {
+        let now = now() + hours.hours();
+        let observed = world.observe().unwrap();
+        let plan = plan(&observed, now);
+        let goes = plan.steps.iter().any(|step| matches!(step, Step::DeleteToken { .. }));
+        let token = &observed.token;
+        if goes && !matches!(observed.credential, CredentialSeen::Gone) {
+            let at = |at: &Option<Instant>| at.as_ref().and_then(|at| at.timestamp().ok());
+            let ends = [at(&token.spec.expires_at), world.credential.and_then(|held| at(&held.spec.expires_at))];
+            let end = ends.into_iter().flatten().min().unwrap();
+            let ttl = token.spec.ttl_after_expired.as_ref().unwrap().duration().unwrap();
+            prop_assert!(end + ttl <= now && token.spec.expires_at.is_some());
+            let created_at = token.metadata.creation_timestamp.as_ref().unwrap().0;
+            prop_assert!(created_at + ttl <= now);
+        }
+        let last = plan.steps.len().checked_sub(1);
+        let goes_last = last.is_none_or(|last| {
+            let first = plan.steps[..last].iter();
+            first.clone().all(|step| !matches!(step, Step::DeleteToken { .. }))
+        });
+        prop_assert!(goes_last && (!goes || plan.status.is_none()), "nothing is done or said after it");
+    }
+
     /// Each wake lies ahead, and following them leads to an end even if nobody else ever acts.
     #[test]
     fn waking_is_never_late_and_does_not_go_on_forever(world in worlds()) {
@@ -1390,7 +1421,7 @@ proptest! {
             prop_assert!(wake > now);
             // Others may stand in the way until the end.
             let others = observed.secret.waits_for_others();
-            now = if others { at(END) } else { wake };
+            now = if others { wake.max(at(END)) } else { wake };
         }
         let spec = world.token.unwrap().spec;
         prop_assert!(spec.renew_before.is_some() && spec.expires_at.is_none(), "still waking at {now}");

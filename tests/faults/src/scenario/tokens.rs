@@ -24,6 +24,8 @@ pub(super) const ALL: &[(&str, Drive)] = &[
     ("expire", |run| expire(run, false).boxed()),
     ("expire-while-down", |run| expire(run, true).boxed()),
     ("bring-forward", |run| bring_forward(run).boxed()),
+    ("ttl", |run| ttl(run, false).boxed()),
+    ("ttl-while-down", |run| ttl(run, true).boxed()),
     ("lose-secret", |run| lose_secret(run).boxed()),
     ("rotate-keyring", |run| rotate_keyring(run).boxed()),
 ];
@@ -97,6 +99,29 @@ async fn expire(run: &Run<'_>, while_down: bool) -> Outcome {
         run.start_operator();
     }
     until_at(run, end, ApiTokenState::Expired).await
+}
+
+/// A token goes itself, half a day after its end.
+async fn ttl(run: &Run<'_>, while_down: bool) -> Outcome {
+    let end = run.clock.now() + SignedDuration::from_hours(5);
+    let goes = end + SignedDuration::from_hours(12);
+    let spec = format!("expiresAt: '{end}', ttlAfterExpired: 12h");
+    run.space.apply(&(credential("c") + "---\n" + &token_with("t", &spec))).await?;
+    run.space.token("t", ApiTokenState::Active).await?;
+    if while_down {
+        run.stop_operators();
+        run.clock.advance_to(goes);
+        // As for one that ends while no operator is there.
+        sleep(Duration::from_millis(1_500)).await;
+        run.start_operator();
+    } else {
+        until_at(run, end, ApiTokenState::Expired).await?;
+    }
+    let gone = async {
+        run.space.gone::<Secret>("t-token").await?;
+        run.space.gone::<ApiToken>("t").await
+    };
+    by_then(run, goes, gone).await
 }
 
 async fn bring_forward(run: &Run<'_>) -> Outcome {

@@ -1,6 +1,12 @@
 //! Renewal, by a clock that a test puts forward: what a client that reads its Secret again in time can rely on.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use credential_operator::{
     api::{ApiToken, ApiTokenState, Credential},
@@ -10,7 +16,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::DeleteParams;
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::oneshot::{self, error::TryRecvError},
+    time::{Instant, sleep},
+};
 
 use crate::{
     support::{DEADLINE, Operator, Space, SystemClock, World, condition, credential, token},
@@ -19,6 +28,7 @@ use crate::{
 
 crate::tests![
     ten_renewals_break_no_client,
+    a_client_that_asks_all_the_time_is_never_without_a_value,
     missed_renewals_jump_to_the_current_value,
     what_others_put_into_the_secret_stays_and_an_edited_value_is_replaced,
     a_suspended_token_renews_and_one_whose_secret_is_immutable_says_so,
@@ -146,6 +156,117 @@ async fn ten_renewals_break_no_client(world: Arc<World>, space: Space) {
     assert_eq!((all.len(), status.serial, status.term), (11, Some(10), Some(10)));
     let end = renewing.created_at + HOUR * (40 + 10 * 30);
     assert_eq!(status.expires_at.unwrap().timestamp().unwrap(), end, "by the formula alone");
+    renewing.end().await;
+}
+
+/// A client with a verifier of its own, which it asks all the time, whatever happens meanwhile. It reads its Secret every
+/// two hours; what it read before it keeps until the new value was accepted once, since the Secret may be ahead of the
+/// verifier for a moment.
+struct Caller {
+    space: Space,
+    clock: Arc<SystemClock>,
+    verifier: Asked,
+    held: String,
+    before: Option<String>,
+    read_at: Timestamp,
+    /// How often it was let in.
+    let_in: Arc<AtomicUsize>,
+}
+
+impl Caller {
+    async fn start(renewing: &Renewing) -> Self {
+        let (space, clock) = (renewing.space.clone(), renewing.clock.clone());
+        let verifier = Asked::timed(&renewing.world, clock.clone()).await;
+        let held = space.value("t-token").await;
+        verifier.until("", &held, 200).await;
+        let read_at = clock.now();
+        Self { space, clock, verifier, held, before: None, read_at, let_in: Arc::default() }
+    }
+
+    /// Returns, of how many requests, the first that was refused with all that it had.
+    async fn call_until(mut self, mut stop: oneshot::Receiver<()>) -> Result<usize, String> {
+        let mut outcome = Ok(());
+        while outcome.is_ok() && stop.try_recv() == Err(TryRecvError::Empty) {
+            let now = self.clock.now();
+            if now.duration_since(self.read_at) >= HOUR * 2 {
+                self.read_at = now;
+                let read = self.space.value("t-token").await;
+                if read != self.held {
+                    self.before = Some(std::mem::replace(&mut self.held, read));
+                }
+            }
+            match self.verifier.bearer("", &self.held).await {
+                200 => {
+                    self.before = None;
+                    self.let_in.fetch_add(1, Ordering::Relaxed);
+                }
+                // After a step of the clock it knows nothing for certain, and says so.
+                503 => {}
+                refused => {
+                    let before = match &self.before {
+                        Some(before) => self.verifier.bearer("", before).await,
+                        None => refused,
+                    };
+                    if ![200, 503].contains(&before) {
+                        outcome = Err(format!("{refused}, and {before} for the one before, at {now}"));
+                    }
+                }
+            }
+        }
+        self.verifier.stop().await;
+        outcome.map(|()| self.let_in.load(Ordering::Relaxed))
+    }
+}
+
+async fn a_client_that_asks_all_the_time_is_never_without_a_value(world: Arc<World>, space: Space) {
+    let mut renewing = Renewing::start(world, space).await;
+    let caller = Caller::start(&renewing).await;
+    let let_in = caller.let_in.clone();
+    let (stop, stopped) = oneshot::channel();
+    let calls = tokio::spawn(caller.call_until(stopped));
+    let mut all = vec![renewing.space.value("t-token").await];
+    for hour in (2..=306).step_by(2) {
+        // The operator is away when the third, the fourth, the seventh and the eighth value after the first are due.
+        match hour {
+            88 | 118 | 208 | 238 => renewing.stop_operator().await,
+            94 | 124 | 214 | 244 => renewing.start_operator().await,
+            _ => {}
+        }
+        renewing.to_hour(hour);
+        if renewing.operator.is_some() {
+            renewing.renewed().await;
+        }
+        let value = renewing.space.value("t-token").await;
+        if !all.contains(&value) {
+            renewing.verifier.until("", &value, 200).await;
+            all.push(value);
+        }
+        let mut valid = Vec::new();
+        for (number, value) in all.iter().enumerate() {
+            if renewing.ask(value).await == 200 {
+                valid.push(number);
+            }
+        }
+        assert!((1..=2).contains(&valid.len()), "the values {valid:?} are valid at hour {hour}");
+        assert!(valid.contains(&(all.len() - 1)), "{valid:?} at hour {hour}");
+        // The client has its say before time goes on.
+        let (so_far, deadline) = (let_in.load(Ordering::Relaxed), Instant::now() + DEADLINE);
+        while let_in.load(Ordering::Relaxed) < so_far + 2 && !calls.is_finished() {
+            assert!(Instant::now() < deadline, "the client is not let in at hour {hour}");
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+    let status = renewing.renewed().await.status.unwrap();
+    assert_eq!((all.len(), status.serial, status.term), (11, Some(10), Some(10)));
+    // The last but one to the very end: it is accepted until then, and not longer.
+    let end = renewing.terms.end(Some(9));
+    renewing.clock.step(end.duration_since(renewing.clock.now()) - HOUR / 60);
+    assert_eq!(renewing.ask(&all[9]).await, 200);
+    renewing.clock.step(end.duration_since(renewing.clock.now()));
+    assert_eq!((renewing.ask(&all[9]).await, renewing.ask(&all[10]).await), (401, 200));
+    let _ = stop.send(());
+    let calls = calls.await.unwrap().unwrap();
+    println!("a client was let in {calls} times over ten renewals, and never refused");
     renewing.end().await;
 }
 

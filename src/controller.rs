@@ -13,6 +13,7 @@ pub mod dress;
 mod kept;
 pub mod keyring;
 pub mod mint;
+pub mod orphans;
 mod packed;
 mod place;
 pub mod policies;
@@ -129,6 +130,7 @@ async fn reconcile(ctx: &Context, key: &Key) -> Result<(), RequestError> {
                 return Box::pin(reconcile_credential(ctx, key, &credential)).await;
             }
             ctx.forget(key);
+            Box::pin(orphans::reconcile(ctx, key)).await?;
             unreadable::reconcile(ctx, &ctx.credentials, place).await
         }
         Key::ApiToken(place) => {
@@ -137,6 +139,7 @@ async fn reconcile(ctx: &Context, key: &Key) -> Result<(), RequestError> {
             }
             ctx.forget(key);
             api_token::gone::reconcile(ctx, place).await?;
+            Box::pin(orphans::reconcile(ctx, key)).await?;
             unreadable::reconcile(ctx, &ctx.tokens, place).await
         }
     }
@@ -153,6 +156,10 @@ async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential)
     } else if plan.unbinds() {
         // Another leader may have bound it again since, by what the watch has yet to show.
         credential::observe::latest(ctx, credential).await?;
+    }
+    if plan.waits_for_others && Box::pin(orphans::reconcile(ctx, key)).await? {
+        // What stood in the way was nobody's any more.
+        ctx.queue.add(key.clone());
     }
     let (wake, again) = (plan.wake, plan.again);
     let planned = plan.status.clone();
@@ -191,6 +198,10 @@ async fn reconcile_api_token(ctx: &Context, key: &Key, token: &ApiToken) -> Resu
     let observed = api_token::observe::observe(ctx, token).await?;
     let now = ctx.clock.now();
     let plan = api_token::plan::plan(&observed, now);
+    if observed.secret.waits_for_others() && Box::pin(orphans::reconcile(ctx, key)).await? {
+        // What stood in the way was nobody's any more.
+        ctx.queue.add(key.clone());
+    }
     let (wake, mints) = (plan.wake, plan.mints());
     let planned = plan.status.clone();
     ctx.note_stall(token, planned.as_ref().is_some_and(api_token::plan::is_stalled));

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod digest;
 pub mod expiry;
 pub mod keyring;
+pub mod made_for;
 pub mod material;
 pub mod mint;
 pub mod name;

@@ -15,6 +15,7 @@ use crate::{
     },
     domain::{
         binding::{Binding, controller, is_of_kind},
+        made_for::MadeFor,
         policy::Labels,
     },
 };
@@ -191,14 +192,21 @@ impl Kept for Secret {
     }
 }
 
-/// The object of ours that is the controller of this one.
+/// The object of ours that is the controller of this one; where it has none, the one that it says it was made for.
 fn made_for(metadata: &ObjectMeta) -> Option<Key> {
-    let owner = controller(metadata)?;
-    let place = Place::new(metadata.namespace.as_ref()?, &owner.name);
-    if is_of_kind(owner, "ApiToken") {
-        return Some(Key::ApiToken(place));
+    let (kind, name) = match controller(metadata) {
+        Some(owner) => ["ApiToken", "Credential"]
+            .into_iter()
+            .find(|kind| is_of_kind(owner, kind))
+            .map(|kind| (kind.to_owned(), owner.name.clone()))?,
+        None => MadeFor::of_orphan(metadata).map(|made| (made.kind, made.name))?,
+    };
+    let place = Place::new(metadata.namespace.as_ref()?, name);
+    match kind.as_str() {
+        "ApiToken" => Some(Key::ApiToken(place)),
+        "Credential" => Some(Key::Credential(place)),
+        _ => None,
     }
-    is_of_kind(owner, "Credential").then_some(Key::Credential(place))
 }
 
 /// The credential that a binding says it is for: by its annotation, or by its owner reference where that was edited.

@@ -141,6 +141,17 @@ impl Owner {
         }
     }
 
+    /// Whether `found` is a binding inside the namespace that was made for this very Credential and lost its owner
+    /// reference.
+    #[must_use]
+    pub fn orphaned(&self, found: &Binding) -> bool {
+        controller(&found.metadata).is_none()
+            && found.metadata.deletion_timestamp.is_none()
+            && found.metadata.namespace.as_ref() == Some(&self.namespace)
+            && found.annotation(name::OWNER_UID_ANNOTATION) == Some(&self.uid)
+            && self.would_make(found)
+    }
+
     /// Whether `found` is, but for the UID of its owner, a binding that this Credential's grants could ask for.
     fn would_make(&self, found: &Binding) -> bool {
         let kind = match found.role_ref.kind.as_str() {

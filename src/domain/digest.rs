@@ -26,6 +26,7 @@ const DIGEST_PURPOSE: &str = "credential-operator.io/v1/api-token-digest";
 const ATTESTATION_PURPOSE: &str = "credential-operator.io/v1/api-token-secret";
 const MATERIAL_DIGEST_PURPOSE: &str = "credential-operator.io/v1/material-digest";
 const MATERIAL_PURPOSE: &str = "credential-operator.io/v1/material-secret";
+const ORIGIN_PURPOSE: &str = "credential-operator.io/v1/made-for";
 const SOURCE_PURPOSE: &str = "credential-operator.io/v1/provided-digest";
 
 /// The code that a key makes of a value.
@@ -318,6 +319,20 @@ pub fn verify_source(
     provided: &Entries,
 ) -> Result<(), DigestError> {
     verify_mac(keyring, text, |key| source_mac(key, uid, provided))
+}
+
+/// The keyed digest over what something says of whom it was made for.
+#[must_use]
+pub fn origin(key: &Key, fields: &[String]) -> String {
+    encode(key, &mac(key, ORIGIN_PURPOSE, fields).finalize().into_bytes())
+}
+
+/// Checks what something says of whom it was made for.
+///
+/// # Errors
+/// When the key is gone, or it was not said by the operator.
+pub fn verify_origin(keyring: &Keyring, text: &str, fields: &[String]) -> Result<(), DigestError> {
+    check(keyring, text, ORIGIN_PURPOSE, fields)
 }
 
 /// A client secret that is a token of ours, so that the verifier can tell it by itself.

@@ -12,6 +12,9 @@ pub const MANAGED_BY: &str = "credential-operator";
 pub const MANAGED_BY_SELECTOR: &str = "app.kubernetes.io/managed-by=credential-operator";
 /// On a token's Secret: the keyed proof of what it holds, see [`crate::domain::digest::Attestation`].
 pub const ATTESTATION_ANNOTATION: &str = "credential-operator.io/attestation";
+/// On what the operator creates in the namespace of a token or a credential: for which, see
+/// [`crate::domain::made_for::MadeFor`].
+pub const MADE_FOR_ANNOTATION: &str = "credential-operator.io/made-for";
 /// On a token's Secret: which labels and annotations came from `spec.secret`, so that they can be taken back.
 pub const PUBLISHED_ANNOTATION: &str = "credential-operator.io/published";
 /// On a Secret that a user provides, with the value `true`: its owner's consent.

@@ -84,7 +84,9 @@ async fn each_denial_was_provoked(world: Arc<World>, _: Space) {
             let provoked = object.resource == "rolebindings"
                 && event.verb == "create"
                 && provoking.iter().any(|test| object.namespace.contains(test));
-            !provoked
+            // Whoever makes something anew may come too late in a namespace that is being deleted.
+            let ending = event.verb == "create" && object.namespace.contains("ends-namespace");
+            !(provoked || ending)
         })
         .map(|event| format!("{} {}", event.verb, event.request_uri))
         .collect();

@@ -12,6 +12,7 @@ mod canary;
 mod conflict;
 mod credential;
 mod edits;
+mod ends;
 mod keyring;
 mod kubeconfig;
 mod lag;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         minted::tests(),
         policy::tests(),
         verifier::tests(),
+        ends::tests(),
     ]
     .into_iter()
     .flatten()
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
     let alone = [
         canary::tests(),
         edits::tests(),
+        ends::ends_alone::tests(),
         keyring::tests(),
         kubeconfig::kubeconfig_alone::tests(),
         lag::tests(),

@@ -225,7 +225,8 @@ impl World {
         Denial { admin: self.admin.clone(), name }
     }
 
-    async fn space(&self, test: &str) -> Space {
+    /// A namespace of its own.
+    pub async fn space(&self, test: &str) -> Space {
         let number = self.spaces.fetch_add(1, Ordering::Relaxed);
         let name = test.rsplit("::").next().unwrap_or_default().replace('_', "-");
         let namespace = format!("t{number}-{}", &name[..name.len().min(40)]).trim_end_matches('-').to_owned();
@@ -352,7 +353,7 @@ impl Space {
     }
 
     /// Deletes what would keep the operators of later tests busy.
-    async fn clean_up(&self) {
+    pub async fn clean_up(&self) {
         let params = ListParams::default();
         let all = DeleteParams::default();
         self.api::<Credential>().delete_collection(&all, &params).await.unwrap();

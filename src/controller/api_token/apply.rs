@@ -32,6 +32,7 @@ use crate::{
     },
     domain::{
         digest::{self, Attestation, Subject},
+        made_for::MadeFor,
         name,
         token::Token,
     },
@@ -134,6 +135,8 @@ async fn publish(
     let attestation = Attestation::new(&key, &subject, &value, recipe.claim);
     let mut annotations = recipe.dress.annotations;
     annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
+    let made_for = MadeFor::new(&reference(token), place.to_string()).signed(&key);
+    annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), Some(made_for.text()));
     let labels = recipe.dress.labels;
     let data = [(TOKEN_KEY.to_owned(), ByteString(value.expose().as_bytes().to_vec()))];
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());

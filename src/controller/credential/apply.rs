@@ -28,6 +28,7 @@ use crate::{
     },
     domain::{
         binding::{Binding, BindingKey},
+        made_for::MadeFor,
         name,
     },
 };
@@ -147,10 +148,14 @@ pub async fn write_status(
 
 async fn create_account(ctx: &Context, credential: &Credential) -> Result<ObjectReference, RequestError> {
     let owner = owner(credential);
+    let place = Place::new(&owner.namespace, name::service_account(&owner.name));
+    // Without a proof: it holds nothing, and a key that signed it might be dropped long before it goes.
+    let made_for = MadeFor::new(&owner.reference(), place.to_string());
     let account = ServiceAccount {
         metadata: ObjectMeta {
-            name: Some(name::service_account(&owner.name)),
-            namespace: Some(owner.namespace.clone()),
+            name: Some(place.name().to_owned()),
+            namespace: Some(place.namespace().to_owned()),
+            annotations: Some([(name::MADE_FOR_ANNOTATION.to_owned(), made_for.text())].into()),
             labels: Some([(name::MANAGED_BY_LABEL.to_owned(), name::MANAGED_BY.to_owned())].into()),
             owner_references: Some(vec![owner.reference()]),
             ..ObjectMeta::default()
@@ -158,7 +163,6 @@ async fn create_account(ctx: &Context, credential: &Credential) -> Result<Object
         automount_service_account_token: Some(false),
         ..ServiceAccount::default()
     };
-    let place = Place::of(&account);
     let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), &owner.namespace);
     let created = send(|| format!("create ServiceAccount {place}"), api.create(&post(), &account)).await?;
     let uid = created.metadata.uid.clone().unwrap_or_default();

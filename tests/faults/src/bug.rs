@@ -64,17 +64,20 @@ pub enum Bug {
     EarlyGoing,
     /// Deletes no token.
     KeepToken,
+    /// Deletes no account, which garbage collection does but for orphans.
+    KeepAccount,
     /// Leaves nothing in a Secret beside the value that it renews.
     ClearSecret,
 }
 
 impl Bug {
     /// All of them, each with a plan that catches it and the law that it breaks.
-    pub const ALL: [(Self, &'static str, &'static str); 21] = [
+    pub const ALL: [(Self, &'static str, &'static str); 22] = [
         (Self::DeleteWithoutUid, "revoke:", "S6"),
         (Self::DeleteWithoutUid, "ttl-while-down:", "S6"),
         (Self::EarlyGoing, "ttl:", "S15"),
         (Self::KeepToken, "ttl:", "L1"),
+        (Self::KeepAccount, "orphan:", "L1"),
         (Self::Overwrite, "foreign-secret:", "S5"),
         (Self::Replace, "foreign-secret:", "S5"),
         (Self::AnotherName, "issue: lost-answer@create/secrets/t-token#1", "S4"),
@@ -101,6 +104,17 @@ impl Bug {
             Self::DeafToRevocation => Some("\"revoked\":true"),
             Self::DeafToDeletion => Some("\"type\":\"DELETED\""),
             _ => None,
+        }
+    }
+
+    /// Whether it deletes nothing of that kind.
+    fn keeps(self, resource: &str) -> bool {
+        match self {
+            Self::KeepSecret => resource == "secrets",
+            Self::KeepBindings => resource.ends_with("bindings"),
+            Self::KeepToken => resource == "apitokens",
+            Self::KeepAccount => resource == "serviceaccounts",
+            _ => false,
         }
     }
 
@@ -191,12 +205,11 @@ impl Mistaken {
                 }
                 self.insist(answer, parts, bytes, body, &about.name).await
             }
+            bug if about.verb == "delete" && bug.keeps(&about.resource) => Ok(done()),
             Bug::EndFromNow if states => {
                 body["status"]["expiresAt"] = json!((now() + SignedDuration::from_hours(720)).to_string());
                 self.send(parts, to_bytes(&body)).await
             }
-            Bug::KeepSecret if about.verb == "delete" && about.resource == "secrets" => Ok(done()),
-            Bug::KeepBindings if about.verb == "delete" && about.resource.ends_with("bindings") => Ok(done()),
             Bug::WriteAtStart if about.resource == "apitokens" && about.verb == "get" => {
                 if !self.memory(|memory| std::mem::replace(&mut memory.started, true)) {
                     let namespace = "/api/v1/namespaces/".to_owned() + &self.wired.namespace();
@@ -249,7 +262,6 @@ impl Mistaken {
                 let _ = self.send(delete, to_bytes(&uid)).await;
                 answer
             }
-            Bug::KeepToken if about.verb == "delete" && about.resource == "apitokens" => Ok(done()),
             Bug::ForgetPrevious if states => {
                 body["status"]["previous"] = Value::Null;
                 self.send(parts, to_bytes(&body)).await

@@ -151,10 +151,20 @@ impl Space {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
     {
+        self.delete_by::<K>(name, &DeleteParams::background()).await
+    }
+
+    /// Deletes an object in that way; it may be gone already.
+    ///
+    /// # Errors
+    /// When it does not work in time.
+    pub async fn delete_by<K>(&self, name: &str, params: &DeleteParams) -> Outcome
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
         let api = self.api::<K>();
-        let params = DeleteParams::background();
         stubbornly(|| async {
-            match api.delete(name, &params).await {
+            match api.delete(name, params).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
                 other => other.map(drop),
             }

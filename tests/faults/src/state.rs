@@ -221,6 +221,7 @@ fn simplify(value: &mut Value, namespace: &str) {
                     "fingerprint",
                     "source",
                     name::ATTESTATION_ANNOTATION,
+                    name::MADE_FOR_ANNOTATION,
                     name::OWNER_UID_ANNOTATION,
                 ];
                 if random.contains(&key.as_str()) || key == "data" && value.is_object() {

@@ -28,6 +28,7 @@ use crate::{
     domain::{
         digest::{self, MaterialAttestation},
         keyring::Key as SigningKey,
+        made_for::MadeFor,
         material::{self, Drawn, Entries, Facts, Problem, Request},
         name,
         redacted::Redacted,
@@ -109,6 +110,8 @@ async fn publish(
     let mut annotations = recipe.dress.annotations;
     annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
     let place = Place::new(Place::of(credential).namespace(), &recipe.name);
+    let made_for = MadeFor::new(&owner(credential).reference(), place.to_string()).signed(&key);
+    annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), Some(made_for.text()));
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
     let data = entries.iter().map(|(name, value)| (name.clone(), ByteString(value.expose().clone())));
     let (written, recorded) = if let Some((secret, resource_version, keys)) = recipe.into {

@@ -7,6 +7,7 @@ use credential_operator::{
 use futures::FutureExt;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use kube::api::{DeleteParams, PropagationPolicy};
 use serde_json::json;
 use tokio::time::{Duration, sleep};
 
@@ -20,6 +21,7 @@ pub(super) const ALL: &[(&str, Drive)] = &[
     ("change-roles", |run| change_roles(run).boxed()),
     ("suspend", |run| suspend(run).boxed()),
     ("cascade", |run| cascade(run).boxed()),
+    ("orphan", |run| orphan(run).boxed()),
     ("recreate", |run| recreate(run).boxed()),
     ("credential-ends", |run| credential_ends(run).boxed()),
     ("lose-account", |run| lose_account(run).boxed()),
@@ -72,6 +74,29 @@ async fn cascade(run: &Run<'_>) -> Outcome {
         run.space.gone::<ApiToken>(name).await?;
         run.space.gone::<Secret>(&format!("{name}-token")).await?;
     }
+    run.space.gone::<ServiceAccount>("c-credential").await
+}
+
+/// Garbage collection leaves what it would take otherwise.
+async fn orphan(run: &Run<'_>) -> Outcome {
+    let material = format!("type: ClientSecret, {}", roles());
+    run.space
+        .apply(&(credential_with("c", &material) + "---\n" + &token("t") + "---\n" + &token("u")))
+        .await?;
+    for name in ["t", "u"] {
+        run.space.token(name, ApiTokenState::Active).await?;
+    }
+    run.space.credential("c", CredentialState::Active).await?;
+    let orphan =
+        DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
+    run.space.delete_by::<ApiToken>("t", &orphan).await?;
+    run.space.gone::<Secret>("t-token").await?;
+    run.space.delete_by::<Credential>("c", &orphan).await?;
+    run.space.gone::<Credential>("c").await?;
+    for name in ["u-token", "c-credential"] {
+        run.space.gone::<Secret>(name).await?;
+    }
+    run.space.gone::<ApiToken>("u").await?;
     run.space.gone::<ServiceAccount>("c-credential").await
 }
 

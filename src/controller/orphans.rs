@@ -1,0 +1,138 @@
+//! What was made for an object that is gone, and what garbage collection leaves because it bears no owner reference any
+//! more: `kubectl delete --cascade=orphan` took it away. Deleted is deleted, by whatever way.
+//!
+//! Bindings in other namespaces are the sweep's.
+
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use kube::{
+    Api, Resource,
+    api::ObjectMeta,
+    core::{NamespaceResourceScope, PartialObjectMeta},
+};
+use serde::de::DeserializeOwned;
+use tracing::info;
+
+use super::{
+    Context, Key, Place,
+    credential::apply::delete_binding,
+    write::{RequestError, delete_only, send, unless_gone},
+};
+use crate::{
+    api::{ApiToken, Credential},
+    domain::{binding::Binding, made_for::MadeFor, name},
+};
+
+/// Deletes what was made for an object of that name that is gone; tells whether there was anything. Without it, no request
+/// is made.
+///
+/// # Errors
+/// When a read or a deletion fails.
+pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
+    let (place, kind) = match key {
+        Key::ApiToken(place) => (place, "ApiToken"),
+        Key::Credential(place) => (place, "Credential"),
+        Key::Keyring | Key::Sweep | Key::Policies => return Ok(false),
+    };
+    let keyring = ctx.keyring();
+    let mut known = Known { ctx, key, looked: false, uid: None };
+    let mut found = false;
+    let of_it = |metadata: &ObjectMeta| {
+        MadeFor::of_orphan(metadata).filter(|made| made.kind == kind && made.name == place.name())
+    };
+    for secret in ctx.secrets.owned_by(key) {
+        if let Some(made) = of_it(&secret.metadata).filter(|made| made.verify(&keyring).is_ok())
+            && known.is_gone(&made.uid).await?
+        {
+            delete::<Secret>(ctx, &secret).await?;
+            found = true;
+        }
+    }
+    if kind == "ApiToken" {
+        return Ok(found);
+    }
+    for account in ctx.accounts.owned_by(key) {
+        let is_its = account.metadata.name.as_ref() == Some(&name::service_account(place.name()));
+        if let Some(made) = of_it(&account.metadata).filter(|_| is_its)
+            && known.is_gone(&made.uid).await?
+        {
+            delete::<ServiceAccount>(ctx, &account).await?;
+            found = true;
+        }
+    }
+    for binding in ctx.role_bindings.owned_by(key).map(Binding::from) {
+        if let Some(owner) = binding.claimed_owner()
+            && (owner.namespace.as_str(), owner.name.as_str()) == (place.namespace(), place.name())
+            && owner.orphaned(&binding)
+            && known.is_gone(&owner.uid).await?
+        {
+            let uid = binding.metadata.uid.as_deref().unwrap_or_default();
+            delete_binding(ctx, &binding.key(), uid).await?;
+            found = true;
+        }
+    }
+    Ok(found)
+}
+
+/// Which object there is of that name, once somebody asked.
+struct Known<'a> {
+    ctx: &'a Context,
+    key: &'a Key,
+    /// Whether it was looked up.
+    looked: bool,
+    /// Its UID, where there is one.
+    uid: Option<String>,
+}
+
+impl Known<'_> {
+    /// Whether the one of that UID is gone. A UID never comes back.
+    async fn is_gone(&mut self, uid: &str) -> Result<bool, RequestError> {
+        let (cached, read) = match self.key {
+            Key::ApiToken(place) => (self.ctx.tokens.get(place).and_then(|held| held.metadata.uid), place),
+            Key::Credential(place) => {
+                (self.ctx.credentials.get(place).and_then(|held| held.metadata.uid), place)
+            }
+            Key::Keyring | Key::Sweep | Key::Policies => return Ok(false),
+        };
+        if cached.as_deref() == Some(uid) {
+            return Ok(false);
+        }
+        if !self.looked {
+            self.uid = match self.key {
+                Key::ApiToken(_) => latest::<ApiToken>(self.ctx, read).await?,
+                _ => latest::<Credential>(self.ctx, read).await?,
+            };
+            self.looked = true;
+        }
+        Ok(self.uid.as_deref() != Some(uid))
+    }
+}
+
+async fn latest<K>(ctx: &Context, place: &Place) -> Result<Option<String>, RequestError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let what = || format!("get {} {place}", K::kind(&()));
+    Ok(send(what, api.get_metadata_opt(place.name())).await?.and_then(|found| found.metadata.uid))
+}
+
+/// Deletes it in the version that was looked at: whoever takes it over meanwhile keeps it.
+async fn delete<K>(ctx: &Context, orphan: &PartialObjectMeta<K>) -> Result<(), RequestError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let place = Place::of(orphan);
+    let kind = K::kind(&());
+    info!(%place, %kind, "whom it was made for is gone");
+    let uid = orphan.metadata.uid.as_deref().unwrap_or_default();
+    let params = delete_only(uid, orphan.metadata.resource_version.as_deref());
+    let api: Api<K> = Api::namespaced(ctx.client.clone(), place.namespace());
+    unless_gone(send(|| format!("delete {kind} {place}"), api.delete(place.name(), &params)).await)?;
+    Ok(())
+}

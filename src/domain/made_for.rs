@@ -1,0 +1,142 @@
+//! Whom something was made for, as it says itself.
+//!
+//! The owner reference says it, too, and garbage collection goes by that; but `kubectl delete --cascade=orphan` takes it away,
+//! and a backup brings it back with a UID that is nobody's. What bears no owner reference and can prove that it was made
+//! for an object that is gone belongs to nobody any more.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{
+    binding::controller,
+    digest::{self, DigestError},
+    keyring::{Key, Keyring},
+    name,
+};
+
+/// An object of ours, and what was made for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeFor {
+    /// The kind of the object.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The `namespace/name` of what was made: a copy under another name is whoever's made it.
+    #[serde(rename = "as")]
+    pub at: String,
+    /// A keyed digest over all of that.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    proof: String,
+}
+
+impl MadeFor {
+    /// What is about to be made at `namespace/name` for an object.
+    #[must_use]
+    pub fn new(owner: &OwnerReference, at: String) -> Self {
+        let OwnerReference { kind, name, uid, .. } = owner.clone();
+        Self { kind, name, uid, at, proof: String::new() }
+    }
+
+    /// The same, with a proof.
+    #[must_use]
+    pub fn signed(self, key: &Key) -> Self {
+        let proof = digest::origin(key, &self.fields());
+        Self { proof, ..self }
+    }
+
+    /// The text of the annotation.
+    #[must_use]
+    pub fn text(&self) -> String {
+        json!(self).to_string()
+    }
+
+    /// What an object says of itself, proven or not.
+    #[must_use]
+    pub fn read(found: &ObjectMeta) -> Option<Self> {
+        serde_json::from_str(found.annotations.as_ref()?.get(name::MADE_FOR_ANNOTATION)?).ok()
+    }
+
+    /// The same of an object that nobody owns, is not being deleted, and stands where it was made.
+    #[must_use]
+    pub fn of_orphan(found: &ObjectMeta) -> Option<Self> {
+        let at = format!("{}/{}", found.namespace.as_deref()?, found.name.as_deref()?);
+        let unowned = controller(found).is_none() && found.deletion_timestamp.is_none();
+        Self::read(found).filter(|made| unowned && made.at == at)
+    }
+
+    /// Whether the operator said so.
+    ///
+    /// # Errors
+    /// When it did not, or its key is gone.
+    pub fn verify(&self, keyring: &Keyring) -> Result<(), DigestError> {
+        digest::verify_origin(keyring, &self.proof, &self.fields())
+    }
+
+    fn fields(&self) -> [String; 4] {
+        [self.kind.clone(), self.name.clone(), self.uid.clone(), self.at.clone()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner() -> OwnerReference {
+        OwnerReference {
+            kind: "ApiToken".to_owned(),
+            name: "t".to_owned(),
+            uid: "uid".to_owned(),
+            controller: Some(true),
+            ..OwnerReference::default()
+        }
+    }
+
+    fn wearing(made: &MadeFor) -> ObjectMeta {
+        ObjectMeta {
+            namespace: Some("n".to_owned()),
+            name: Some("t-token".to_owned()),
+            annotations: Some([(name::MADE_FOR_ANNOTATION.to_owned(), made.text())].into()),
+            ..ObjectMeta::default()
+        }
+    }
+
+    #[test]
+    fn an_orphan_stands_where_it_was_made_and_is_nobodys() {
+        let made = MadeFor::new(&owner(), "n/t-token".to_owned());
+        assert_eq!(MadeFor::of_orphan(&wearing(&made)), Some(made.clone()));
+        let owned = ObjectMeta { owner_references: Some(vec![owner()]), ..wearing(&made) };
+        let copied = ObjectMeta { name: Some("copy".to_owned()), ..wearing(&made) };
+        let elsewhere = ObjectMeta { namespace: Some("other".to_owned()), ..wearing(&made) };
+        let bare = ObjectMeta { annotations: None, ..wearing(&made) };
+        let leaving = ObjectMeta {
+            deletion_timestamp: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+                jiff::Timestamp::UNIX_EPOCH,
+            )),
+            ..wearing(&made)
+        };
+        for other in [owned, copied, elsewhere, bare, leaving] {
+            assert_eq!(MadeFor::of_orphan(&other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_else_can_say_so() {
+        let key = Key::read("20270115T080000Z-abcd", &[1; 32]).unwrap();
+        let keyring: Keyring = [key.clone()].into_iter().collect();
+        let made = MadeFor::new(&owner(), "n/t-token".to_owned()).signed(&key);
+        assert_eq!(made.verify(&keyring), Ok(()));
+        for (what, forged) in [
+            ("kind", MadeFor { kind: "Credential".to_owned(), ..made.clone() }),
+            ("name", MadeFor { name: "u".to_owned(), ..made.clone() }),
+            ("uid", MadeFor { uid: "other".to_owned(), ..made.clone() }),
+            ("place", MadeFor { at: "n/u-token".to_owned(), ..made.clone() }),
+            ("proof", MadeFor { proof: String::new(), ..made.clone() }),
+        ] {
+            assert_eq!(forged.verify(&keyring), Err(DigestError::Mismatch), "{what}");
+        }
+        assert_eq!(made.verify(&Keyring::default()), Err(DigestError::KeyMissing));
+    }
+}

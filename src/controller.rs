@@ -10,6 +10,7 @@ pub mod context;
 pub mod credential;
 pub mod draws;
 pub mod dress;
+pub mod events;
 mod kept;
 pub mod keyring;
 pub mod mint;
@@ -181,7 +182,9 @@ async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential)
         let planned = planned.or_else(|| latest.status.clone()).unwrap_or_default();
         let message = credential::apply::what_to_do(reason, &message);
         let status = credential::plan::refused(&latest, planned, reason, &message, now);
-        credential::apply::write_status(ctx, &latest, status).await?;
+        if let Some(written) = credential::apply::write_status(ctx, &latest, status).await? {
+            events::of_credential(ctx, &latest, &written, now).await;
+        }
     }
     Err(error)
 }

@@ -19,6 +19,7 @@ use super::{
     Place, api_token,
     cache::Cache,
     draws::Draws,
+    events::Events,
     policies::Judgements,
     queue::{self, Queue},
 };
@@ -124,6 +125,8 @@ pub struct Context {
     pub namespaces: Cache<PartialObjectMeta<Namespace>>,
     /// Draws that take long.
     pub draws: Draws,
+    /// Where events are sent.
+    pub events: Events,
     random: Mutex<Box<dyn CryptoRng + Send>>,
     keyring: RwLock<Arc<Keyring>>,
     memory: Mutex<Memory>,
@@ -158,6 +161,7 @@ impl Context {
         config: Config,
     ) -> Self {
         Self {
+            events: Events::new(client.clone()),
             client,
             queue: Queue::new(clock.clone(), PLACES),
             clock,

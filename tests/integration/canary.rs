@@ -27,6 +27,7 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::dynamic_filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
+use crate::events::until_told;
 use crate::support::{Space, SystemClock, World, token};
 
 crate::tests![no_value_is_where_people_look];
@@ -172,6 +173,7 @@ async fn no_value_is_where_people_look(world: Arc<World>, space: Space) {
     }
     collect(&space, &mut secrets).await;
     let params = ListParams::default();
+    until_told(&space, "Credential broken", &[("MaterialInvalid", 1)]).await;
     let mut seen = json!([
         space.api::<Credential>().list(&params).await.unwrap().items,
         space.api::<ApiToken>().list(&params).await.unwrap().items,

@@ -13,6 +13,7 @@ mod conflict;
 mod credential;
 mod edits;
 mod ends;
+mod events;
 mod keyring;
 mod kubeconfig;
 mod lag;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         policy::tests(),
         verifier::tests(),
         ends::tests(),
+        events::tests(),
     ]
     .into_iter()
     .flatten()

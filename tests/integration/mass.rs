@@ -223,6 +223,8 @@ async fn what_cannot_succeed_is_not_tried_again_and_again(world: Arc<World>, spa
         // One create that met the foreign Secret, then a look every ten seconds.
         ("create secrets", 1),
         ("get secrets", 5),
+        // One for the foreign Secret, and no other however often it is met.
+        ("create events", 1),
         // Tried again after 5, 10, 20 s and so on, to a minute.
         ("create rolebindings", 8),
         ("create serviceaccounts", 1),

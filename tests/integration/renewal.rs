@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use crate::{
+    events::until_told,
     support::{DEADLINE, Operator, Space, SystemClock, World, condition, credential, token},
     verifier::Asked,
 };
@@ -367,6 +368,7 @@ async fn a_suspended_token_renews_and_one_whose_secret_is_immutable_says_so(worl
     let message = condition(&refused, "Ready").2;
     assert!(message.contains("immutable") && message.contains("delete the Secret"), "{message}");
     assert_eq!(renewing.ask(&second).await, 200, "it goes on until its end");
+    until_told(space, "ApiToken t", &[("RenewalFailed", 1)]).await;
     space.api::<Secret>().delete("t-token", &DeleteParams::default()).await.unwrap();
     renewing.renewed().await;
     let third = space.value("t-token").await;

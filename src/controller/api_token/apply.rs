@@ -27,6 +27,7 @@ use crate::{
     controller::{
         Context, Key, Place,
         cache::Kept,
+        events,
         watch::count_soon,
         write::{FIELD_MANAGER, RequestError, delete_only, send, unless_gone},
     },
@@ -111,7 +112,8 @@ pub async fn write_status(
         if let Some(credential) = written.owner() {
             count_soon(ctx, &credential);
         }
-        ctx.tokens.remember(written);
+        ctx.tokens.remember(written.clone());
+        events::of_token(ctx, token, &written, ctx.clock.now()).await;
     }
     Ok(())
 }

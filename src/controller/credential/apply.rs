@@ -24,6 +24,7 @@ use crate::{
     controller::{
         Context, Key, Place,
         cache::Kept,
+        events,
         write::{FIELD_MANAGER, RequestError, Trouble, delete_only, send, unless_gone},
     },
     domain::{
@@ -93,7 +94,11 @@ pub async fn apply(
         status = Some(refused(credential, planned, reason, &what_to_do(reason, &message), now));
     }
     if let Some(status) = status {
-        write_status(ctx, &current, status).await?;
+        let written = write_status(ctx, &current, status).await?;
+        // What is still being drawn has not failed.
+        if let Some(written) = written.filter(|_| !later) {
+            events::of_credential(ctx, &current, &written, now).await;
+        }
     }
     refusal.map_or(Ok(if later { Done::Later } else { Done::Yes }), Err)
 }

@@ -163,6 +163,11 @@ impl Instance {
         if path.resource == "credentialpolicies.status" {
             path.request.name = path.name.replace(&self.wire.namespace, "NAMESPACE");
         }
+        // Named after the object and the time.
+        if path.resource == "events" {
+            path.request.name =
+                path.name.rsplit_once('.').map_or_else(String::new, |(name, _)| name.to_owned());
+        }
         if parts.method == Method::GET {
             confine(&mut parts, &self.wire.namespace);
             let awaited = self.watches.get(path.resource.as_str()).filter(|_| path.watch).cloned();

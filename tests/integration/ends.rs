@@ -346,6 +346,11 @@ async fn make(space: &Space, shape: &str) {
             space.apply(&(mine.to_owned() + "---\n" + &credential_with(spec) + "---\n" + &day)).await;
             space.published("c", 0).await;
         }
+        "a credential that is a kubeconfig" => {
+            let spec = "type: Kubeconfig, kubeconfig: {server: 'https://api.example:6443'}";
+            space.apply(&(credential_with(spec) + "---\n" + &day)).await;
+            space.published("c", 0).await;
+        }
         "a credential that has ended" => {
             let spec = format!(
                 "type: ClientSecret, expiresAt: '{soon}', roles: [{{kind: ClusterRole, name: view}}]"
@@ -357,6 +362,11 @@ async fn make(space: &Space, shape: &str) {
         "a token alone" => space.apply(&(credential("c") + "---\n" + &day)).await,
         "a token that renews" => {
             space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1d, renewBefore: 1h"))).await;
+        }
+        "a token of the Kubernetes API" => {
+            space
+                .apply(&(credential("c") + "---\n" + &token("t", "type: ServiceAccount, expiresIn: 1d")))
+                .await;
         }
         "a suspended token" => {
             space.apply(&(credential_with("state: Inactive") + "---\n" + &day)).await;

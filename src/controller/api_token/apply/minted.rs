@@ -23,7 +23,7 @@ use crate::{
         mint::{self, Vessel},
         write::{FIELD_MANAGER, RequestError, send},
     },
-    domain::{mint::MintAttestation, name},
+    domain::{made_for::MadeFor, mint::MintAttestation, name},
 };
 
 /// Mints a token into a Secret: into a new one, or into one of ours. Tells whether it did.
@@ -44,12 +44,15 @@ pub(super) async fn mint(
     let (held, dress) = match recipe.into {
         Some(held) => (held, recipe.dress),
         None => {
+            let made_for = MadeFor::new(&reference(token), place.to_string()).signed(&key);
+            let mut annotations = present(recipe.dress.annotations);
+            annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), made_for.text());
             let secret = Secret {
                 metadata: ObjectMeta {
                     name: Some(place.name().to_owned()),
                     namespace: Some(place.namespace().to_owned()),
                     labels: Some(present(recipe.dress.labels)),
-                    annotations: Some(present(recipe.dress.annotations)),
+                    annotations: Some(annotations),
                     owner_references: Some(vec![reference(token)]),
                     ..ObjectMeta::default()
                 },

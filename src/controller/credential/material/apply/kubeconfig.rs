@@ -26,6 +26,7 @@ use crate::{
         write::{FIELD_MANAGER, RequestError, send, unless_gone},
     },
     domain::{
+        made_for::MadeFor,
         material::{self, Problem, Request, kubeconfig},
         name,
     },
@@ -53,12 +54,15 @@ pub(super) async fn publish(
     let (secret, version, dress) = if let Some((secret, version, _)) = recipe.into {
         (secret, version, recipe.dress)
     } else {
+        let made_for = MadeFor::new(&owner(credential).reference(), place.to_string()).signed(&key);
+        let mut annotations = present(recipe.dress.annotations);
+        annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), made_for.text());
         let secret = Secret {
             metadata: ObjectMeta {
                 name: Some(place.name().to_owned()),
                 namespace: Some(place.namespace().to_owned()),
                 labels: Some(present(recipe.dress.labels)),
-                annotations: Some(present(recipe.dress.annotations)),
+                annotations: Some(annotations),
                 owner_references: Some(vec![owner(credential).reference()]),
                 ..ObjectMeta::default()
             },

@@ -8,6 +8,7 @@ pub mod api_token;
 pub mod condition;
 pub mod credential;
 pub mod credential_policy;
+pub mod delivery;
 pub mod instant;
 pub mod lean;
 pub mod lifetime;
@@ -17,6 +18,7 @@ pub use api_token::{ApiToken, ApiTokenSpec, ApiTokenState, ApiTokenStatus};
 pub use condition::{Condition, ConditionType, Reason};
 pub use credential::{Credential, CredentialSpec, CredentialState, CredentialStatus, CredentialType};
 pub use credential_policy::{CredentialPolicy, CredentialPolicySpec, CredentialPolicyStatus};
+pub use delivery::{Delivery, DeliveryMode};
 pub use instant::Instant;
 pub use lifetime::Lifetime;
 

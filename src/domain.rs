@@ -4,6 +4,7 @@
 
 pub mod binding;
 pub mod clock;
+pub mod delivery;
 pub mod digest;
 pub mod expiry;
 pub mod keyring;
@@ -13,4 +14,5 @@ pub mod mint;
 pub mod name;
 pub mod policy;
 pub mod redacted;
+pub mod sealed;
 pub mod token;

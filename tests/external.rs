@@ -1,5 +1,5 @@
-//! Whether programs that people use take what the operator draws: OpenSSH, OpenSSL, Apache's htpasswd, oathtool, `GnuPG`
-//! and nginx. They are no part of `cargo test`; tests/external/install puts them there.
+//! Whether programs that people use take what the operator draws: OpenSSH, OpenSSL, Apache's htpasswd, oathtool, `GnuPG`,
+//! nginx and age. They are no part of `cargo test`; tests/external/install puts them there.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
@@ -16,9 +16,17 @@ use std::{
     time::Duration,
 };
 
-use credential_operator::{api::CredentialType, domain::material::Entries};
+use credential_operator::{
+    api::CredentialType,
+    domain::{
+        material::Entries,
+        sealed::Recipients,
+        token::{Prefix, Token},
+    },
+};
 use data_encoding::BASE64;
 use drawn::{authority, check, draw, draw_by, entries, open_pgp_example, text};
+use rand::{SeedableRng, rngs::StdRng};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -51,6 +59,29 @@ fn folder(entries: &Entries) -> TempDir {
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     }
     folder
+}
+
+#[test]
+fn age_opens_what_is_sealed() {
+    let folder = TempDir::new().unwrap();
+    run(&folder, "age-keygen", &["-o", "age"]);
+    for (name, kind, bits) in [("ed25519", "ed25519", "256"), ("rsa", "rsa", "3072")] {
+        run(&folder, "ssh-keygen", &["-q", "-t", kind, "-b", bits, "-N", "", "-C", "me@laptop", "-f", name]);
+    }
+    let public = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap().trim().to_owned();
+    let recipients = [
+        run(&folder, "age-keygen", &["-y", "age"]).trim().to_owned(),
+        public("ed25519.pub"),
+        public("rsa.pub"),
+    ];
+    let value = Token::draw(&Prefix::default(), &mut StdRng::seed_from_u64(1));
+    let sealed = Recipients::new(&recipients).unwrap().seal(value.expose().as_bytes()).unwrap();
+    fs::write(folder.path().join("token.age"), sealed).unwrap();
+    for key in ["age", "ed25519", "rsa"] {
+        assert_eq!(run(&folder, "age", &["-d", "-i", key, "token.age"]), value.expose(), "{key}");
+    }
+    run(&folder, "age-keygen", &["-o", "another"]);
+    assert!(!attempt(&folder, "age", &["-d", "-i", "another", "token.age"]).0);
 }
 
 #[test]

@@ -6,7 +6,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Instant, Lifetime, credential::ObjectReference, credential_policy::TokenType};
+use super::{
+    Condition, Delivery, Instant, Lifetime, credential::ObjectReference, credential_policy::TokenType,
+};
 
 /// An ApiToken is one expiring bearer token of a Credential. The operator draws its value once and keeps it in a
 /// Secret, key `token`, until the end; only a keyed digest of it is in the status.
@@ -29,6 +31,7 @@ use super::{Condition, Instant, Lifetime, credential::ObjectReference, credentia
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Scopes", type_ = "string", json_path = ".spec.scopes", priority = 1),
+    printcolumn(name = "Delivery", type_ = "string", json_path = ".spec.delivery.mode", priority = 1),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Usable\")].reason", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
@@ -43,10 +46,13 @@ use super::{Condition, Instant, Lifetime, credential::ObjectReference, credentia
     validation = Rule::new("!has(oldSelf.scopes) || (has(self.scopes) && self.scopes.all(s, s in oldSelf.scopes))").message("scopes may only shrink; create another ApiToken for more").field_path(".scopes"),
     validation = Rule::new("!has(oldSelf.audiences) || (has(self.audiences) && self.audiences.all(a, a in oldSelf.audiences))").message("audiences may only shrink; create another ApiToken for more").field_path(".audiences"),
     validation = Rule::new("(has(self.secret) && has(self.secret.name) ? self.secret.name : '') == (has(oldSelf.secret) && has(oldSelf.secret.name) ? oldSelf.secret.name : '')").message("secret.name is immutable; create another ApiToken for another Secret").field_path(".secret"),
+    validation = Rule::new("(has(self.delivery) ? self.delivery.mode : 'Secret') == (has(oldSelf.delivery) ? oldSelf.delivery.mode : 'Secret')").message("delivery.mode is immutable; create another ApiToken to have it delivered otherwise").field_path(".delivery"),
+    validation = Rule::new("!has(self.delivery) || !has(self.delivery.window) || !has(self.expiresIn) || int(self.delivery.window.substring(0, self.delivery.window.size() - 1)) * (self.delivery.window.endsWith('m') ? 1 : self.delivery.window.endsWith('h') ? 60 : self.delivery.window.endsWith('d') ? 1440 : self.delivery.window.endsWith('w') ? 10080 : 525600) <= int(self.expiresIn.substring(0, self.expiresIn.size() - 1)) * (self.expiresIn.endsWith('m') ? 1 : self.expiresIn.endsWith('h') ? 60 : self.expiresIn.endsWith('d') ? 1440 : self.expiresIn.endsWith('w') ? 10080 : 525600)").message("delivery.window is longer than expiresIn, the life of the value; shorten it").field_path(".delivery"),
     validation = Rule::new("!has(oldSelf.revoked) || (has(self.revoked) && self.revoked)").message("a revoked token stays revoked; create another ApiToken").field_path(".revoked"),
     validation = Rule::new("self.type != 'ServiceAccount' || !has(self.expiresIn) || !self.expiresIn.endsWith('m') || int(self.expiresIn.substring(0, self.expiresIn.size() - 1)) >= 10").message("the API server mints no token for less than ten minutes; set expiresIn to 10m or more, or choose type Opaque").field_path(".expiresIn"),
     validation = Rule::new("self.type != 'ServiceAccount' || !has(self.scopes)").message("scopes go with type Opaque: what a ServiceAccount token may do is what the roles of its credential say; remove scopes").field_path(".scopes"),
     validation = Rule::new("self.type != 'ServiceAccount' || !has(self.audiences) || self.audiences.size() > 0").message("a ServiceAccount token is for somebody: name the audiences, or remove audiences for the API server's own; to stop the token set revoked").field_path(".audiences"),
+    validation = Rule::new("self.type != 'ServiceAccount' || !has(self.delivery) || self.delivery.mode == 'Secret'").message("a ServiceAccount token lives in its Secret and dies with it: set delivery.mode to Secret or remove delivery, or choose type Opaque").field_path(".delivery"),
     validation = Rule::new("!has(self.revoked) || self.revoked").message("revoked is true or absent; remove the field, or set it to true to revoke the token for good").field_path(".revoked")
 )]
 pub struct ApiTokenSpec {
@@ -97,6 +103,10 @@ pub struct ApiTokenSpec {
     #[schemars(length(max = 16), inner(length(min = 1, max = 512)), extend("x-kubernetes-list-type" = "set"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audiences: Option<Vec<String>>,
+
+    /// How the value comes to whom it is for. Absent: mode Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
 
     /// The Secret that the value is kept in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -188,6 +198,9 @@ pub struct ApiTokenStatus {
     /// Of a ServiceAccount token: what the API server granted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minted: Option<MintedToken>,
+    /// With delivery Once: when the value was taken for delivered. From then on no Secret holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered_at: Option<Instant>,
     /// The value before this one, while it is still accepted after a renewal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<PreviousToken>,

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Condition, ConditionType, Instant, Reason,
+    Condition, ConditionType, Delivery, Instant, Reason,
     api_token::SecretOptions,
     material::{
         BasicAuth, HashedPassword, HelmRepository, Kubeconfig, ObjectStore, Opaque, Provided, Registry,
@@ -56,12 +56,15 @@ pub const MAX_NAME_LENGTH: usize = 52;
     validation = Rule::new("!has(self.opaque) || self.type == 'Opaque'").message("opaque goes with type Opaque only; remove it, or create a credential of that type").field_path(".opaque"),
     validation = Rule::new("!has(self.hashedPassword) || self.type == 'HashedPassword'").message("hashedPassword goes with type HashedPassword only; remove it, or create a credential of that type").field_path(".hashedPassword"),
     validation = Rule::new("!has(self.totp) || self.type == 'Totp'").message("totp goes with type Totp only; remove it, or create a credential of that type").field_path(".totp"),
-    validation = Rule::new("self.type != 'Token' || (!has(self.rotation) && !has(self.provided) && !has(self.secret))").message("a credential of type Token holds no material: remove rotation, provided and secret, or choose another type").field_path(".type"),
+    validation = Rule::new("self.type != 'Token' || (!has(self.rotation) && !has(self.provided) && !has(self.secret) && !has(self.delivery))").message("a credential of type Token holds no material: remove rotation, provided, secret and delivery, or choose another type").field_path(".type"),
     validation = Rule::new("has(self.provided) || !(self.type in ['GpgKey', 'SwarmToken', 'DockerSwarm', 'KubernetesApi', 'Vpn', 'AmazonEc2', 'Azure', 'Exoscale', 'GoogleCloud', 'OpenStack'])").message("material of this type is not generated: set provided.secretRef to the Secret that has it").field_path(".type"),
-    validation = Rule::new("!has(self.provided) || !(has(self.rotation) || has(self.basicAuth) || has(self.sshKey) || has(self.tls) || has(self.objectStore) || has(self.registry) || has(self.helmRepository) || has(self.kubeconfig) || has(self.opaque) || has(self.totp))").message("provided material is neither drawn nor rotated: remove rotation and the options of the type").field_path(".provided"),
+    validation = Rule::new("!has(self.provided) || !(has(self.rotation) || has(self.delivery) || has(self.basicAuth) || has(self.sshKey) || has(self.tls) || has(self.objectStore) || has(self.registry) || has(self.helmRepository) || has(self.kubeconfig) || has(self.opaque) || has(self.totp))").message("provided material is neither drawn nor rotated, and published as it is: remove rotation, delivery and the options of the type").field_path(".provided"),
     validation = Rule::new("has(self.provided) || self.type != 'Registry' || has(self.registry)").message("set registry.server, such as registry.example, so that the login can name it").field_path(".type"),
     validation = Rule::new("has(self.provided) || self.type != 'Kubeconfig' || has(self.kubeconfig)").message("set kubeconfig.server, such as https://api.example:6443, as those reach it who use the file").field_path(".type"),
+    validation = Rule::new("self.type != 'Kubeconfig' || !has(self.delivery) || self.delivery.mode == 'Secret'").message("the token in a kubeconfig lives in its Secret and dies with it: set delivery.mode to Secret or remove delivery").field_path(".delivery"),
     validation = Rule::new("has(self.provided) || self.type != 'Opaque' || has(self.opaque)").message("set opaque.fields, such as [{name: api-key}]").field_path(".type"),
+    validation = Rule::new("(has(self.delivery) ? self.delivery.mode : 'Secret') == (has(oldSelf.delivery) ? oldSelf.delivery.mode : 'Secret')").message("delivery.mode is immutable; create another credential to have its material delivered otherwise").field_path(".delivery"),
+    validation = Rule::new("!has(self.delivery) || !has(self.delivery.window) || !has(self.rotation) || !has(self.rotation.every) || int(self.delivery.window.substring(0, self.delivery.window.size() - 1)) * (self.delivery.window.endsWith('m') ? 1 : self.delivery.window.endsWith('h') ? 60 : self.delivery.window.endsWith('d') ? 1440 : self.delivery.window.endsWith('w') ? 10080 : 525600) <= int(self.rotation.every.substring(0, self.rotation.every.size() - 1)) * (self.rotation.every.endsWith('m') ? 1 : self.rotation.every.endsWith('h') ? 60 : self.rotation.every.endsWith('d') ? 1440 : self.rotation.every.endsWith('w') ? 10080 : 525600)").message("delivery.window is longer than rotation.every, after which there is another value; shorten it").field_path(".delivery"),
     validation = Rule::new("!has(self.rotation) || !has(self.rotation.overlap) || self.type == 'ClientSecret'").message("overlap goes with type ClientSecret only: of other material nobody can be told that two are valid; remove it").field_path(".rotation.overlap")
 )]
 pub struct CredentialSpec {
@@ -116,6 +119,10 @@ pub struct CredentialSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
 
+    /// How generated material comes to whom it is for. Absent: mode Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
+
     /// Material that you bring: it is checked, and published under the keys of the type. Absent: it is generated.
     /// Example: {secretRef: {name: my-secret}}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,7 +157,7 @@ pub struct CredentialSpec {
     pub helm_repository: Option<HelmRepository>,
 
     /// Options of type Kubeconfig, which needs them, and a controller with --service-account-tokens. A change has another
-    /// token minted. Example: {server: "https://api.example:6443"}.
+    /// token minted. Example: `{server: "https://api.example:6443"}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubeconfig: Option<Kubeconfig>,
 
@@ -358,6 +365,9 @@ pub struct MaterialStatus {
     /// When it ends of itself: a certificate by its own date, a client secret by rotation.every and rotation.overlap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Instant>,
+    /// With delivery Once: when it was taken for delivered. From then on no Secret holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered_at: Option<Instant>,
     /// When it is to be drawn anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotates_at: Option<Instant>,

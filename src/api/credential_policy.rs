@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, CredentialType, Lifetime, credential::RoleKind};
+use super::{Condition, CredentialType, DeliveryMode, Lifetime, credential::RoleKind};
 
 /// A CredentialPolicy says what namespaces may ask for: types, roles, scopes, audiences, lifetimes and counts. Every policy
 /// that selects a namespace must allow.
@@ -202,16 +202,6 @@ pub struct TokenPolicy {
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub types: Option<Vec<TokenType>>,
-}
-
-/// How a value comes to whom it is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-#[expect(missing_docs, reason = "told at TokenPolicy::deliveries, where kubectl explain shows it")]
-pub enum DeliveryMode {
-    Secret,
-    Once,
-    Sealed,
 }
 
 /// Who draws a token's value, and judges it.

@@ -57,14 +57,14 @@ pub struct Rotation {
     validation = Rule::new("!has(self.certificateAuthority) || !self.certificateAuthority.contains('PRIVATE KEY')").message("a private key does not belong here, but the certificate of the authority alone; and whoever could read this object can read that key").field_path(".certificateAuthority")
 )]
 pub struct Kubeconfig {
-    /// The URL of the API server, as those reach it who use the file. Example: https://api.example:6443.
+    /// The URL of the API server, as those reach it who use the file. Example: `https://api.example:6443`.
     #[schemars(
         length(min = 9, max = 512),
         regex(pattern = r"^https://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~/-]*)?$")
     )]
     pub server: String,
-    /// The certificates of the authority that the API server's own is signed by, PEM. Absent: those in the ConfigMap
-    /// kube-root-ca.crt of the namespace, where Kubernetes has its own.
+    /// The certificates of the authority that the API server's own is signed by, PEM. Absent: those in the
+    /// `ConfigMap` kube-root-ca.crt of the namespace, where Kubernetes has its own.
     #[schemars(length(max = 65536))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_authority: Option<String>,

@@ -24,10 +24,11 @@ use super::{
     queue::{self, Queue},
 };
 use crate::{
-    api::{ApiToken, ApiTokenStatus, Credential, CredentialPolicy},
+    api::{ApiToken, ApiTokenStatus, Credential, CredentialPolicy, credential_policy::TokenType},
     domain::{
         binding::{Binding, BindingKey},
         clock::Clock,
+        digest::Attestation,
         keyring::{Key as SigningKey, Keyring},
         token::Prefix,
     },
@@ -39,6 +40,8 @@ const PLACES: usize = 64;
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// By how much two watches may differ in what they have shown, at the most that we reckon with.
 const SKEW: Duration = Duration::from_mins(1);
+/// How long a Secret that is made for a token of the API server's may stay empty, if another leader is about to fill it.
+const FILLED_WITHIN: Duration = Duration::from_secs(1);
 /// How many tokens may have lost their Secret and not say so yet.
 const LAST_WORDS: usize = 1_000;
 
@@ -145,8 +148,12 @@ pub(super) struct Memory {
     vanished: HashMap<Key, Instant>,
     /// The version in which a Secret with material was last seen to hold what the operator said.
     whole: HashMap<Key, HashMap<Place, String>>,
+    /// Empty Secrets that somebody else may be about to fill: in which version, and since when that is known.
+    unfilled: HashMap<Key, (String, Instant)>,
     /// The last status of a token whose Secret is gone already, and the version that it is for.
     last_words: HashMap<Key, (Option<String>, ApiTokenStatus)>,
+    /// What was issued to be delivered once, until the status tells of it.
+    unsaid: HashMap<Key, Attestation>,
     /// What policies say, and of whom they were found to be violated.
     pub(super) policy: Judgements,
 }
@@ -217,6 +224,8 @@ impl Context {
         memory.stalled.remove(key);
         memory.last_words.remove(key);
         memory.whole.remove(key);
+        memory.unsaid.remove(key);
+        memory.unfilled.remove(key);
         memory.policy.forget(key);
     }
 
@@ -232,6 +241,21 @@ impl Context {
         let mut memory = self.memory();
         let secrets = memory.whole.entry(owner.clone()).or_default();
         secrets.insert(place.clone(), version.to_owned());
+    }
+
+    /// Whether the empty Secret of that version may be about to be filled by another leader. Two that each took the Secret of
+    /// the other away would never come to an end.
+    pub fn may_be_filled(&self, owner: &Key, version: &str) -> bool {
+        let unfilled = &mut self.memory().unfilled;
+        let known = unfilled.get(owner).filter(|(known, _)| known == version).map(|(_, since)| *since);
+        let since = known.unwrap_or_else(Instant::now);
+        let may_be = since.elapsed() < FILLED_WITHIN;
+        if may_be {
+            unfilled.insert(owner.clone(), (version.to_owned(), since));
+        } else {
+            unfilled.remove(owner);
+        }
+        may_be
     }
 
     /// The Secret at `place` is not the credential's any more.
@@ -260,6 +284,22 @@ impl Context {
         put_off
             .filter(|(version, _)| *version == token.metadata.resource_version)
             .map(|(_, last_word)| last_word)
+    }
+
+    /// A value was issued that is delivered once, and its token does not tell of it yet.
+    pub(super) fn note_unsaid(&self, token: &ApiToken, attestation: Attestation) {
+        self.memory().unsaid.insert(Key::api_token(token), attestation);
+    }
+
+    /// The value that was issued for a token that does not tell of it yet.
+    pub(super) fn unsaid(&self, token: &ApiToken) -> Option<Attestation> {
+        let mut memory = self.memory();
+        let key = Key::api_token(token);
+        let said = token.status.as_ref().and_then(|status| status.serial);
+        if memory.unsaid.get(&key).is_some_and(|unsaid| said >= Some(unsaid.serial)) {
+            memory.unsaid.remove(&key);
+        }
+        memory.unsaid.get(&key).cloned()
     }
 
     /// Something that was made for it went, and not by us.
@@ -306,7 +346,7 @@ impl Context {
     pub(super) fn wake_minted(&self, credential: &Key) {
         let mut minted = Vec::new();
         self.tokens.each_owned_by(credential, |place, token| {
-            if token.minted && !token.over {
+            if token.token_type == TokenType::ServiceAccount && !token.over {
                 minted.push(place.clone());
             }
         });

@@ -29,8 +29,8 @@ pub struct TokenBrief {
     pub end: Option<Timestamp>,
     /// When it was created.
     pub created_at: Option<Timestamp>,
-    /// Whether the API server mints it.
-    pub minted: bool,
+    /// Who draws it.
+    pub token_type: TokenType,
     /// Whether it has had a value.
     pub issued: bool,
     /// Whether it does not have what it asks for.
@@ -55,7 +55,7 @@ impl Kept for ApiToken {
             state,
             end: end.and_then(Result::ok),
             created_at: metadata.creation_timestamp.as_ref().map(|created| created.0),
-            minted: self.spec.token_type == TokenType::ServiceAccount,
+            token_type: self.spec.token_type,
             issued: status.is_some_and(|status| status.serial.is_some()),
             waits: !ready,
             over: ended || self.spec.revoked == Some(true) || metadata.deletion_timestamp.is_some(),

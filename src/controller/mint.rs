@@ -3,6 +3,8 @@
 //! Whose account it is, is checked on both sides of the request: by an uncached read before it, and by what the token
 //! says after it. Decides nothing else.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -160,6 +162,24 @@ pub async fn mint(ctx: &Context, vessel: &Vessel<'_>, order: &Order) -> Result<M
     let claims = claims.ok_or_else(stale)?;
     let expires_at = asked_at.checked_add(claims.life()).unwrap_or(order.end);
     Ok(Minted { value, id: claims.jti, life: Life { issued_at: asked_at, expires_at } })
+}
+
+/// Fails for a moment where a Secret of ours is there and holds nothing: another leader may be about to fill it. One that
+/// died has left it for good.
+///
+/// # Errors
+/// For as long as that may be.
+pub fn leave_to_be_filled(ctx: &Context, owner: &Key, found: &Secret) -> Result<(), RequestError> {
+    let empty = found.data.as_ref().is_none_or(BTreeMap::is_empty);
+    let version = found.metadata.resource_version.as_deref().unwrap_or_default();
+    let managed = found.metadata.labels.as_ref().is_some_and(|labels| {
+        labels.get(name::MANAGED_BY_LABEL).is_some_and(|value| value == name::MANAGED_BY)
+    });
+    if empty && managed && found.metadata.deletion_timestamp.is_none() && ctx.may_be_filled(owner, version) {
+        let name = found.metadata.name.as_deref().unwrap_or_default();
+        return Err(RequestError::Stale { what: format!("Secret {name}, which holds nothing yet,") });
+    }
+    Ok(())
 }
 
 /// What a fresh Secret is called.

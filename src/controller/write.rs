@@ -7,7 +7,10 @@ use std::{future::Future, time::Duration};
 use kube::{api::DeleteParams, core::params::Preconditions};
 use thiserror::Error;
 
-use crate::{api::Reason, domain::material::Problem};
+use crate::{
+    api::Reason,
+    domain::{material::Problem, sealed::SealError},
+};
 
 /// No request of ours may hold a worker longer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -51,6 +54,15 @@ pub enum RequestError {
         #[source]
         problem: Problem,
     },
+    /// A value could not be sealed.
+    #[error("could not seal the value of {place}")]
+    Sealing {
+        /// Kind, namespace and name.
+        place: String,
+        /// Why, without any recipient.
+        #[source]
+        source: SealError,
+    },
     /// There was no answer in time; the write may or may not have happened.
     #[error("no answer within {} s to: {what}", DEADLINE.as_secs())]
     Late {
@@ -88,6 +100,7 @@ impl RequestError {
             other @ (Self::NoSuchRole { .. }
             | Self::Stale { .. }
             | Self::Material { .. }
+            | Self::Sealing { .. }
             | Self::Late { .. }) => other,
         }
     }
@@ -110,6 +123,9 @@ impl RequestError {
                     Problem::Material(_) => Reason::MaterialInvalid,
                 };
                 return Trouble::Refused { reason, message: problem.to_string() };
+            }
+            Self::Sealing { source, .. } => {
+                return Trouble::Refused { reason: Reason::InvalidSpec, message: source.to_string() };
             }
             Self::Late { .. } => return Trouble::Passing,
         };

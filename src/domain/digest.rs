@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::{
@@ -24,6 +24,7 @@ use crate::api::{Instant, api_token::PreviousToken, credential::MaterialStatus};
 const ALGORITHM: &str = "hmac-sha256";
 const DIGEST_PURPOSE: &str = "credential-operator.io/v1/api-token-digest";
 const ATTESTATION_PURPOSE: &str = "credential-operator.io/v1/api-token-secret";
+const SEALED_PURPOSE: &str = "credential-operator.io/v1/api-token-sealed-secret";
 const MATERIAL_DIGEST_PURPOSE: &str = "credential-operator.io/v1/material-digest";
 const MATERIAL_PURPOSE: &str = "credential-operator.io/v1/material-secret";
 const ORIGIN_PURPOSE: &str = "credential-operator.io/v1/made-for";
@@ -123,11 +124,17 @@ pub struct Attestation {
     pub id: String,
     /// The end that the value was issued with; it may have been brought forward since.
     pub end: Instant,
+    /// When the value was issued, where it is kept for a while alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_at: Option<Instant>,
     /// The UID of the credential that the value was issued for.
     pub credential: String,
     /// The value before this one, where it was to go on until its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Predecessor>,
+    /// Whom the value is sealed for, as [`super::sealed::Recipients::mark`] tells them apart, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed_for: Option<String>,
     /// The digest of the value, as the status has it.
     pub digest: String,
     /// The keyed digest over all of this, the UID and the value.
@@ -160,6 +167,8 @@ impl From<PreviousToken> for Predecessor {
 pub struct Claim {
     /// Its end.
     pub end: Timestamp,
+    /// When it was issued, where it is kept for a while alone.
+    pub issued_at: Option<Timestamp>,
     /// The UID of the credential that it is for.
     pub credential: String,
     /// The value before it, where that goes on until its end.
@@ -170,19 +179,42 @@ impl Attestation {
     /// Attests that `token` is the value `subject`, and all of that claim.
     #[must_use]
     pub fn new(key: &Key, subject: &Subject, token: &Token, claim: Claim) -> Self {
-        let mut attestation = Self {
+        let mut attestation = Self::unproven(key, subject, token, claim);
+        let proof = mac(key, ATTESTATION_PURPOSE, &attestation.fields(&subject.uid, token));
+        attestation.proof = encode(key, &proof.finalize().into_bytes());
+        attestation
+    }
+
+    /// Attests the same of a value that is kept as `ciphertext` alone, sealed for those recipients.
+    #[must_use]
+    pub fn sealed(
+        key: &Key,
+        subject: &Subject,
+        token: &Token,
+        claim: Claim,
+        recipients: String,
+        ciphertext: &[u8],
+    ) -> Self {
+        let mut attestation = Self::unproven(key, subject, token, claim);
+        attestation.sealed_for = Some(recipients);
+        let proof = mac(key, SEALED_PURPOSE, &attestation.sealed_fields(&subject.uid, ciphertext));
+        attestation.proof = encode(key, &proof.finalize().into_bytes());
+        attestation
+    }
+
+    fn unproven(key: &Key, subject: &Subject, token: &Token, claim: Claim) -> Self {
+        Self {
             serial: subject.serial,
             term: subject.term,
             id: token.id().to_owned(),
             end: claim.end.into(),
+            issued_at: claim.issued_at.map(Into::into),
             credential: claim.credential,
             previous: claim.previous,
+            sealed_for: None,
             digest: digest(key, subject, token),
             proof: String::new(),
-        };
-        let proof = mac(key, ATTESTATION_PURPOSE, &attestation.fields(&subject.uid, token));
-        attestation.proof = encode(key, &proof.finalize().into_bytes());
-        attestation
+        }
     }
 
     /// Checks that the operator made this attestation, for this UID and this value.
@@ -195,7 +227,26 @@ impl Attestation {
         verify(keyring, &self.digest, &subject, token)
     }
 
+    /// Checks that the operator made this attestation, for this UID and this ciphertext. What it says of the value that is
+    /// sealed is as good as the key.
+    ///
+    /// # Errors
+    /// When the key is gone, or anything at all differs.
+    pub fn verify_sealed(&self, keyring: &Keyring, uid: &str, ciphertext: &[u8]) -> Result<(), DigestError> {
+        check(keyring, &self.proof, SEALED_PURPOSE, &self.sealed_fields(uid, ciphertext))
+    }
+
     fn fields(&self, uid: &str, token: &Token) -> Vec<String> {
+        self.fields_with(uid, token.id().to_owned() + token.expose_secret())
+    }
+
+    fn sealed_fields(&self, uid: &str, ciphertext: &[u8]) -> Vec<String> {
+        let mut fields = self.fields_with(uid, data_encoding::BASE64.encode(ciphertext));
+        fields.push(self.sealed_for.clone().unwrap_or_default());
+        fields
+    }
+
+    fn fields_with(&self, uid: &str, kept: String) -> Vec<String> {
         let previous = self.previous.as_ref().map(|previous| json!(previous).to_string());
         let fields = [
             uid.to_owned(),
@@ -204,9 +255,10 @@ impl Attestation {
             self.end.to_string(),
             self.credential.clone(),
             self.digest.clone(),
-            token.id().to_owned() + token.expose_secret(),
+            kept,
         ];
-        fields.into_iter().chain(previous).collect()
+        let issued_at = self.issued_at.as_ref().map(|at| format!("issued at {at}"));
+        fields.into_iter().chain(issued_at).chain(previous).collect()
     }
 }
 
@@ -237,9 +289,43 @@ pub struct MaterialAttestation {
     /// The entries that are no secrets and follow the spec.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub plain: BTreeMap<String, String>,
+    /// What is published, where that is sealed: then the digest of the material cannot be checked by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<SealedMaterial>,
     /// The keyed digest over all of this and the UID; the digest of the material covers its value.
     #[serde(default)]
     pub proof: String,
+}
+
+/// Material as it is published sealed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SealedMaterial {
+    /// Whom it is sealed for, as [`super::sealed::Recipients::mark`] tells them apart.
+    pub recipients: String,
+    /// A digest of the entries as they are published.
+    pub entries: String,
+}
+
+impl SealedMaterial {
+    /// What is said of these entries, sealed for those recipients.
+    #[must_use]
+    pub fn new(recipients: String, published: &Entries) -> Self {
+        let mut hash = Sha256::new();
+        for (name, value) in published {
+            for field in [name.as_bytes(), value.expose().as_slice()] {
+                hash.update((field.len() as u64).to_be_bytes());
+                hash.update(field);
+            }
+        }
+        Self { recipients, entries: hex(&hash.finalize()) }
+    }
+
+    /// Whether that is what was published.
+    #[must_use]
+    pub fn is_of(&self, published: &Entries) -> bool {
+        Self::new(self.recipients.clone(), published) == *self
+    }
 }
 
 impl MaterialAttestation {
@@ -261,6 +347,13 @@ impl MaterialAttestation {
         self.material.source = source.map(|source| encode(key, &source));
         self.keys = entries.keys().cloned().collect();
         self.resigned(key, uid)
+    }
+
+    /// Says that it is published as these entries, sealed for those recipients.
+    #[must_use]
+    pub fn sealed(self, key: &Key, uid: &str, recipients: String, published: &Entries) -> Self {
+        let sealed = Some(SealedMaterial::new(recipients, published));
+        Self { sealed, keys: published.keys().cloned().collect(), ..self }.resigned(key, uid)
     }
 
     /// Puts a new proof in place; the digest stays.

@@ -26,7 +26,13 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::{name::hex, redacted::Redacted, token::Prefix};
+use super::{
+    delivery,
+    name::hex,
+    redacted::Redacted,
+    sealed::{self, Recipients},
+    token::Prefix,
+};
 use crate::api::{CredentialSpec, CredentialType};
 
 pub use client_secret::{ID_KEY, SECRET_KEY};
@@ -58,6 +64,8 @@ pub struct Generated {
     pub lasts: fn(&CredentialSpec) -> Option<SignedDuration>,
     /// Whether it is a bearer token that the verifier knows.
     pub bearer: bool,
+    /// The keys whose values are no secrets, and nothing to guess one by. They stay readable where the rest is sealed.
+    pub public: &'static [&'static str],
 }
 
 /// How provided material is taken.
@@ -166,7 +174,27 @@ pub fn options(kind: &Kind, request: &Request<'_>) -> Result<String, Problem> {
             ));
         }
     };
-    Ok(hex(&Sha256::digest(options.to_string())[..8]))
+    let options = hex(&Sha256::digest(options.to_string())[..8]);
+    // Nobody here could seal for others what was sealed for some, so others get another value.
+    let Some(recipients) = delivery::recipients(request.spec.delivery.as_ref()) else { return Ok(options) };
+    let recipients = Recipients::new(recipients).map_err(|error| Problem::Options(error.to_string()))?;
+    Ok(format!("{options}-{}", &recipients.mark()[..16]))
+}
+
+/// The entries as they are published for those recipients: a secret under its key and `.age`, sealed.
+///
+/// # Errors
+/// When they cannot be sealed.
+pub fn seal(kind: &Kind, entries: &Entries, recipients: &Recipients) -> Result<Entries, Problem> {
+    let public = kind.generated.as_ref().map(|generated| generated.public).unwrap_or_default();
+    let sealed = entries.iter().map(|(key, value)| {
+        if public.contains(&key.as_str()) {
+            return Ok((key.clone(), value.clone()));
+        }
+        let sealed = recipients.seal(value.expose()).map_err(|error| Problem::Options(error.to_string()))?;
+        Ok((format!("{key}{}", sealed::SUFFIX), Redacted::new(sealed)))
+    });
+    sealed.collect()
 }
 
 /// The entries that are no secrets and follow the spec without anything being drawn.

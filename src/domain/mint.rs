@@ -1,4 +1,4 @@
-//! Tokens that the API server mints (TokenRequest, KEP-1205): what is asked for, what was granted, when to ask again, and
+//! Tokens that the API server mints (`TokenRequest`, KEP-1205): what is asked for, what was granted, when to ask again, and
 //! the proof on a Secret that the operator put such a token there.
 //!
 //! Instants are the operator's. The API server's clock may be another, so of what it says only how long a token lives
@@ -283,16 +283,12 @@ mod tests {
                 let granted = seconds_until(end, asked_at).min(cap);
                 let life = Life { issued_at: asked_at, expires_at: asked_at + SignedDuration::from_secs(granted) };
                 prop_assert!(!life.is_over(end, now));
-                match life.followed_at(end) {
-                    Some(at) => {
-                        prop_assert!(now < at && at < life.expires_at && life.is_over(end, at));
-                        now = at;
-                    }
-                    None => {
-                        prop_assert!(life.expires_at >= end);
-                        break;
-                    }
-                }
+                let Some(at) = life.followed_at(end) else {
+                    prop_assert!(life.expires_at >= end);
+                    break;
+                };
+                prop_assert!(now < at && at < life.expires_at && life.is_over(end, at));
+                now = at;
             }
         }
     }

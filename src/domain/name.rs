@@ -29,6 +29,8 @@ pub const OWNER_ANNOTATION: &str = "credential-operator.io/owner";
 pub const FINALIZER: &str = "credential-operator.io/bindings";
 /// On the keyring: any new value asks for a new signing key. On a Credential: for new material.
 pub const ROTATE_ANNOTATION: &str = "credential-operator.io/rotate-requested-at";
+/// On an ApiToken or a Credential whose values are delivered once: the id of the value that was received.
+pub const ACKNOWLEDGED_ANNOTATION: &str = "credential-operator.io/acknowledged";
 /// On the keyring: the last value of [`ROTATE_ANNOTATION`] that was answered.
 pub const ROTATED_ANNOTATION: &str = "credential-operator.io/rotate-answered";
 

@@ -13,10 +13,10 @@ use crate::api::{
     ApiTokenSpec, CredentialPolicy, CredentialSpec, CredentialType, DEFAULT_AUDIENCE, Instant, Lifetime,
     Reason,
     credential::Grant,
-    credential_policy::{
-        AllowedRole, DeliveryMode, LabelOperator, NamespaceSelector, TokenPolicy, TokenType,
-    },
+    credential_policy::{AllowedRole, LabelOperator, NamespaceSelector, TokenPolicy, TokenType},
 };
+
+use super::delivery;
 
 /// The labels of a namespace.
 pub type Labels = BTreeMap<String, String>;
@@ -388,14 +388,9 @@ fn most(life: &Lifetime) -> SignedDuration {
     life.duration().unwrap_or_default()
 }
 
-/// How an `ApiToken` is delivered. There is one way so far.
-const fn delivery(_: &ApiTokenSpec) -> DeliveryMode {
-    DeliveryMode::Secret
-}
-
 /// What a policy has against a token as it is, whatever others there are. The name of the policy comes before it.
 fn terms(policy: &TokenPolicy, spec: &ApiTokenSpec, created_at: Timestamp) -> Option<String> {
-    let (of_type, by) = (spec.token_type, delivery(spec));
+    let (of_type, by) = (spec.token_type, delivery::mode(spec.delivery.as_ref()));
     if policy.types.as_ref().is_some_and(|types| !types.contains(&of_type)) {
         return Some(format!("does not allow ApiTokens of type {of_type:?}; have it added to tokens.types"));
     }

@@ -2,9 +2,14 @@
 
 use std::sync::Arc;
 
-use credential_operator::api::{ApiTokenState, CredentialState};
+use age::{secrecy::ExposeSecret, x25519};
+use credential_operator::api::{ApiToken, ApiTokenState, CredentialState};
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::DeleteParams;
+use kube::{
+    Api,
+    api::{ApiResource, DeleteParams, DynamicObject, PostParams},
+};
+use serde_json::json;
 
 use crate::support::{Space, World, condition, credential, token};
 
@@ -14,6 +19,8 @@ crate::tests![
     material_that_cannot_be_made,
     tokens_that_make_no_sense,
     lives_and_ends_that_make_no_sense,
+    deliveries_that_make_no_sense,
+    what_is_no_recipient_is_not_repeated,
     credentials_change_only_in_some_ways,
     tokens_change_only_in_some_ways,
     a_credential_that_is_being_deleted_issues_nothing,
@@ -67,6 +74,16 @@ async fn material_that_makes_no_sense(_: Arc<World>, space: Space) {
         ("type: BasicAuth, basicAuth: {}, totp: {}", "totp goes with type Totp only"),
         ("rotation: {every: 30d}", "a credential of type Token holds no material"),
         ("secret: {name: a}", "a credential of type Token holds no material"),
+        ("delivery: {mode: Once}", "a credential of type Token holds no material"),
+        (
+            "type: SshKey, delivery: {mode: Once}, provided: {secretRef: {name: a}}",
+            "provided material is neither drawn nor rotated",
+        ),
+        (
+            "type: SshKey, rotation: {every: 1h}, delivery: {mode: Once, window: 61m}",
+            "delivery.window is longer than rotation.every",
+        ),
+        ("type: SshKey, delivery: {mode: Sealed}", "mode Sealed needs recipients"),
         ("type: SshKey, rotation: {overlap: 1d}", "overlap goes with type ClientSecret only"),
         (
             "type: ClientSecret, rotation: {every: 1h, overlap: 61m}",
@@ -225,6 +242,85 @@ async fn lives_and_ends_that_make_no_sense(_: Arc<World>, space: Space) {
     }
 }
 
+async fn deliveries_that_make_no_sense(_: Arc<World>, space: Space) {
+    let recipient = x25519::Identity::generate().to_public().to_string();
+    let sealed = format!("{{mode: Sealed, recipients: [{recipient}]}}");
+    let many = vec![recipient.as_str(); 17].join(", ");
+    let window = "window is longer than expiresIn, the life of the value; shorten it";
+    let cases = [
+        ("{}", "spec.delivery.mode: Required value"),
+        ("{mode: Mail}", "supported values: \"Secret\", \"Once\", \"Sealed\""),
+        ("{mode: Once, window: 61m}", window),
+        ("{mode: Once, window: 1d}", window),
+        ("{mode: Once, window: 30s}", "spec.delivery.window"),
+        ("{mode: Once, window: 0m}", "spec.delivery.window"),
+        ("{mode: Secret, window: 5m}", "window goes with mode Once only"),
+        (&sealed.replace("Sealed", "Sealed, window: 5m"), "window goes with mode Once only"),
+        (&sealed.replace("Sealed", "Once"), "recipients go with mode Sealed only"),
+        ("{mode: Sealed}", "mode Sealed needs recipients: the public keys that the value is sealed for"),
+        ("{mode: Sealed, recipients: []}", "mode Sealed needs recipients"),
+        (&format!("{{mode: Sealed, recipients: [{many}]}}"), "must have at most 16 items"),
+    ];
+    for (delivery, expected) in cases {
+        let message = space.refused(&token("t", &format!("expiresIn: 1h, delivery: {delivery}"))).await;
+        assert!(message.contains(expected), "{delivery}: {message}");
+    }
+    let once = "{mode: Once, window: 1h}";
+    let changes =
+        [("{mode: Secret}", once), (once, "{mode: Secret}"), (once, ""), ("", &sealed), (&sealed, "")];
+    for (number, (before, after)) in changes.into_iter().enumerate() {
+        let spec = |delivery: &str| {
+            let delivery =
+                if delivery.is_empty() { String::new() } else { format!(", delivery: {delivery}") };
+            token(&format!("t{number}"), &format!("expiresIn: 1h{delivery}"))
+        };
+        space.apply(&spec(before)).await;
+        let message = space.refused(&spec(after)).await;
+        assert!(message.contains("delivery.mode is immutable"), "{before} to {after}: {message}");
+    }
+    // To write out what holds anyway is no change.
+    space.apply(&token("plain", "expiresIn: 1h")).await;
+    space.apply(&token("plain", "expiresIn: 1h, delivery: {mode: Secret}")).await;
+    space.apply(&token("plain", "expiresIn: 1h")).await;
+}
+
+/// Somebody puts in a private key, in whatever way.
+async fn what_is_no_recipient_is_not_repeated(_: Arc<World>, space: Space) {
+    let mut random = ssh_key::rand_core::OsRng;
+    let ssh = ssh_key::PrivateKey::random(&mut random, ssh_key::Algorithm::Ed25519).unwrap();
+    let ssh = ssh.to_openssh(ssh_key::LineEnding::LF).unwrap();
+    let age = x25519::Identity::generate().to_string().expose_secret().to_owned();
+    let rsa = format!("-----BEGIN OPENSSH PRIVATE KEY-----\n{}\n", "Zm9vYmFy".repeat(400));
+    let recipient = x25519::Identity::generate().to_public().to_string();
+    let tokens: Api<DynamicObject> =
+        Api::namespaced_with(space.client.clone(), &space.namespace, &ApiResource::erase::<ApiToken>(&()));
+    let mut object: DynamicObject = serde_yaml_ng::from_str(&token("t", "expiresIn: 1h")).unwrap();
+    for private in [age.as_str(), ssh.as_str(), ssh.lines().nth(1).unwrap(), rsa.as_str()] {
+        for recipients in [
+            json!([private]),
+            json!([recipient, private]),
+            json!([private, private]),
+            json!([format!("{recipient} {private}")]),
+            json!([format!("ssh-ed25519 {private}")]),
+            json!(private),
+            json!([{"key": private}]),
+        ] {
+            object.data["spec"]["delivery"] = json!({"mode": "Sealed", "recipients": recipients});
+            // Not by server-side apply: of a list that is none, that repeats what it is, whatever the schema.
+            let refused = tokens.create(&PostParams::default(), &object).await.unwrap_err();
+            let message = refused.to_string();
+            let part = &private[private.len() / 2..][..12];
+            assert!(!message.contains(part), "{message}");
+            let wrong_type = !recipients.is_array() || recipients[1].is_null() && recipients[0].is_object();
+            let too_long = private.len() > 1_000;
+            assert!(
+                wrong_type || too_long || message.contains("a recipient is no public key of age or SSH"),
+                "{message}"
+            );
+        }
+    }
+}
+
 async fn credentials_change_only_in_some_ways(_: Arc<World>, space: Space) {
     space.apply(&with_spec("expiresAt: 2030-01-01T00:00:00Z")).await;
     for changed in ["expiresAt: 2031-01-01T00:00:00Z", "displayName: without an end"] {
@@ -232,6 +328,10 @@ async fn credentials_change_only_in_some_ways(_: Arc<World>, space: Space) {
         assert!(message.contains("expiresAt can only be brought forward"), "{changed}: {message}");
     }
     space.apply(&with_spec("expiresAt: 2029-12-31T23:00:00-01:00, displayName: sooner")).await;
+    let shown = with_spec("type: SshKey, delivery: {mode: Once}").replace("name: c}", "name: shown}");
+    space.apply(&shown).await;
+    let message = space.refused(&shown.replace(", delivery: {mode: Once}", "")).await;
+    assert!(message.contains("delivery.mode is immutable"), "{message}");
 }
 
 async fn tokens_change_only_in_some_ways(_: Arc<World>, space: Space) {

@@ -32,7 +32,7 @@ use crate::support::{Space, SystemClock, World, token};
 
 crate::tests![no_value_is_where_people_look];
 
-const WINDOW: usize = 12;
+pub const WINDOW: usize = 12;
 
 static LISTENING: AtomicBool = AtomicBool::new(false);
 static HEARD: Mutex<Vec<u8>> = Mutex::new(Vec::new());
@@ -92,7 +92,8 @@ fn private(key: &str, value: &[u8]) -> Vec<Vec<u8>> {
     }
 }
 
-fn windows(secret: &[u8]) -> Vec<[u8; WINDOW]> {
+/// Its windows as it is, in hex, and in base64 wherever it may begin.
+pub fn windows(secret: &[u8]) -> Vec<[u8; WINDOW]> {
     let shifted = (0..3).map(|shift| {
         let encoded = BASE64.encode(&[&vec![0; shift], secret].concat());
         // The characters that only the secret decides.

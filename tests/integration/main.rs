@@ -11,6 +11,7 @@ mod bad_input;
 mod canary;
 mod conflict;
 mod credential;
+mod delivery;
 mod edits;
 mod ends;
 mod events;
@@ -58,6 +59,8 @@ fn main() -> ExitCode {
     .collect();
     let alone = [
         canary::tests(),
+        delivery::tests(),
+        delivery::material::tests(),
         edits::tests(),
         ends::ends_alone::tests(),
         keyring::tests(),

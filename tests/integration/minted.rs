@@ -176,14 +176,14 @@ async fn the_api_server_refuses_a_token_once_it_is_taken_back(world: Arc<World>,
         until(&world, &space, &value, 200, DEADLINE).await;
         match way {
             "revoked" => {
-                drop(space.patch::<ApiToken>(way, json!({"spec": {"revoked": true}})).await.unwrap())
+                drop(space.patch::<ApiToken>(way, json!({"spec": {"revoked": true}})).await.unwrap());
             }
             "suspended" => {
                 drop(space.patch::<Credential>(way, json!({"spec": {"state": "Inactive"}})).await.unwrap());
             }
             "deleted" => drop(space.api::<ApiToken>().delete(way, &DeleteParams::default()).await.unwrap()),
             "orphaned" => {
-                drop(space.api::<Credential>().delete(way, &DeleteParams::default()).await.unwrap())
+                drop(space.api::<Credential>().delete(way, &DeleteParams::default()).await.unwrap());
             }
             _ => {
                 let end = json!({"spec": {"expiresAt": "2021-01-01T00:00:00Z"}});

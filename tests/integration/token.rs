@@ -292,6 +292,9 @@ async fn the_examples_are_issued(_: Arc<World>, space: Space) {
         include_str!("../../examples/api-token-renewed.yaml"),
         include_str!("../../examples/api-token-kubernetes.yaml"),
         include_str!("../../examples/api-token-with-ttl.yaml"),
+        include_str!("../../examples/api-token-once.yaml"),
+        include_str!("../../examples/api-token-sealed.yaml"),
+        include_str!("../../examples/client-secret-once.yaml"),
     ] {
         space.apply(example).await;
     }
@@ -300,6 +303,9 @@ async fn the_examples_are_issued(_: Arc<World>, space: Space) {
     space.token("metrics-reader", ApiTokenState::Active).await;
     space.token("wall-screen", ApiTokenState::Active).await;
     space.token("migration", ApiTokenState::Active).await;
+    space.token("build-server", ApiTokenState::Active).await;
+    space.token("partner", ApiTokenState::Active).await;
+    space.published("billing", 0).await;
     Token::parse(&space.value("nightly-export-credentials").await).unwrap();
     // The operator writes neither spec nor the user's metadata, so what a user applied once applies again unchanged.
     let before = space.api::<ApiToken>().get("night-shift").await.unwrap();

@@ -17,13 +17,11 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::{
-    observe::TOKEN_KEY,
-    plan::{Attest, Held, Mend, Plan, Recipe, Step},
+    observe::{SEALED_KEY, TOKEN_KEY, is_editable},
+    plan::{Attest, Held, Mend, Plan, Recipe, Step, is_once},
 };
 use crate::{
-    api::{
-        ApiToken, ApiTokenState, ApiTokenStatus, credential::ObjectReference, credential_policy::TokenType,
-    },
+    api::{ApiToken, ApiTokenState, ApiTokenStatus, credential::ObjectReference},
     controller::{
         Context, Key, Place,
         cache::Kept,
@@ -45,6 +43,7 @@ use crate::{
 /// At the first write that fails; what came before it stands, and the next plan goes on from there.
 pub async fn apply(ctx: &Context, token: &ApiToken, plan: Plan) -> Result<(), RequestError> {
     let mut status = plan.status;
+    let mut said = None;
     for step in plan.steps {
         match step {
             Step::CreateSecret(recipe) => {
@@ -61,6 +60,10 @@ pub async fn apply(ctx: &Context, token: &ApiToken, plan: Plan) -> Result<(), Re
                 if !minted::mint(ctx, token, *recipe, status.as_mut()).await? {
                     return Ok(());
                 }
+            }
+            Step::Say(status) => {
+                let Some(written) = write(ctx, token, *status).await? else { return Ok(()) };
+                said = Some(written);
             }
             Step::DeleteSecret { secret, resource_version } => {
                 delete_secret(ctx, token, &secret, resource_version.as_deref()).await?;
@@ -81,7 +84,7 @@ pub async fn apply(ctx: &Context, token: &ApiToken, plan: Plan) -> Result<(), Re
         }
     }
     match status {
-        Some(status) => write_status(ctx, token, status).await,
+        Some(status) => write_status(ctx, said.as_ref().unwrap_or(token), status).await,
         None => Ok(()),
     }
 }
@@ -98,6 +101,15 @@ pub async fn write_status(
     if token.status.as_ref() == Some(&status) {
         return Ok(());
     }
+    write(ctx, token, status).await.map(drop)
+}
+
+/// Writes the status. Returns the token as it is then, unless it is gone.
+async fn write(
+    ctx: &Context,
+    token: &ApiToken,
+    status: ApiTokenStatus,
+) -> Result<Option<ApiToken>, RequestError> {
     let place = Place::of(token);
     let api: Api<ApiToken> = Api::namespaced(ctx.client.clone(), place.namespace());
     // The version makes it fail where another leader, or a stale watch, would overwrite what it has not seen.
@@ -107,15 +119,16 @@ pub async fn write_status(
         api.replace_status(place.name(), &PostParams::default(), &changed),
     )
     .await;
-    if let Some(written) = unless_gone(written)? {
+    let written = unless_gone(written)?;
+    if let Some(written) = &written {
         // The echo of this write is no change to the cache, so nobody else asks for the count.
         if let Some(credential) = written.owner() {
             count_soon(ctx, &credential);
         }
         ctx.tokens.remember(written.clone());
-        events::of_token(ctx, token, &written, ctx.clock.now()).await;
+        events::of_token(ctx, token, written, ctx.clock.now()).await;
     }
-    Ok(())
+    Ok(written)
 }
 
 /// Draws a value and puts it into a Secret: into a new one, or in the place of what this one holds. Tells whether it did.
@@ -134,13 +147,26 @@ async fn publish(
     let value = ctx.draw(|random| Token::draw(&ctx.config.token_prefix, random));
     let uid = token.metadata.uid.clone().unwrap_or_default();
     let subject = Subject { uid, serial: recipe.serial, term: recipe.term };
-    let attestation = Attestation::new(&key, &subject, &value, recipe.claim);
+    let (attestation, entry) = match &recipe.recipients {
+        None => {
+            let bytes = value.expose().as_bytes().to_vec();
+            (Attestation::new(&key, &subject, &value, recipe.claim), (TOKEN_KEY, bytes))
+        }
+        Some(recipients) => {
+            let sealed = recipients.seal(value.expose().as_bytes());
+            let sealed =
+                sealed.map_err(|source| RequestError::Sealing { place: place.to_string(), source })?;
+            let mark = recipients.mark();
+            let attestation = Attestation::sealed(&key, &subject, &value, recipe.claim, mark, &sealed);
+            (attestation, (SEALED_KEY, sealed))
+        }
+    };
     let mut annotations = recipe.dress.annotations;
     annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
     let made_for = MadeFor::new(&reference(token), place.to_string()).signed(&key);
     annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), Some(made_for.text()));
     let labels = recipe.dress.labels;
-    let data = [(TOKEN_KEY.to_owned(), ByteString(value.expose().as_bytes().to_vec()))];
+    let data = [(entry.0.to_owned(), ByteString(entry.1))];
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
     let written = if let Some(held) = into {
         // What others put in beside it stays.
@@ -158,8 +184,7 @@ async fn publish(
                 owner_references: Some(vec![reference(token)]),
                 ..ObjectMeta::default()
             },
-            // One that renews is written to again.
-            immutable: subject.term.is_none().then_some(true),
+            immutable: (!is_editable(token)).then_some(true),
             type_: Some("Opaque".to_owned()),
             data: Some(data.into()),
             ..Secret::default()
@@ -168,6 +193,9 @@ async fn publish(
         send(|| format!("create Secret {place}"), api.create(&params, &secret)).await?
     };
     note_whole(ctx, token, &written.metadata);
+    if is_once(token) {
+        ctx.note_unsaid(token, attestation.clone());
+    }
     if let Some(status) = status {
         let uid = written.metadata.uid.clone().unwrap_or_default();
         status.token_id = Some(attestation.id);
@@ -207,7 +235,7 @@ fn metadata_patch(
 
 /// What we wrote ourselves need not be read to know what it holds.
 fn note_whole(ctx: &Context, token: &ApiToken, written: &ObjectMeta) {
-    if token.spec.renew_before.is_some() || token.spec.token_type == TokenType::ServiceAccount {
+    if is_editable(token) {
         let place = Place::new(
             token.metadata.namespace.clone().unwrap_or_default(),
             written.name.clone().unwrap_or_default(),

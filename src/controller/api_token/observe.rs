@@ -9,19 +9,21 @@ use kube::{Api, api::ObjectMeta};
 pub use self::minted::is_minted;
 use super::{
     observed::{Content, CredentialSeen, Observed, OwnSecret, SecretSeen},
-    plan::secret_name,
+    plan::{is_for_others, is_once, secret_name},
 };
 use crate::{
     api::{
-        ApiToken, ApiTokenState, ApiTokenStatus, Credential, credential::ObjectReference,
+        ApiToken, ApiTokenState, ApiTokenStatus, Credential, DeliveryMode,
+        credential::{DesiredState, ObjectReference},
         credential_policy::TokenType,
     },
     controller::{
-        Context, Key, Place, keyring,
+        Context, Key, Place, credential, keyring,
         write::{RequestError, send, unless_gone},
     },
     domain::{
         binding::{controller, is_of_kind},
+        delivery,
         digest::{self, Attestation, Predecessor, Subject},
         expiry::Terms,
         name,
@@ -34,6 +36,8 @@ const NEWS: SignedDuration = SignedDuration::from_secs(30);
 
 /// The key of a token's Secret that holds the value.
 pub const TOKEN_KEY: &str = "token";
+/// The key of a token's Secret that holds the value sealed.
+pub const SEALED_KEY: &str = "token.age";
 
 /// Looks at a token and all that belongs to it.
 ///
@@ -60,22 +64,38 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
         keyring::latest(ctx).await?;
         latest(ctx, token).await?;
     }
+    if let (Some(_), SecretSeen::Ours(_), Some(credential)) = (&native, &secret, issued_for)
+        && credential.spec.state == DesiredState::Inactive
+    {
+        // It is about to be taken back. Where it has been active again since, another leader has issued it anew.
+        credential::observe::latest(ctx, credential).await?;
+    }
     let policy = issued_for.and_then(|credential| ctx.judge_token(token, credential));
     let wanted = issued_for.is_some() && policy.is_none() && !is_over(token, &status);
     let lacks = match &secret {
+        // Nobody will put back what is delivered, and what was deleted is.
+        SecretSeen::Absent if is_once(token) && status.serial.is_some() => {
+            is_due(token, &status, ctx.clock.now())
+        }
         SecretSeen::Absent => {
             let may_mint = native.as_ref().is_none_or(|native| minted::may_mint(native, issued_for));
-            may_mint && may_be_old_news(ctx, token, &status)
+            // One that was acknowledged and deleted a moment ago leaves no trace but in the latest status.
+            may_mint && (is_once(token) || may_be_old_news(ctx, token, &status))
         }
         SecretSeen::Ours(_) if native.is_some() => minted::is_due(token, &status, &secret, ctx.clock.now()),
-        SecretSeen::Ours(_) => is_due(token, &status, ctx.clock.now()),
+        SecretSeen::Ours(own) => is_due(token, &status, ctx.clock.now()) || is_for_others(token, own),
         SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => false,
     };
     if wanted && lacks {
         latest(ctx, token).await?;
     }
+    let there = matches!(secret, SecretSeen::Ours(_));
+    let is_for_it = |unsaid: &Attestation| {
+        issued_for.is_some_and(|present| present.metadata.uid.as_ref() == Some(&unsaid.credential))
+    };
+    let unsaid = ctx.unsaid(token).filter(is_for_it).filter(|_| !there && is_once(token));
     let (touched, token) = (ctx.touched(token), token.clone());
-    Ok(Observed { token, credential, secret, native, policy, key_known, touched })
+    Ok(Observed { token, credential, secret, native, unsaid, policy, key_known, touched })
 }
 
 fn is_over(token: &ApiToken, status: &ApiTokenStatus) -> bool {
@@ -215,6 +235,18 @@ async fn fetch(ctx: &Context, token: &ApiToken) -> Result<Option<Secret>, Reques
     unless_gone(send(|| format!("get Secret {place}"), api.get(place.name())).await)
 }
 
+/// Whether a token's Secret is written to again: another value takes the place of the one before. Else it is immutable.
+#[must_use]
+pub fn is_editable(token: &ApiToken) -> bool {
+    match delivery::mode(token.spec.delivery.as_ref()) {
+        DeliveryMode::Secret => {
+            token.spec.renew_before.is_some() || token.spec.token_type == TokenType::ServiceAccount
+        }
+        DeliveryMode::Once => false,
+        DeliveryMode::Sealed => true,
+    }
+}
+
 /// What a Secret is by its metadata alone, where that is enough. One that renews can be edited, so it must have been seen
 /// whole in this version.
 fn recorded(
@@ -227,7 +259,7 @@ fn recorded(
     let attestation = attestation(found)?;
     let version = found.resource_version.as_deref().unwrap_or_default();
     let place = Place::new(found.namespace.as_deref()?, found.name.as_deref()?);
-    let whole = token.spec.renew_before.is_none() || ctx.is_whole(&Key::api_token(token), &place, version);
+    let whole = !is_editable(token) || ctx.is_whole(&Key::api_token(token), &place, version);
     let agreed = whole
         && status.secret.as_ref().map(|secret| &secret.uid) == found.uid.as_ref()
         && states(token, status, &attestation, ctx.clock.now())
@@ -268,22 +300,38 @@ fn judge(
         .and_then(|data| data.get(TOKEN_KEY))
         .and_then(|value| std::str::from_utf8(&value.0).ok())
         .and_then(|text| Token::parse(text).ok());
-    let attested = attestation(metadata).zip(value.as_ref());
-    let attested = attested.filter(|(attestation, value)| attestation.verify(&keyring, &uid, value).is_ok());
+    let is_sealed = delivery::recipients(token.spec.delivery.as_ref()).is_some();
+    let value = value.filter(|_| !is_sealed);
+    let sealed = found.data.as_ref().and_then(|data| data.get(SEALED_KEY)).filter(|_| is_sealed);
+    let attested = attestation(metadata).filter(|attestation| match (sealed, &value) {
+        (Some(sealed), _) => attestation.verify_sealed(&keyring, &uid, &sealed.0).is_ok(),
+        (None, Some(value)) => attestation.verify(&keyring, &uid, value).is_ok(),
+        (None, None) => false,
+    });
     // Issued for another credential of the same name, it is nobody's value now; but a token that is younger than this
     // credential was never meant for the one before, and its value is only attested anew.
     let is_for_it = |attestation: &Attestation| {
         issued_for.is_some_and(|present| present.metadata.uid.as_ref() == Some(&attestation.credential))
     };
-    let anothers = attested.as_ref().is_some_and(|(attestation, _)| !is_for_it(attestation));
+    let anothers = attested.as_ref().is_some_and(|attestation| !is_for_it(attestation));
     let meant_for_it = issued_for.is_some_and(|present| is_younger(token, present));
-    let attested = attested.filter(|(attestation, _)| is_for_it(attestation));
+    let attested = attested.filter(is_for_it);
     let recorded_uid = status.secret.as_ref().map(|secret| &secret.uid) == metadata.uid.as_ref();
-    let digested = value.as_ref().is_some_and(|value| {
-        let term = status.term.filter(|_| token.spec.renew_before.is_some());
-        let subject = Subject { uid: uid.clone(), serial: status.serial.unwrap_or_default(), term };
-        status.digest.as_ref().is_some_and(|digest| digest::verify(&keyring, digest, &subject, value).is_ok())
-    });
+    let term = status.term.filter(|_| token.spec.renew_before.is_some());
+    let digested = match &value {
+        Some(value) => {
+            let subject = Subject { uid: uid.clone(), serial: status.serial.unwrap_or_default(), term };
+            status
+                .digest
+                .as_ref()
+                .is_some_and(|digest| digest::verify(&keyring, digest, &subject, value).is_ok())
+        }
+        // What is sealed nobody here can read: its digest is what the operator said of it.
+        None => attested.as_ref().is_some_and(|attestation| {
+            status.digest.as_ref() == Some(&attestation.digest)
+                && (status.serial, term) == (Some(attestation.serial), attestation.term)
+        }),
+    };
     // A status can be forged; what it says of a UID counts only together with a keyed proof.
     let ours_by_proof = recorded_uid && (attested.is_some() || anothers || digested);
     if !owned(token, metadata) && !ours_by_proof {
@@ -291,10 +339,10 @@ fn judge(
     }
     let next = status.serial.map_or(0, |serial| serial.saturating_add(1));
     let content = match (attested, &value) {
-        (Some((attestation, _)), _)
+        (Some(attestation), _)
             if digested && recorded_uid && states(token, status, &attestation, ctx.clock.now()) =>
         {
-            if token.spec.renew_before.is_some() {
+            if is_editable(token) {
                 let place = Place::new(
                     metadata.namespace.clone().unwrap_or_default(),
                     metadata.name.clone().unwrap_or_default(),
@@ -307,10 +355,10 @@ fn judge(
         // One of the next: we died before the status was written, perhaps more than once. The same: somebody overwrote
         // the status. A copy of a value under another UID is neither, however genuine: it was replaced, and replaced
         // values are not trusted.
-        (Some((attestation, _)), _)
+        (Some(attestation), _)
             if attestation.serial >= next || (recorded_uid && status.serial == Some(attestation.serial)) =>
         {
-            Content::Attested(attestation)
+            Content::Attested(Box::new(attestation))
         }
         (_, Some(value)) if digested && recorded_uid && (!anothers || meant_for_it) => {
             Content::Unattested(value.clone())
@@ -327,6 +375,7 @@ fn ours(token: &ApiToken, found: &ObjectMeta, content: Content) -> SecretSeen {
             uid: found.uid.clone().unwrap_or_default(),
         },
         resource_version: found.resource_version.clone().unwrap_or_default(),
+        sealed_for: attestation(found).and_then(|attestation| attestation.sealed_for),
         labels: found.labels.clone().unwrap_or_default(),
         annotations: found.annotations.clone().unwrap_or_default(),
         owned: owned(token, found),

@@ -24,6 +24,8 @@ pub struct Observed {
     pub secret: SecretSeen,
     /// What a token goes by that the API server mints; `None` for one that the operator draws.
     pub native: Option<Native>,
+    /// What was issued to be delivered once, and went before the status told of it.
+    pub unsaid: Option<Attestation>,
     /// What policies have against it, or against its credential.
     pub policy: Option<Breach>,
     /// Whether the keyring has the key that the status' digest names; true without a digest.
@@ -81,6 +83,8 @@ pub struct OwnSecret {
     pub reference: ObjectReference,
     /// The version that was looked at.
     pub resource_version: String,
+    /// Whom its value is sealed for, as far as what it says of its value is true.
+    pub sealed_for: Option<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Its annotations.
@@ -99,7 +103,7 @@ pub enum Content {
     /// What the status says, but the attestation does not: it was edited. The value proved itself by the digest.
     Unattested(Token),
     /// A value of ours that the status does not say: the status was not written, or was overwritten.
-    Attested(Attestation),
+    Attested(Box<Attestation>),
     /// A token that the API server minted, and what we said of it.
     Minted(MintAttestation),
     /// Nothing yet, and nothing was minted that would die with this Secret.

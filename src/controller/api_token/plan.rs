@@ -4,6 +4,7 @@
 
 mod loss;
 mod minted;
+mod once;
 mod renewal;
 mod tell;
 mod ttl;
@@ -12,21 +13,29 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-pub use self::minted::MintRecipe;
-use self::tell::{ended, finding, invalid, keyring_missing, not_renewed, state_of, waiting};
-pub use self::tell::{is_stalled, refused};
+pub use self::{
+    minted::MintRecipe,
+    once::is_once,
+    tell::{is_stalled, refused},
+};
+use self::{
+    once::closed,
+    tell::{ended, finding, invalid, keyring_missing, not_renewed, state_of, waiting},
+};
 use super::observed::{Content, CredentialSeen, Observed, OwnSecret, SecretSeen};
 use crate::{
     api::{
-        ApiToken, ApiTokenState, ApiTokenStatus, Credential, CredentialState, Instant, Reason,
+        ApiToken, ApiTokenState, ApiTokenStatus, Credential, CredentialState, DeliveryMode, Instant, Reason,
         condition::{ConditionType, seconds},
         credential::{DesiredState, ObjectReference},
     },
     controller::dress::{self, Dress},
     domain::{
+        delivery,
         digest::{Attestation, Claim},
         expiry::Terms,
         name,
+        sealed::{Recipients, SealError},
         token::Token,
     },
 };
@@ -54,6 +63,8 @@ pub enum Step {
     RenewSecret(Recipe, Held),
     /// Have the API server mint a token, into a new Secret or into one of ours; what is told of it goes into the status.
     Mint(Box<MintRecipe>),
+    /// Write this status before what follows: it must be known whatever becomes of the rest.
+    Say(Box<ApiTokenStatus>),
     /// Delete this Secret, in this version where one is given.
     DeleteSecret {
         /// Which.
@@ -81,6 +92,8 @@ pub struct Recipe {
     pub term: Option<i64>,
     /// What is attested of the value.
     pub claim: Claim,
+    /// Whom the value is sealed for, where it is.
+    pub recipients: Option<Recipients>,
     /// Labels and annotations that differ, less the attestation.
     pub dress: Dress,
 }
@@ -171,7 +184,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let proven = matches!(&observed.secret, SecretSeen::Ours(secret) if matches!(secret.content, Content::Attested(_)));
     if !observed.key_known && !proven {
         let end = end_of(status.term.or(term));
-        return Plan { wake: over_at, ..keyring_missing(observed, status, end, now) };
+        return closed(observed, Plan { wake: over_at, ..keyring_missing(observed, status, end, now) }, now);
     }
     let end = Some(end_of(term));
     let Some(credential) = credential else {
@@ -188,14 +201,45 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         );
         return waiting(observed, status, Reason::CredentialDeleted, say, end, now);
     }
-    let live = Live { observed, status, credential, terms, credential_end, term, now };
+    let (recipients, held_back) = match wished_recipients(token) {
+        Ok(recipients) => {
+            let breach = observed.policy.as_ref();
+            (recipients, breach.map(|breach| (breach.reason(), breach.message.clone())))
+        }
+        Err(error) => (None, Some((Reason::InvalidSpec, error.to_string()))),
+    };
+    let live = Live {
+        observed,
+        status,
+        credential,
+        terms,
+        credential_end,
+        term,
+        recipients,
+        held_back,
+        closes_at: None,
+        now,
+    };
     match &observed.native {
         Some(native) => live.minted(native),
         None => live.plan(),
     }
 }
 
+/// Whom the value is to be sealed for; `None`: it is delivered otherwise.
+fn wished_recipients(token: &ApiToken) -> Result<Option<Recipients>, SealError> {
+    delivery::recipients(token.spec.delivery.as_ref()).map(Recipients::new).transpose()
+}
+
+/// Whether the value in this Secret is sealed for others than are wished for now.
+#[must_use]
+pub fn is_for_others(token: &ApiToken, secret: &OwnSecret) -> bool {
+    let wished = delivery::recipients(token.spec.delivery.as_ref()).map(Recipients::mark_of);
+    wished.is_some() && secret.sealed_for != wished && !matches!(secret.content, Content::Strange)
+}
+
 /// A token that should have a value now.
+#[derive(Clone)]
 struct Live<'a> {
     observed: &'a Observed,
     status: ApiTokenStatus,
@@ -204,6 +248,12 @@ struct Live<'a> {
     credential_end: Option<Timestamp>,
     /// The term whose value there should be now, where the token renews.
     term: Option<i64>,
+    /// Whom the next value is to be sealed for, where it is to be.
+    recipients: Option<Recipients>,
+    /// Why there must be no new value.
+    held_back: Option<(Reason, String)>,
+    /// When the value that is there is kept no longer, where it is delivered once.
+    closes_at: Option<Timestamp>,
     now: Timestamp,
 }
 
@@ -212,12 +262,16 @@ impl Live<'_> {
         let previous = self.status.previous.take();
         self.status.previous = self.outlasting(previous.map(Into::into));
         self.status.term = self.status.term.filter(|_| self.term.is_some());
+        if self.is_once() && (self.status.serial.is_some() || self.is_unrecorded()) {
+            let look_again = self.now.checked_add(LOOK_AGAIN_AFTER).ok();
+            return self.once(look_again);
+        }
         match &self.observed.secret {
             SecretSeen::Ours(secret) => match &secret.content {
                 Content::Recorded => self.keep(secret, None),
                 Content::Unattested(value) => self.keep(secret, Some(value)),
                 Content::Attested(attestation) => {
-                    self.adopt(secret, attestation);
+                    self.adopt(Some(&secret.reference), attestation);
                     self.keep(secret, None)
                 }
                 Content::Minted(_) | Content::Empty | Content::Strange => {
@@ -257,7 +311,11 @@ impl Live<'_> {
 
     /// Whether it is time for the next value.
     fn is_due(&self) -> bool {
-        self.term > self.status.term
+        self.term > self.status.term || self.is_for_others()
+    }
+
+    fn is_for_others(&self) -> bool {
+        matches!(&self.observed.secret, SecretSeen::Ours(secret) if is_for_others(&self.observed.token, secret))
     }
 
     fn secret_name(&self) -> String {
@@ -270,18 +328,24 @@ impl Live<'_> {
     }
 
     /// What the Secret says of its value is true, and the status does not say it.
-    fn adopt(&mut self, secret: &OwnSecret, attestation: &Attestation) {
+    fn adopt(&mut self, secret: Option<&ObjectReference>, attestation: &Attestation) {
         if self.status.serial != Some(attestation.serial) {
             // Only the second write of an issue is missing: say what it would have said. A loss is replaced in another
-            // Secret, a value that is renewed in the same one.
-            let in_place = self.status.secret.as_ref() == Some(&secret.reference);
-            if !(in_place && self.term.is_some()) {
+            // Secret, a value that is renewed or sealed for others in the same one, and one that is delivered once is never replaced.
+            let in_place = self.status.secret.as_ref() == secret;
+            let is_sealed = delivery::recipients(self.observed.token.spec.delivery.as_ref()).is_some();
+            if !(in_place && (self.term.is_some() || is_sealed)) && !self.is_once() {
                 self.note_replacement();
             }
             self.status.issued_at = None;
+            self.status.delivered_at = None;
         }
+        if attestation.issued_at.is_some() {
+            self.status.issued_at.clone_from(&attestation.issued_at);
+        }
+        self.status.credential_uid.clone_from(&self.credential.metadata.uid);
         self.status.serial = Some(attestation.serial);
-        self.status.term = attestation.term;
+        self.status.term = attestation.term.filter(|_| self.term.is_some());
         self.status.token_id = Some(attestation.id.clone());
         self.status.digest = Some(attestation.digest.clone());
         self.status.previous = self.outlasting(attestation.previous.clone());
@@ -304,7 +368,7 @@ impl Live<'_> {
             resource_version: secret.resource_version.clone(),
             own: !secret.owned,
         };
-        if self.is_due() && self.observed.policy.is_none() {
+        if self.is_due() && self.held_back.is_none() {
             return self.renew(held, dress);
         }
         let attest = unattested.map(|value| Attest {
@@ -320,8 +384,8 @@ impl Live<'_> {
 
     /// There is no value: the first, or the next after a loss, unless it is lost too often.
     fn issue(mut self, mut steps: Vec<Step>) -> Plan {
-        if let Some(breach) = &self.observed.policy {
-            return Plan { steps, ..self.without_value(breach.reason(), breach.message.clone(), None) };
+        if let Some((reason, say)) = self.held_back.clone() {
+            return Plan { steps, ..self.without_value(reason, say, None) };
         }
         if self.status.serial.is_some()
             && let Some((say, until, stalled)) = self.too_often()
@@ -346,13 +410,17 @@ impl Live<'_> {
         self.status.serial = Some(serial);
         self.status.term = self.term;
         self.status.issued_at = Some(seconds(self.now).into());
+        self.status.delivered_at = None;
         self.status.credential_uid.clone_from(&self.credential.metadata.uid);
-        Recipe { name: self.secret_name(), serial, term: self.term, claim: self.claim(self.term), dress }
+        self.closes_at = self.closes_at();
+        let (name, claim, recipients) = (self.secret_name(), self.claim(self.term), self.recipients.clone());
+        Recipe { name, serial, term: self.term, claim, recipients, dress }
     }
 
     fn claim(&self, term: Option<i64>) -> Claim {
         Claim {
             end: self.terms.end(term),
+            issued_at: self.issued_at().filter(|_| self.is_once()),
             credential: self.credential.metadata.uid.clone().unwrap_or_default(),
             previous: self.status.previous.clone().map(Into::into),
         }
@@ -377,7 +445,9 @@ impl Live<'_> {
         } else {
             match self.credential.spec.state {
                 DesiredState::Active => {
-                    (ApiTokenState::Active, true, Reason::Issued, "the token is accepted until its end")
+                    let delivered = self.status.delivered_at.is_some();
+                    let reason = if delivered { Reason::Delivered } else { Reason::Issued };
+                    (ApiTokenState::Active, true, reason, "the token is accepted until its end")
                 }
                 DesiredState::Inactive => (
                     ApiTokenState::Suspended,
@@ -391,23 +461,33 @@ impl Live<'_> {
         let previous_end = self.status.previous.as_ref().map(|previous| self.end_of(Some(previous.term)));
         let next = self.terms.followed_at(self.status.term);
         // One that is held back outlives its value, and what its successor should have come for is past.
-        let wakes = [Some(end), next, previous_end, self.terms.over_at(), self.credential_end];
+        let wakes =
+            [Some(end), next, previous_end, self.terms.over_at(), self.credential_end, self.closes_at];
         let wake = wakes.into_iter().flatten().filter(|at| *at > self.now).min();
-        if let Some(breach) = self.observed.policy.as_ref().filter(|_| usable && self.is_due()) {
-            let status = not_renewed(self.observed, self.status, breach, end, self.now);
+        if let Some((why, say)) = self.held_back.as_ref().filter(|_| usable && self.is_due()) {
+            let status = not_renewed(self.observed, self.status.clone(), (*why, say), end, self.now);
             return Plan { steps, status: Some(status), wake };
         }
         let findings = vec![
-            finding(
-                ConditionType::Ready,
-                true,
-                reason,
-                format!("Secret {} holds the token", self.secret_name()),
-            ),
+            finding(ConditionType::Ready, true, reason, self.where_it_is()),
             finding(ConditionType::Usable, usable, reason, say.to_owned()),
         ];
         let status = ApiTokenStatus { expires_at: Some(end.into()), ..self.status };
         Plan { steps, status: Some(state_of(self.observed, status, state, findings, self.now)), wake }
+    }
+
+    fn where_it_is(&self) -> String {
+        let secret = self.secret_name();
+        match (&self.status.delivered_at, self.closes_at) {
+            (Some(at), _) => format!("the token was delivered by {at}; no Secret holds it any more"),
+            (None, Some(at)) => format!(
+                "Secret {secret} holds the token until {at}; it goes before when the annotation {} has the token's id, or when \
+                 somebody deletes it",
+                name::ACKNOWLEDGED_ANNOTATION
+            ),
+            (None, None) if self.recipients.is_some() => format!("Secret {secret} holds the token, sealed"),
+            (None, None) => format!("Secret {secret} holds the token"),
+        }
     }
 
     /// What the status says is no longer the value of anything, so that nothing accepts it.

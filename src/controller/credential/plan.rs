@@ -93,7 +93,7 @@ impl Plan {
     pub fn destroys_material(&self) -> bool {
         let published = self.status.as_ref().is_some_and(|status| status.secret.is_some());
         self.steps.iter().any(|step| match step {
-            Step::Material(material::plan::Step::Publish(recipe)) => recipe.into.is_some(),
+            Step::Material(material::plan::Step::Publish(recipe)) => recipe.into.is_some() || recipe.once,
             Step::Material(material::plan::Step::Mint(minted)) => minted.recipe.into.is_some() || published,
             Step::Material(material::plan::Step::Delete { .. }) => published,
             _ => false,
@@ -228,10 +228,11 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let end = end.ok().flatten();
     let waits_for_others = verdict.waits_for_others();
     let look_again = waits_for_others.then(|| now.checked_add(LOOK_AGAIN_AFTER).ok()).flatten();
+    let delivered_at = material.material.as_ref().and_then(|material| material.delivered_at.clone());
     let status = CredentialStatus {
         secret: material.secret,
         material: material.material,
-        ..status(observed, verdict, end, now)
+        ..status(observed, verdict, delivered_at, end, now)
     };
     let wakes = end.filter(|_| !past_end).into_iter().chain(look_again).chain(material.wake);
     let wake = wakes.chain(policy.heals_at(now)).min();
@@ -324,7 +325,13 @@ fn judge(observed: &Observed, in_the_way: &[BindingKey], trouble: Option<&Troubl
     }
 }
 
-fn status(observed: &Observed, verdict: Verdict, end: Option<Timestamp>, now: Timestamp) -> CredentialStatus {
+fn status(
+    observed: &Observed,
+    verdict: Verdict,
+    delivered_at: Option<Instant>,
+    end: Option<Timestamp>,
+    now: Timestamp,
+) -> CredentialStatus {
     let credential = &observed.credential;
     let before = credential.status.clone().unwrap_or_default();
     let finding =
@@ -384,7 +391,8 @@ fn status(observed: &Observed, verdict: Verdict, end: Option<Timestamp>, now: Ti
             (CredentialState::Inactive, vec![ready, usability(credential)])
         }
         Verdict::Active => {
-            let ready = finding(ConditionType::Ready, true, Reason::Published, "the roles are bound");
+            let (reason, say) = what_is_published(delivered_at);
+            let ready = finding(ConditionType::Ready, true, reason, &say);
             (CredentialState::Active, vec![ready, usability(credential)])
         }
     };
@@ -415,6 +423,13 @@ fn status(observed: &Observed, verdict: Verdict, end: Option<Timestamp>, now: Ti
         roles: (!roles.is_empty()).then(|| roles.join(", ")),
         tokens,
         next_expiry_at,
+    }
+}
+
+fn what_is_published(delivered_at: Option<Instant>) -> (Reason, String) {
+    match delivered_at {
+        Some(at) => (Reason::Delivered, format!("the roles are bound; the material was delivered by {at}")),
+        None => (Reason::Published, "the roles are bound".to_owned()),
     }
 }
 

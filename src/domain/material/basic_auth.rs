@@ -18,7 +18,14 @@ const TOO_LONG: &str =
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "kubernetes.io/basic-auth",
-    generated: Some(Generated { options, draw, costly: |_| true, lasts: forever, bearer: false }),
+    generated: Some(Generated {
+        options,
+        draw,
+        costly: |_| true,
+        lasts: forever,
+        bearer: false,
+        public: &["username"],
+    }),
     provided: Provided { required: &["username", "password"], optional: &["auth"], check, publish: None },
     when_inactive: READERS_GO_ON,
 };

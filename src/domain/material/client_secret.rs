@@ -14,7 +14,14 @@ pub const SECRET_KEY: &str = "client-secret";
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "Opaque",
-    generated: Some(Generated { options, draw, costly: cheap, lasts: forever, bearer: true }),
+    generated: Some(Generated {
+        options,
+        draw,
+        costly: cheap,
+        lasts: forever,
+        bearer: true,
+        public: &[ID_KEY],
+    }),
     provided: Provided { required: &[ID_KEY, SECRET_KEY], optional: &[], check: anything, publish: None },
     when_inactive: "the verifier refuses the client secret",
 };

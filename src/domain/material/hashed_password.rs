@@ -23,7 +23,14 @@ const MAX_FOR_BCRYPT: usize = 72;
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "Opaque",
-    generated: Some(Generated { options, draw, costly: |_| true, lasts: forever, bearer: false }),
+    generated: Some(Generated {
+        options,
+        draw,
+        costly: |_| true,
+        lasts: forever,
+        bearer: false,
+        public: &[],
+    }),
     provided: Provided { required: &["password"], optional: &[], check: anything, publish: Some(publish) },
     when_inactive: READERS_GO_ON,
 };

@@ -11,7 +11,14 @@ use crate::api::material::HelmRepository;
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "Opaque",
-    generated: Some(Generated { options, draw, costly: cheap, lasts: forever, bearer: false }),
+    generated: Some(Generated {
+        options,
+        draw,
+        costly: cheap,
+        lasts: forever,
+        bearer: false,
+        public: &["username"],
+    }),
     provided: Provided { required: &["username", "password"], optional: &[], check: anything, publish: None },
     when_inactive: READERS_GO_ON,
 };

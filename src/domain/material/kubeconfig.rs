@@ -24,6 +24,7 @@ pub(super) const KIND: Kind = Kind {
         costly: cheap,
         lasts: |spec| Some(duration(spec)),
         bearer: false,
+        public: &[],
     }),
     provided: Provided { required: &[KEY], optional: &[], check, publish: None },
     when_inactive: "the Secret of a generated kubeconfig is deleted, so that the API server refuses the token in it",

@@ -16,7 +16,14 @@ const SECRET_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "Opaque",
-    generated: Some(Generated { options, draw, costly: cheap, lasts: forever, bearer: false }),
+    generated: Some(Generated {
+        options,
+        draw,
+        costly: cheap,
+        lasts: forever,
+        bearer: false,
+        public: &["AWS_ACCESS_KEY_ID"],
+    }),
     provided: Provided {
         required: &[ID_KEY, SECRET_KEY],
         optional: &["AWS_ENDPOINT_URL", "AWS_REGION", "BUCKET_NAME"],

@@ -12,7 +12,7 @@ use crate::api::material::{Encoding, Field, Password};
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "Opaque",
-    generated: Some(Generated { options, draw, costly: cheap, lasts: forever, bearer: false }),
+    generated: Some(Generated { options, draw, costly: cheap, lasts: forever, bearer: false, public: &[] }),
     provided: Provided { required: &[], optional: &[], check, publish: None },
     when_inactive: READERS_GO_ON,
 };

@@ -14,7 +14,7 @@ const KEY: &str = ".dockerconfigjson";
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "kubernetes.io/dockerconfigjson",
-    generated: Some(Generated { options, draw, costly: cheap, lasts: forever, bearer: false }),
+    generated: Some(Generated { options, draw, costly: cheap, lasts: forever, bearer: false, public: &[] }),
     provided: Provided { required: &[KEY], optional: &[], check, publish: None },
     when_inactive: READERS_GO_ON,
 };

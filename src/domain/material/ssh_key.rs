@@ -27,6 +27,7 @@ pub(super) const KIND: Kind = Kind {
         costly: |spec| spec.ssh_key.as_ref().is_some_and(|block| block.algorithm == KeyAlgorithm::Rsa),
         lasts: forever,
         bearer: false,
+        public: &["ssh-publickey"],
     }),
     provided: Provided {
         required: &[PRIVATE_KEY],

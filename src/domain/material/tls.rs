@@ -39,6 +39,7 @@ pub(super) const KIND: Kind = Kind {
         costly: |spec| spec.tls.as_ref().is_some_and(|block| block.algorithm == KeyAlgorithm::Rsa),
         lasts: |spec| Some(duration(&wished(spec, ""))),
         bearer: false,
+        public: &["tls.crt", "ca.crt"],
     }),
     provided: Provided { required: &[CERTIFICATE, KEY], optional: &[AUTHORITY], check, publish: None },
     when_inactive: READERS_GO_ON,

@@ -12,7 +12,7 @@ use crate::api::material::{Totp, TotpAlgorithm};
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "Opaque",
-    generated: Some(Generated { options, draw, costly: cheap, lasts: forever, bearer: false }),
+    generated: Some(Generated { options, draw, costly: cheap, lasts: forever, bearer: false, public: &[] }),
     provided: Provided { required: &["secret"], optional: &["uri"], check, publish: None },
     when_inactive: READERS_GO_ON,
 };

@@ -8,13 +8,13 @@ use credential_operator::{
     api::{
         ApiToken, ApiTokenState, Credential, CredentialState, Instant as ApiInstant, credential::DesiredState,
     },
-    domain::{binding::controller, token::Token},
+    domain::{binding::controller, mint::Claims, token::Token},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use tokio::time::{Duration, Instant};
 
-use crate::asked::Told;
+use crate::{asked::Told, deliveries};
 
 /// How long something may be dead before the verifier must know (S2).
 pub const KNOWN_WITHIN: Duration = Duration::from_secs(2);
@@ -79,12 +79,20 @@ impl Seen {
     /// A Secret is there.
     pub fn secret(&mut self, secret: &Secret, now: Instant) {
         let owner = controller(&secret.metadata).map(|owner| owner.uid.clone()).unwrap_or_default();
-        for bytes in secret.data.iter().flatten().map(|(_, bytes)| &bytes.0) {
-            let Ok(text) = std::str::from_utf8(bytes) else { continue };
-            let Ok(token) = Token::parse(text) else { continue };
-            self.values.entry(text.to_owned()).or_insert_with(|| Value {
-                holder: owner.clone(),
-                id: token.id().to_owned(),
+        let plain = secret.data.iter().flatten();
+        let plain = plain.filter_map(|(_, bytes)| String::from_utf8(bytes.0.clone()).ok());
+        for text in plain.chain(deliveries::value(secret)) {
+            // What the API server minted is nothing that a verifier ever accepts.
+            let (holder, id) = match Token::parse(&text) {
+                Ok(token) => (owner.clone(), token.id().to_owned()),
+                Err(_) if Claims::read(&text).is_some() => {
+                    (String::new(), "that the API server minted".to_owned())
+                }
+                Err(_) => continue,
+            };
+            self.values.entry(text).or_insert_with(|| Value {
+                holder,
+                id,
                 dead_since: Some(now),
                 ends: Vec::new(),
             });

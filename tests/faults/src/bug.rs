@@ -1,5 +1,7 @@
 //! Mistakes put into the operator on purpose, between its code and the wire, to prove that they are caught.
 
+mod minted;
+
 use std::{
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
@@ -18,7 +20,7 @@ use tower::{BoxError, Layer, Service, ServiceExt};
 
 use crate::{
     body::Body,
-    plan::Plan,
+    plan::{Plan, Request},
     run::KEYRING,
     wire::{Wired, path},
 };
@@ -68,11 +70,25 @@ pub enum Bug {
     KeepAccount,
     /// Leaves nothing in a Secret beside the value that it renews.
     ClearSecret,
+    /// Deletes a Secret first, and says then that its value was delivered.
+    SayLater,
+    /// Takes a value that was delivered for one that never was there.
+    Redraw,
+    /// Puts something beside what is sealed.
+    PlainBeside,
+    /// Takes whatever is in a Secret for what it sealed.
+    TrustCiphertext,
+    /// Has a token minted that does not die with its Secret.
+    Unbound,
+    /// Has a token minted for another `ServiceAccount`.
+    AnotherAccount,
+    /// Has a token minted once more when its Secret was deleted.
+    MintAfterEnd,
 }
 
 impl Bug {
     /// All of them, each with a plan that catches it and the law that it breaks.
-    pub const ALL: [(Self, &'static str, &'static str); 22] = [
+    pub const ALL: [(Self, &'static str, &'static str); 31] = [
         (Self::DeleteWithoutUid, "revoke:", "S6"),
         (Self::DeleteWithoutUid, "ttl-while-down:", "S6"),
         (Self::EarlyGoing, "ttl:", "S15"),
@@ -95,6 +111,15 @@ impl Bug {
         (Self::AnyAudience, "issue:", "S3"),
         (Self::ForgetPrevious, "renew:", "S14"),
         (Self::ClearSecret, "renew:", "state"),
+        (Self::SayLater, "once-window:", "S16"),
+        (Self::Revive, "once-acknowledge:", "S16"),
+        (Self::Redraw, "once-delete:", "S4"),
+        (Self::PlainBeside, "sealed:", "S17"),
+        (Self::TrustCiphertext, "sealed-edit:", "L1"),
+        (Self::Unbound, "mint:", "S18"),
+        (Self::AnotherAccount, "mint:", "S18"),
+        (Self::MintAfterEnd, "mint-expire:", "S10"),
+        (Self::KeepSecret, "mint-suspend:", "L1"),
     ];
 
     /// What a verifier with this bug never hears of.
@@ -145,6 +170,7 @@ struct Memory {
     held: Option<(Parts, Bytes)>,
     value: Option<String>,
     created: Option<(Parts, Bytes)>,
+    sent: minted::Sent,
 }
 
 type Answer = Result<Response<Body>, BoxError>;
@@ -194,6 +220,9 @@ impl Mistaken {
         let renews =
             about.verb == "patch" && about.resource == "secrets" && body["data"]["token"].is_string();
         match self.bug {
+            Bug::Unbound | Bug::AnotherAccount | Bug::MintAfterEnd => {
+                self.mint_wrongly(&about, parts, bytes, body).await
+            }
             Bug::DeleteWithoutUid if about.verb == "delete" => {
                 body["preconditions"] = Value::Null;
                 self.send(parts, to_bytes(&body)).await
@@ -254,13 +283,7 @@ impl Mistaken {
                 self.send(parts, to_bytes(&body)).await
             }
             Bug::EarlyGoing if states && body["status"]["state"] == "Expired" => {
-                let answer = self.send(parts.clone(), bytes).await;
-                let mut delete = parts;
-                delete.method = Method::DELETE;
-                delete.uri = uri(&delete, delete.uri.path().trim_end_matches("/status"));
-                let uid = json!({"preconditions": {"uid": body["metadata"]["uid"]}});
-                let _ = self.send(delete, to_bytes(&uid)).await;
-                answer
+                self.go_early(parts, bytes, &body).await
             }
             Bug::ForgetPrevious if states => {
                 body["status"]["previous"] = Value::Null;
@@ -282,6 +305,65 @@ impl Mistaken {
                     let _ = self.send(parts, bytes).await;
                 }
                 answer
+            }
+            _ => self.deliver(parts, bytes, body, &about).await,
+        }
+    }
+
+    /// Writes a status, and deletes the object that it is of.
+    async fn go_early(&self, parts: Parts, bytes: Bytes, body: &Value) -> Answer {
+        let answer = self.send(parts.clone(), bytes).await;
+        let mut delete = parts;
+        delete.method = Method::DELETE;
+        delete.uri = uri(&delete, delete.uri.path().trim_end_matches("/status"));
+        let uid = json!({"preconditions": {"uid": body["metadata"]["uid"]}});
+        let _ = self.send(delete, to_bytes(&uid)).await;
+        answer
+    }
+
+    /// Mistakes in how values are delivered.
+    async fn deliver(&self, parts: Parts, bytes: Bytes, mut body: Value, about: &Request) -> Answer {
+        let creates = about.verb == "create" && about.resource == "secrets" && about.name != KEYRING;
+        let states = about.verb == "update" && about.resource == "apitokens.status";
+        match self.bug {
+            Bug::SayLater if states && body["status"]["deliveredAt"].is_string() => {
+                let first = self.memory(|memory| !std::mem::replace(&mut memory.started, true));
+                if !first {
+                    return self.send(parts, bytes).await;
+                }
+                self.memory(|memory| memory.held = Some((parts, bytes)));
+                Ok(made_up(StatusCode::OK, &body))
+            }
+            Bug::SayLater if about.verb == "delete" && about.resource == "secrets" => {
+                let answer = self.send(parts, bytes).await;
+                if let Some((parts, bytes)) = self.memory(|memory| memory.held.take()) {
+                    let _ = self.send(parts, bytes).await;
+                }
+                answer
+            }
+            Bug::Redraw if states && body["status"]["deliveredAt"].is_string() => {
+                if !self.memory(|memory| std::mem::replace(&mut memory.started, true)) {
+                    body["status"] = json!({});
+                }
+                self.send(parts, to_bytes(&body)).await
+            }
+            Bug::PlainBeside if creates => {
+                body["data"]["token"] = json!(ByteString(b"in the clear".to_vec()));
+                self.send(parts, to_bytes(&body)).await
+            }
+            Bug::TrustCiphertext if creates => {
+                self.memory(|memory| memory.created = Some((parts.clone(), bytes.clone())));
+                self.send(parts, bytes).await
+            }
+            Bug::TrustCiphertext if about.verb == "get" && about.resource == "secrets" => {
+                let answer = self.send(parts, bytes).await?;
+                let code = answer.status();
+                let mut held = collect(answer).await?;
+                if let Some((_, sealed)) = self.memory(|memory| memory.created.clone()) {
+                    let sealed: Value = serde_json::from_slice(&sealed)?;
+                    held["data"] = sealed["data"].clone();
+                }
+                Ok(made_up(code, &held))
             }
             _ => self.send(parts, bytes).await,
         }

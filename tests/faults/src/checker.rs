@@ -13,14 +13,18 @@ use control_plane::AuditEvent;
 use credential_operator::{
     api::{
         ApiToken, ApiTokenState, Credential, CredentialPolicy, CredentialState, Instant, Lifetime,
-        credential::DesiredState,
+        credential::DesiredState, credential_policy::TokenType,
     },
-    controller::{api_token::observe::attestation, credential::plan::owner},
+    controller::{
+        api_token::observe::{SEALED_KEY, attestation},
+        credential::plan::owner,
+    },
     domain::{
         binding::{Binding, BindingKey, controller},
         clock::Clock,
         digest::MaterialAttestation,
         keyring::Keyring,
+        mint::Claims,
         name,
         policy::{Asked, Policies, Severity},
         token::Token,
@@ -46,6 +50,8 @@ use tokio::{
 use crate::{
     acceptance::{Due, KNOWN_WITHIN, Seen},
     asked::{Asked as AskedVerifier, ELSEWHERE},
+    deliveries::{self, Deliveries},
+    minted,
     run::{KEYRING, Violation},
     space::Space,
     state,
@@ -85,6 +91,7 @@ struct Facts {
     slowest_end: Duration,
     /// What a verifier may accept.
     acceptance: Seen,
+    deliveries: Deliveries,
 }
 
 /// A Secret that was seen.
@@ -101,13 +108,15 @@ enum Known {
 struct TokenSeen {
     /// The ends of its values, by their ids.
     ends: BTreeMap<String, Timestamp>,
-    /// The Secret and the value that its status last told of.
-    held: Option<(String, String)>,
+    /// The Secret, the value and its term that its status last told of.
+    held: Option<(String, String, Option<i64>)>,
     over: Option<ApiTokenState>,
     /// Its Secret went at its end.
     ended: bool,
     /// When it goes by its `ttlAfterExpired`.
     goes_at: Option<Timestamp>,
+    /// Where the API server mints it: its end.
+    minted_until: Option<Timestamp>,
 }
 
 impl Checker {
@@ -126,6 +135,7 @@ impl Checker {
             found: Vec::new(),
             slowest_end: Duration::ZERO,
             acceptance: Seen::default(),
+            deliveries: Deliveries::default(),
         }));
         let mut watches = JoinSet::new();
         let secrets = watcher(space.api::<Secret>(), watcher::Config::default());
@@ -220,9 +230,11 @@ impl Checker {
     pub async fn end(&self, space: &Space, audit: &[AuditEvent], race: bool) -> Vec<Violation> {
         let now = self.facts().clock.now();
         let mut found = bindings(space, now).await;
+        found.extend(minted::wrong(space, now).await.into_iter().map(|what| violation("S18", what)));
         let mut facts = self.facts();
         found.append(&mut facts.found);
         found.extend(facts.values_seen_twice(race));
+        found.extend(facts.deliveries.violations(audit).into_iter().map(|(law, what)| violation(law, what)));
         for event in audit.iter().filter(|event| event.verb.starts_with("delete")) {
             let uid = event.request_object.as_ref().and_then(|body| body["preconditions"]["uid"].as_str());
             match uid {
@@ -250,16 +262,17 @@ impl Facts {
         }
     }
 
-    fn holder_gone(&mut self, uid: &str) {
+    fn holder_gone(&mut self, uid: &str, _: Option<u64>) {
+        self.deliveries.owner_gone(uid);
         self.acceptance.gone(uid, time::Instant::now());
     }
 
-    fn token_gone(&mut self, uid: &str) {
+    fn token_gone(&mut self, uid: &str, version: Option<u64>) {
         let goes_at = self.tokens.get(uid).and_then(|seen| seen.goes_at);
         if let Some(at) = goes_at.filter(|at| self.clock.now() + SET_BACK < *at) {
             self.report("S15", format!("an ApiToken that was to go at {at} went before"));
         }
-        self.holder_gone(uid);
+        self.holder_gone(uid, version);
     }
 
     fn report(&mut self, law: &'static str, what: String) {
@@ -275,6 +288,9 @@ impl Facts {
     }
 
     fn is_named(&self, value: &str) -> bool {
+        if let Some(claims) = Claims::read(value) {
+            return claims.jti.is_some_and(|id| self.named.contains(&id));
+        }
         Token::parse(value).is_ok_and(|value| self.named.contains(value.id()))
     }
 
@@ -308,9 +324,12 @@ impl Facts {
             return;
         }
         self.acceptance.secret(secret, time::Instant::now());
+        self.deliveries.secret(secret);
         self.material_seen(secret);
         let now = self.judge(secret);
         let renewed = match (self.secrets.get(&uid), &now) {
+            // It is made before the token that it takes.
+            (Some(Known::Other), Known::Value { .. }) => minted::found(secret).is_some(),
             (Some(Known::Value { value: before, .. }), Known::Value { value, .. }) => value != before,
             _ => false,
         };
@@ -324,7 +343,13 @@ impl Facts {
         }
         self.secrets.remove(&uid);
         if let Known::Value { token, value, end } = &now {
-            let serial = attestation(metadata).map_or(0, |attestation| attestation.serial);
+            let minted = minted::found(secret);
+            if minted.as_ref().is_some_and(|minted| !minted.bound) {
+                self.report("S18", format!("the token in Secret {name} does not die with it"));
+            }
+            let serial = minted.map(|minted| minted.serial);
+            let serial =
+                serial.or_else(|| attestation(metadata).map(|attestation| attestation.serial)).unwrap_or(0);
             self.values.entry((token.clone(), serial)).or_default().insert(value.clone());
             let another = self.secrets.values().any(|other| {
                 matches!(other, Known::Value { token: of, value: held, .. } if of == token && held != value)
@@ -361,6 +386,7 @@ impl Facts {
 
     fn credential_seen(&mut self, credential: &Credential) {
         self.acceptance.credential(credential, time::Instant::now());
+        self.deliveries.credential(credential);
         let Some(material) = credential.status.as_ref().and_then(|status| status.material.as_ref()) else {
             return;
         };
@@ -385,13 +411,16 @@ impl Facts {
         let owner = controller(metadata).filter(|owner| owner.kind == "ApiToken");
         let ours =
             metadata.managed_fields.iter().flatten().any(|entry| entry.manager.as_deref() == Some(OPERATOR));
-        let text = secret.data.as_ref().and_then(|data| data.get("token"));
-        let text = text.and_then(|text| String::from_utf8(text.0.clone()).ok());
+        let text = deliveries::value(secret);
+        let sealed = secret.data.as_ref().and_then(|data| data.get(SEALED_KEY));
         let value = text.as_deref().and_then(|text| Token::parse(text).ok());
         let keyring = self.keyring();
         if let (Some(owner), Some(attestation), Some(value), Some(text)) =
             (owner, attestation(metadata), value, text)
-            && attestation.verify(&keyring, &owner.uid, &value).is_ok()
+            && match sealed {
+                Some(sealed) => attestation.verify_sealed(&keyring, &owner.uid, &sealed.0).is_ok(),
+                None => attestation.verify(&keyring, &owner.uid, &value).is_ok(),
+            }
         {
             return Known::Value {
                 token: owner.uid.clone(),
@@ -399,10 +428,15 @@ impl Facts {
                 end: attestation.end.timestamp().ok(),
             };
         }
+        if let Some(minted) = minted::found(secret) {
+            let end = self.tokens.get(&minted.token).and_then(|seen| seen.minted_until);
+            return Known::Value { token: minted.token, value: minted.value, end };
+        }
         if ours { Known::Other } else { Known::Foreign }
     }
 
-    fn secret_gone(&mut self, uid: &str) {
+    fn secret_gone(&mut self, uid: &str, since: Option<u64>) {
+        self.deliveries.secret_gone(uid, since);
         if let Some(Known::Value { token, end: Some(end), .. }) = self.secrets.get(uid) {
             let late = self.clock.now().duration_since(*end);
             self.tokens.entry(token.clone()).or_default().ended |= !late.is_negative();
@@ -419,6 +453,7 @@ impl Facts {
 
     fn token_seen(&mut self, token: &ApiToken) {
         self.acceptance.token(token, time::Instant::now());
+        self.deliveries.token(token);
         let uid = token.metadata.uid.clone().unwrap_or_default();
         let name = token.metadata.name.clone().unwrap_or_default();
         let created = token.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |at| at.0);
@@ -426,6 +461,7 @@ impl Facts {
         let end = token.spec.expires_at.as_ref().map(Instant::timestamp).and_then(Result::ok);
         self.tokens.entry(uid.clone()).or_default().goes_at =
             end.zip(ttl).map(|(end, ttl)| end.max(created) + ttl);
+        self.tokens.entry(uid.clone()).or_default().minted_until = minted::end(token);
         let Some(status) = &token.status else { return };
         self.named.extend(status.token_id.clone());
         let text = json!(status).to_string();
@@ -452,11 +488,14 @@ impl Facts {
             }
             seen.ends.insert(id.clone(), end);
         }
-        // In the same Secret it was renewed, not lost.
-        let holds = status.secret.as_ref().map(|secret| secret.uid.clone()).zip(status.token_id.clone());
-        if let (Some((secret, before)), Some((same, id))) = (&seen.held, &holds)
+        // In the same Secret it was renewed, not lost; within a term it is for others by now.
+        let holds = status.secret.as_ref().zip(status.token_id.clone());
+        let holds = holds.map(|(secret, id)| (secret.uid.clone(), id, status.term));
+        if let (Some((secret, before, term)), Some((same, id, _))) = (&seen.held, &holds)
+            && token.spec.token_type == TokenType::Opaque
             && secret == same
             && before != id
+            && *term != status.term
             && previous.is_none_or(|(previous, _)| previous != before)
             && seen.ends.get(before).is_some_and(|end| now.checked_add(TOLERANCE).is_ok_and(|now| now < *end))
         {
@@ -526,7 +565,7 @@ async fn feed<K: Resource>(
     facts: Arc<Mutex<Facts>>,
     events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
     seen: fn(&mut Facts, &K),
-    gone: fn(&mut Facts, &str),
+    gone: fn(&mut Facts, &str, Option<u64>),
 ) {
     let mut events = std::pin::pin!(events.default_backoff());
     let mut present = HashSet::new();
@@ -543,7 +582,7 @@ async fn feed<K: Resource>(
             }
             Event::InitDone => {
                 let listed = std::mem::take(&mut listed);
-                present.difference(&listed).for_each(|uid: &String| gone(&mut facts, uid));
+                present.difference(&listed).for_each(|uid: &String| gone(&mut facts, uid, None));
                 present = listed;
             }
             Event::Apply(object) => {
@@ -552,7 +591,7 @@ async fn feed<K: Resource>(
             }
             Event::Delete(object) => {
                 present.remove(&uid(&object));
-                gone(&mut facts, &uid(&object));
+                gone(&mut facts, &uid(&object), Some(deliveries::version(&object)));
             }
         }
     }

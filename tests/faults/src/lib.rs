@@ -14,6 +14,8 @@ pub mod asked;
 pub mod body;
 pub mod bug;
 pub mod checker;
+pub mod deliveries;
+pub mod minted;
 pub mod plan;
 pub mod run;
 pub mod sample;

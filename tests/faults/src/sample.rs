@@ -71,6 +71,32 @@ pub async fn draw(world: &World, count: usize, seed: u64) -> Outcome<Vec<Plan>> 
     Ok(plans)
 }
 
+/// That many plans that kill the operator at a write, and mostly again while it recovers, in the scenarios whose names begin
+/// so; drawn by a seed.
+///
+/// # Errors
+/// When a scenario goes wrong undisturbed.
+pub async fn kills(world: &World, prefix: &str, count: usize, seed: u64) -> Outcome<Vec<Plan>> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let scenarios: Vec<_> =
+        scenario::all().map(|(name, _)| name).filter(|name| name.starts_with(prefix)).collect();
+    let mut plans = Vec::with_capacity(count);
+    while plans.len() < count {
+        let scenario = scenarios.choose(&mut random).copied().unwrap_or_default();
+        let places = places(world, scenario).await?;
+        let mut kill =
+            || [Fault::KillBefore, Fault::KillCommitted, Fault::KillAnswered].choose(&mut random).copied();
+        let faults = [kill(), kill()].map(|fault| fault.unwrap_or(Fault::KillBefore));
+        let Some(first) = places.choose(&mut random) else { continue };
+        let mut injections = vec![Injection { fault: faults[0], at: first.clone() }];
+        if random.random_ratio(2, 3) {
+            injections.push(Injection { fault: faults[1], at: At::Number(random.random_range(1..=3)) });
+        }
+        plans.push(Plan::of(scenario, injections));
+    }
+    Ok(plans)
+}
+
 /// A part of `plans`, drawn by a seed.
 #[must_use]
 pub fn part(plans: &[Plan], count: usize, seed: u64) -> Vec<Plan> {

@@ -5,7 +5,9 @@ use futures::future::BoxFuture;
 use crate::{run::Run, space::Outcome};
 
 mod credentials;
+pub mod delivery;
 mod material;
+mod minted;
 mod others;
 mod policies;
 mod renewal;
@@ -16,10 +18,19 @@ pub type Drive = for<'a> fn(&'a Run<'_>) -> BoxFuture<'a, Outcome>;
 
 /// All of them, by name.
 pub fn all() -> impl Iterator<Item = (&'static str, Drive)> {
-    [tokens::ALL, renewal::ALL, credentials::ALL, material::ALL, others::ALL, policies::ALL]
-        .into_iter()
-        .flatten()
-        .copied()
+    [
+        tokens::ALL,
+        renewal::ALL,
+        minted::ALL,
+        delivery::ALL,
+        credentials::ALL,
+        material::ALL,
+        others::ALL,
+        policies::ALL,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
 
 /// The one of that name.

@@ -60,7 +60,10 @@ impl World {
     /// When the control plane does not start or does not take our kinds.
     pub async fn start() -> Outcome<Self> {
         let text = |error: &dyn std::error::Error| error.to_string();
-        let control_plane = ControlPlane::start().await.map_err(|error| text(&error))?;
+        // A day at a time, as the API servers of some providers grant.
+        let cap = "--service-account-max-token-expiration=24h";
+        let control_plane =
+            ControlPlane::builder().api_server_arg(cap).start().await.map_err(|error| text(&error))?;
         let admin = control_plane.admin().client().map_err(|error| text(&error))?;
         let crds: Api<CustomResourceDefinition> = Api::all(admin.clone());
         let params = PatchParams::apply("tests").force();
@@ -73,6 +76,7 @@ impl World {
         }
         let system = Space { client: admin.clone(), namespace: "credential-operator".to_owned() };
         system.apply(include_str!("../../../deploy/controller.yaml")).await?;
+        system.apply(include_str!("../../../deploy/service-account-tokens.yaml")).await?;
         system.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {ELSEWHERE}}}\n")).await?;
         let operator = control_plane.service_account("credential-operator", "credential-operator").await;
         let operator = operator.map_err(|error| text(&error))?;

@@ -19,6 +19,9 @@ const SINGLES: usize = 300;
 /// Which of them.
 const SEED: u64 = 20_261_122;
 
+/// How often the operator is killed while values are delivered once.
+const KILLS: usize = 200;
+
 /// Plans that found bugs once.
 const REGRESSIONS: &[&str] = &[
     // A second leader drew a value on old news after the first had ended the token.
@@ -39,6 +42,10 @@ const REGRESSIONS: &[&str] = &[
     "rename-secret: second-leader@create/secrets/c-credential#1",
     // A second leader that had not read the keys yet took the Secret of the first for planted, and deleted it.
     "edit-secret: second-leader@create/secrets/credential-operator-keyring#1",
+    // Two leaders each took the Secret that the other was about to fill for one of a leader that had died.
+    "mint-kubeconfig: second-leader@create/secrets/c-credential#1",
+    // A leader that still saw the credential suspended took away what the other had issued since.
+    "mint-suspend: second-leader@create/secrets/t-token#1",
 ];
 
 fn main() -> ExitCode {
@@ -57,6 +64,11 @@ fn main() -> ExitCode {
                 println!("{SINGLES} of {} plans of one fault at one write, by seed {SEED}", all.len());
                 sample::part(&all, SINGLES, SEED)
             });
+            all_hold(runtime, world, &plans)
+        }),
+        trial("killed_anywhere_it_delivers_a_value_once", |runtime, world| {
+            let plans = runtime.block_on(sample::kills(world, "once-", KILLS, SEED)).unwrap();
+            println!("{KILLS} plans that kill, by seed {SEED}");
             all_hold(runtime, world, &plans)
         }),
         trial("plans_that_found_bugs", |runtime, world| {

@@ -20,10 +20,11 @@ use crate::{
             observe::TOKEN_KEY,
             plan::{Held, MintRecipe},
         },
+        dress::Dress,
         mint::{self, Vessel},
         write::{FIELD_MANAGER, RequestError, send},
     },
-    domain::{made_for::MadeFor, mint::MintAttestation, name},
+    domain::{keyring, made_for::MadeFor, mint::MintAttestation, name},
 };
 
 /// Mints a token into a Secret: into a new one, or into one of ours. Tells whether it did.
@@ -43,31 +44,7 @@ pub(super) async fn mint(
     let empty = recipe.into.is_none() || recipe.empty;
     let (held, dress) = match recipe.into {
         Some(held) => (held, recipe.dress),
-        None => {
-            let made_for = MadeFor::new(&reference(token), place.to_string()).signed(&key);
-            let mut annotations = present(recipe.dress.annotations);
-            annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), made_for.text());
-            let secret = Secret {
-                metadata: ObjectMeta {
-                    name: Some(place.name().to_owned()),
-                    namespace: Some(place.namespace().to_owned()),
-                    labels: Some(present(recipe.dress.labels)),
-                    annotations: Some(annotations),
-                    owner_references: Some(vec![reference(token)]),
-                    ..ObjectMeta::default()
-                },
-                type_: Some("Opaque".to_owned()),
-                ..Secret::default()
-            };
-            let params =
-                PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-            let made = send(|| format!("create Secret {place}"), api.create(&params, &secret)).await?;
-            let resource_version = made.metadata.resource_version.clone().unwrap_or_default();
-            ctx.note_whole(&owner, &place, &resource_version);
-            let held = Held { secret: mint::reference(&made), resource_version, own: false };
-            ctx.secrets.remember(made.metadata.into_response_partial());
-            (held, crate::controller::dress::Dress::default())
-        }
+        None => (create(ctx, token, &key, &place, recipe.dress).await?, Dress::default()),
     };
     let vessel = Vessel {
         owner: &owner,
@@ -104,6 +81,39 @@ pub(super) async fn mint(
         tell(status, &attestation, held.secret);
     }
     Ok(true)
+}
+
+/// Makes a Secret that holds nothing yet.
+async fn create(
+    ctx: &Context,
+    token: &ApiToken,
+    key: &keyring::Key,
+    place: &Place,
+    dress: Dress,
+) -> Result<Held, RequestError> {
+    let made_for = MadeFor::new(&reference(token), place.to_string()).signed(key);
+    let mut annotations = present(dress.annotations);
+    annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), made_for.text());
+    let secret = Secret {
+        metadata: ObjectMeta {
+            name: Some(place.name().to_owned()),
+            namespace: Some(place.namespace().to_owned()),
+            labels: Some(present(dress.labels)),
+            annotations: Some(annotations),
+            owner_references: Some(vec![reference(token)]),
+            ..ObjectMeta::default()
+        },
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    };
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    let made = send(|| format!("create Secret {place}"), api.create(&params, &secret)).await?;
+    let resource_version = made.metadata.resource_version.clone().unwrap_or_default();
+    ctx.note_whole(&Key::api_token(token), place, &resource_version);
+    let held = Held { secret: mint::reference(&made), resource_version, own: false };
+    ctx.secrets.remember(made.metadata.into_response_partial());
+    Ok(held)
 }
 
 fn tell(status: &mut ApiTokenStatus, said: &MintAttestation, secret: ObjectReference) {

@@ -13,7 +13,7 @@ use crate::{
             observed::{Content, SecretSeen},
             plan::secret_name,
         },
-        mint::Native,
+        mint::{self, Native},
         write::RequestError,
     },
     domain::{mint::MintAttestation, name},
@@ -62,6 +62,9 @@ pub(super) async fn secret(
         return Ok(SecretSeen::Absent);
     }
     let found = fetch(ctx, token).await?;
+    if let Some(found) = &found {
+        mint::leave_to_be_filled(ctx, &Key::api_token(token), found)?;
+    }
     Ok(found.map_or(SecretSeen::Absent, |found| judge(ctx, token, status, &found)))
 }
 
@@ -85,7 +88,8 @@ fn judge(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus, found: &Secre
     let attested = attested(ctx, token, found);
     // A status can be forged; what it says of a UID counts only together with a keyed proof.
     let recorded = status.secret.as_ref().map(|secret| &secret.uid) == metadata.uid.as_ref();
-    if !owned(token, metadata) && !(recorded && attested.is_some()) {
+    let ours_by_proof = recorded && attested.is_some();
+    if !owned(token, metadata) && !ours_by_proof {
         return anothers_secret(token, metadata);
     }
     // An earlier value was put back by somebody. The proof names the Secret, so a copy proves nothing.

@@ -16,8 +16,8 @@ impl Live<'_> {
         (end > self.now).then_some(previous)
     }
 
-    /// The value is followed by that of the current term, however many were missed, and goes on until its end.
-    pub(super) fn renew(mut self, held: Held, dress: Dress) -> Plan {
+    /// The value of now, as far as it goes on beside its successor: not if it was sealed for others.
+    pub(super) fn outlasting_now(&self) -> Option<PreviousToken> {
         let ApiTokenStatus { serial, term, token_id, digest, .. } = &self.status;
         let replaced = match (serial, term, token_id, digest) {
             (Some(serial), Some(term), Some(id), Some(digest)) => {
@@ -25,7 +25,12 @@ impl Live<'_> {
             }
             _ => None,
         };
-        self.status.previous = self.outlasting(replaced);
+        self.outlasting(replaced.filter(|_| !self.is_for_others()))
+    }
+
+    /// The value is followed by that of the current term, however many were missed, and goes on until its end.
+    pub(super) fn renew(mut self, held: Held, dress: Dress) -> Plan {
+        self.status.previous = self.outlasting_now();
         let recipe = self.next_value(dress);
         self.issued(vec![Step::RenewSecret(recipe, held)])
     }

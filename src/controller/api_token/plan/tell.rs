@@ -9,7 +9,6 @@ use crate::{
         condition::{ConditionType, Finding, conditions},
     },
     controller::api_token::observed::Observed,
-    domain::policy::Breach,
 };
 
 /// What the status says after a write was refused: that it was, and nothing that did not happen. What was to end is no
@@ -149,6 +148,11 @@ pub(super) fn keyring_missing(
     Plan { steps: Vec::new(), status: Some(status), wake: Some(end) }
 }
 
+/// Whether it does not heal by itself.
+const fn is_for_a_human(reason: Reason) -> bool {
+    matches!(reason, Reason::Conflict | Reason::PolicyViolation | Reason::InvalidSpec)
+}
+
 pub(super) fn waiting(
     observed: &Observed,
     status: ApiTokenStatus,
@@ -157,7 +161,7 @@ pub(super) fn waiting(
     end: Option<Timestamp>,
     now: Timestamp,
 ) -> Plan {
-    let stalled = matches!(reason, Reason::Conflict | Reason::PolicyViolation | Reason::InvalidSpec);
+    let stalled = is_for_a_human(reason);
     let state = if stalled { ApiTokenState::Failed } else { ApiTokenState::Pending };
     let findings = vec![
         finding(ConditionType::Ready, false, reason, say.clone()),
@@ -169,20 +173,20 @@ pub(super) fn waiting(
     Plan { steps: Vec::new(), status: Some(state_of(observed, status, state, findings, now)), wake: end }
 }
 
-/// There is a value, and policies keep its successor from being issued: it goes on until its end.
+/// There is a value, and something keeps its successor from being issued: it goes on until its end.
 pub(super) fn not_renewed(
     observed: &Observed,
     status: ApiTokenStatus,
-    breach: &Breach,
+    (reason, why): (Reason, &str),
     end: Timestamp,
     now: Timestamp,
 ) -> ApiTokenStatus {
-    let (reason, say) = (breach.reason(), format!("the value is not renewed: {}", breach.message));
+    let say = format!("the value is not renewed: {why}");
     if end <= now {
         let over = waiting(observed, status, reason, say, Some(end), now);
         return over.status.unwrap_or_default();
     }
-    let stalled = reason == Reason::PolicyViolation;
+    let stalled = is_for_a_human(reason);
     let usable = "the token is accepted until its end".to_owned();
     let findings = vec![
         finding(ConditionType::Ready, false, reason, say.clone()),

@@ -6,7 +6,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::{tell::holds, *};
 use crate::{
     api::{
-        ApiTokenSpec, Condition, CredentialSpec,
+        ApiTokenSpec, Condition, CredentialSpec, Delivery, Lifetime,
         api_token::{CredentialReference, PreviousToken, SecretOptions},
     },
     domain::{
@@ -17,7 +17,9 @@ use crate::{
 };
 
 mod minted;
+mod once;
 mod renewal;
+mod sealed;
 mod ttl;
 
 const NOW: &str = "2026-06-01T12:00:00Z";
@@ -91,6 +93,8 @@ struct Value {
     term: Option<i64>,
     key: &'static str,
     previous: Option<Predecessor>,
+    sealed_for: Option<String>,
+    issued_at: Option<Timestamp>,
 }
 
 impl Value {
@@ -104,8 +108,10 @@ impl Value {
             serial: self.serial,
             term: self.term,
             end: END.into(),
+            issued_at: self.issued_at.map(Into::into),
             credential: CREDENTIAL_UID.to_owned(),
             previous: self.previous.clone(),
+            sealed_for: self.sealed_for.clone(),
             digest: format!("hmac-sha256:{}:{id}-{}-{:?}", self.key, self.serial, self.term),
             id,
             proof: String::new(),
@@ -163,6 +169,7 @@ impl World {
             credential,
             secret: self.judge(&token, &status),
             native: None,
+            unsaid: None,
             policy: self.policy.clone(),
             key_known: status
                 .digest
@@ -182,8 +189,13 @@ impl World {
             return SecretSeen::Terminating;
         }
         let value = found.value.as_ref();
+        let wish = delivery::recipients(token.spec.delivery.as_ref());
+        // A value under the key of the other mode is none.
+        let value = value.filter(|value| value.sealed_for.is_some() == wish.is_some());
         let checkable = value.filter(|value| self.keys.contains(&value.key));
         let attested = checkable.filter(|_| found.attested).map(Value::attestation);
+        // What is sealed is only ever known by its attestation.
+        let checkable = checkable.filter(|_| wish.is_none() || found.attested);
         let recorded_uid = status.secret.as_ref().map(|secret| &secret.uid) == Some(&found.uid);
         let term = status.term.filter(|_| token.spec.renew_before.is_some());
         let digested = checkable.is_some_and(|value| {
@@ -213,14 +225,18 @@ impl World {
                 if attestation.serial >= next
                     || (recorded_uid && status.serial == Some(attestation.serial)) =>
             {
-                Content::Attested(attestation)
+                Content::Attested(Box::new(attestation))
             }
-            (_, Some(value)) if digested && recorded_uid => Content::Unattested(value.token()),
+            (_, Some(value)) if digested && recorded_uid && wish.is_none() => {
+                Content::Unattested(value.token())
+            }
             _ => Content::Strange,
         };
+        let sealed_for = value.and_then(|value| value.sealed_for.clone());
         SecretSeen::Ours(Box::new(OwnSecret {
             reference: ObjectReference { name: "laptop-token".to_owned(), uid: found.uid.clone() },
             resource_version: found.version.to_string(),
+            sealed_for,
             labels: found.labels.clone(),
             annotations: found.annotations.clone(),
             owned: found.owner == Whose::This,
@@ -240,6 +256,7 @@ impl World {
                         Step::RenewSecret(recipe, held) => self.renew(recipe, &held),
                         Step::Mint(_)
                         | Step::DeleteSecret { .. }
+                        | Step::Say(_)
                         | Step::MendSecret(_)
                         | Step::DeleteToken { .. } => unreachable!(),
                     };
@@ -255,6 +272,11 @@ impl World {
                     let gone = self.secret.take().unwrap();
                     assert_eq!(secret.uid, gone.uid, "another Secret would be deleted");
                     assert!(resource_version.is_none_or(|version| version == gone.version.to_string()));
+                }
+                Step::Say(status) => {
+                    if let Some(token) = &mut self.token {
+                        token.status = Some(*status);
+                    }
                 }
                 Step::MendSecret(mend) => self.mend(mend),
                 Step::Mint(_) => panic!("the operator draws it"),
@@ -308,6 +330,8 @@ impl World {
             term: recipe.term,
             key: KEY,
             previous: recipe.claim.previous,
+            sealed_for: recipe.recipients.map(|recipients| recipients.mark()),
+            issued_at: recipe.claim.issued_at,
         });
         secret.clone()
     }
@@ -329,6 +353,7 @@ impl World {
             assert_eq!((attest.serial, attest.term), (value.serial, value.term));
             secret.attested = true;
             value.previous = attest.claim.previous;
+            value.issued_at = attest.claim.issued_at;
         }
     }
 
@@ -436,6 +461,7 @@ fn told(observed: &Observed, now: Timestamp) -> String {
             Step::DeleteSecret { resource_version: Some(version), .. } => format!("delete version {version}"),
             Step::MendSecret(_) => "mend".to_owned(),
             Step::Mint(recipe) => format!("mint {}", recipe.serial),
+            Step::Say(status) => format!("say {:?}", status.state.unwrap()),
             Step::DeleteToken { resource_version: None } => "delete token".to_owned(),
             Step::DeleteToken { resource_version: Some(version) } => {
                 format!("delete token version {version}")
@@ -489,7 +515,8 @@ fn a_fresh_token_gets_its_first_value() {
         name: "laptop-token".to_owned(),
         serial: 0,
         term: None,
-        claim: Claim { end: at(END), credential: CREDENTIAL_UID.to_owned(), previous: None },
+        claim: Claim { end: at(END), issued_at: None, credential: CREDENTIAL_UID.to_owned(), previous: None },
+        recipients: None,
         dress: Dress {
             labels: wished(&[(name::MANAGED_BY_LABEL, name::MANAGED_BY), ("app", "orders")]),
             annotations: wished(&[(name::PUBLISHED_ANNOTATION, r#"{"annotations":[],"labels":["app"]}"#)]),
@@ -840,16 +867,18 @@ fn a_value_whose_status_was_not_written_is_adopted() {
     let issued = issued();
     let recorded = issued.token.status.clone().unwrap();
     let attestation = |serial| {
-        Content::Attested(Attestation {
+        Content::Attested(Box::new(Attestation {
             serial,
             term: None,
             id: "the-id".to_owned(),
             end: END.into(),
+            issued_at: None,
             credential: CREDENTIAL_UID.to_owned(),
             previous: None,
+            sealed_for: None,
             digest: format!("hmac-sha256:{KEY}:anew"),
             proof: String::new(),
-        })
+        }))
     };
     // The status before; the serial of the value; when it was issued, and replacements.
     for (before, serial, issued_at, replaced) in [
@@ -874,7 +903,15 @@ fn a_value_whose_status_was_not_written_is_adopted() {
 
 #[test]
 fn what_describes_the_secret_is_mended() {
-    let value = || Value { seed: 1, serial: 0, term: None, key: KEY, previous: None };
+    let value = || Value {
+        seed: 1,
+        serial: 0,
+        term: None,
+        key: KEY,
+        previous: None,
+        sealed_for: None,
+        issued_at: None,
+    };
     check(
         issued,
         &[
@@ -1156,6 +1193,7 @@ prop_compose! {
         renew_before in prop::option::weighted(0.4, prop::sample::select(vec!["1w", "5d", "1m"])),
         revoked in prop::option::weighted(0.1, any::<bool>()),
         ttl in prop::option::weighted(0.3, prop::sample::select(vec!["1m", "1h", "30d", "10y", "1.5h"])),
+        delivery in prop::option::of(deliveries()),
         labels in prop::option::of(labels()),
         annotations in labels(),
     ) -> ApiTokenSpec {
@@ -1168,10 +1206,22 @@ prop_compose! {
             renew_before: renew_before.map(Into::into),
             revoked,
             ttl_after_expired: ttl.map(Into::into),
+            delivery,
             secret: labels.map(|labels| SecretOptions { name: None, labels, annotations }),
             ..ApiTokenSpec::default()
         }
     }
+}
+
+fn deliveries() -> impl Strategy<Value = Delivery> {
+    let window = prop::option::of(prop::sample::select(vec!["30m", "2h", "9w", "soon"]));
+    let recipients = prop::sample::subsequence(vec![sealed::AGE, sealed::SSH, "age1mistyped"], 0..3);
+    let mode = prop::sample::select(vec![DeliveryMode::Secret, DeliveryMode::Once, DeliveryMode::Sealed]);
+    (mode, window, recipients).prop_map(|(mode, window, recipients)| Delivery {
+        mode,
+        window: window.map(Into::into),
+        recipients: recipients.into_iter().map(ToOwned::to_owned).collect(),
+    })
 }
 
 fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
@@ -1185,9 +1235,16 @@ prop_compose! {
         term in prop::option::weighted(0.3, 0..4_i64),
         key in prop::sample::select(vec![KEY, "old"]),
         previous in prop::option::weighted(0.3, predecessors()),
+        sealed_for in prop::option::of(prop::sample::select(vec![sealed::AGE, sealed::SSH])),
+        issued_at in prop::option::of(recently()),
     ) -> Value {
-        Value { seed, serial, term, key, previous }
+        let sealed_for = sealed_for.map(|key| Recipients::mark_of(&[key.to_owned()]));
+        Value { seed, serial, term, key, previous, sealed_for, issued_at }
     }
+}
+
+fn recently() -> impl Strategy<Value = Timestamp> {
+    prop::sample::select(vec![-60, 0, 1700, 1800, 4000]).prop_map(|age| now() - age.seconds())
 }
 
 fn predecessors() -> impl Strategy<Value = Predecessor> {
@@ -1220,7 +1277,8 @@ prop_compose! {
         labels.extend(ours.then(|| (name::MANAGED_BY_LABEL.to_owned(), name::MANAGED_BY.to_owned())));
         annotations.extend(published.map(|text| (name::PUBLISHED_ANNOTATION.to_owned(), text.to_owned())));
         Stored {
-            uid: uid.to_owned(), version: 1, owner, terminating, labels, annotations, attested, value,
+            uid: uid.to_owned(), version: 1, owner, terminating, labels,
+            annotations, attested, value,
         }
     }
 }
@@ -1240,7 +1298,12 @@ prop_compose! {
         issued_for in prop::option::weighted(0.8, prop_oneof![
             6 => Just(CREDENTIAL_UID.to_owned()), 1 => Just("earlier".to_owned())
         ]),
-        issued_at in prop::option::of(prop::sample::select(vec!["2026-05-02T00:00:00Z", "long ago"])),
+        issued_at in prop::option::of(prop_oneof![
+            1 => Just("2026-05-02T00:00:00Z".into()),
+            1 => Just("long ago".into()),
+            2 => recently().prop_map(Instant::from),
+        ]),
+        delivered_at in prop::option::weighted(0.3, Just("2026-05-03T00:00:00Z")),
         mut replaced in prop::collection::vec(-60..4000_i64, 0..4),
         stalled in prop::option::weighted(0.3, 0..4000_i64),
         observed_generation in prop::option::of(1..3_i64),
@@ -1262,8 +1325,9 @@ prop_compose! {
             token_id: attestation.as_ref().map(|attestation| attestation.id.clone()),
             digest: attestation.map(|attestation| attestation.digest).filter(|_| digested),
             minted: None,
-            issued_at: issued_at.map(Into::into),
+            issued_at,
             expires_at: None,
+            delivered_at: delivered_at.map(Into::into),
             credential_uid: issued_for,
             secret: uid.map(|uid| ObjectReference { name: "laptop-token".to_owned(), uid: uid.to_owned() }),
             replaced_at: replaced.into_iter().map(ago).collect(),
@@ -1299,15 +1363,16 @@ prop_compose! {
 
 prop_compose! {
     fn worlds()(
-        spec in specs(),
+        spec in specs().boxed(),
         terminating in prop::bool::weighted(0.05),
-        mut status in prop::option::weighted(0.9, statuses()),
-        credential in prop::option::weighted(0.9, credentials()),
-        mut secret in prop::option::weighted(0.8, secrets()),
+        mut status in prop::option::weighted(0.9, statuses().boxed()),
+        credential in prop::option::weighted(0.9, credentials().boxed()),
+        mut secret in prop::option::weighted(0.8, secrets().boxed()),
         in_step in prop::bool::weighted(0.6),
         after_crash in prop::bool::weighted(0.3),
         in_place in any::<bool>(),
         old_key in prop::bool::weighted(0.8),
+        acknowledged in prop::bool::weighted(0.2),
         annotations_changed in any::<bool>(),
         policy in prop::option::weighted(0.3, prop::sample::select(vec![
             Severity::Refused, Severity::Unknown, Severity::Count, Severity::Terms,
@@ -1315,10 +1380,14 @@ prop_compose! {
     ) -> World {
         // Chance alone would hardly ever let the Secret hold what the status says, or the next value.
         let renews = spec.renew_before.is_some();
+        let is_sealed = delivery::recipients(spec.delivery.as_ref()).is_some();
         if let (true, Some(secret), Some(status)) = (in_step, &mut secret, &mut status)
             && let (Some(value), Some(serial)) = (&mut secret.value, status.serial)
         {
             value.serial = if after_crash { serial + 1 } else { serial };
+            if value.sealed_for.is_some() != is_sealed {
+                value.sealed_for = is_sealed.then(|| Recipients::mark_of(&[sealed::AGE.to_owned()]));
+            }
             if let Some(recorded) = &status.secret && (!after_crash || in_place && renews) {
                 secret.uid.clone_from(&recorded.uid);
             }
@@ -1338,6 +1407,11 @@ prop_compose! {
         let mut world = World::fresh();
         let token = world.token.as_mut().unwrap();
         token.spec = spec;
+        if acknowledged {
+            token.metadata.annotations = status.as_ref().and_then(|status| {
+                Some([(name::ACKNOWLEDGED_ANNOTATION.to_owned(), status.token_id.clone()?)].into())
+            });
+        }
         token.status = status;
         if terminating {
             terminate(&mut token.metadata);

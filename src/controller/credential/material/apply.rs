@@ -26,12 +26,14 @@ use crate::{
         write::{FIELD_MANAGER, RequestError, delete_only, send, unless_gone},
     },
     domain::{
+        delivery,
         digest::{self, MaterialAttestation},
         keyring::Key as SigningKey,
         made_for::MadeFor,
         material::{self, Drawn, Entries, Facts, Problem, Request},
         name,
         redacted::Redacted,
+        sealed::Recipients,
     },
 };
 
@@ -101,7 +103,8 @@ async fn publish(
             let end = drawn.facts.expires_at.filter(|end| *end < Instant::BOUND).map(Into::into);
             attestation.material.expires_at = end.or(attestation.material.expires_at);
             let attestation = attestation.signed(&key, uid, &drawn.entries, provided.as_ref());
-            (drawn.entries, attestation)
+            let published = sealed(credential, &key, recipe.recipients.as_ref(), drawn.entries, attestation);
+            published.map_err(|problem| RequestError::Material { place: place.to_string(), problem })?
         }
     };
     let plain = attestation.plain.iter();
@@ -137,7 +140,7 @@ async fn publish(
                 owner_references: Some(vec![owner(credential).reference()]),
                 ..ObjectMeta::default()
             },
-            type_: material::kind(credential.spec.credential_type).map(|kind| kind.secret_type.to_owned()),
+            type_: Some(secret_type(credential).to_owned()),
             data: Some(data.collect()),
             ..Secret::default()
         };
@@ -164,6 +167,29 @@ async fn publish(
         }
     }
     Ok(Done::Yes)
+}
+
+/// What is published of what was drawn, and what is said of it: all as it is, or sealed for the recipients.
+fn sealed(
+    credential: &Credential,
+    key: &SigningKey,
+    recipients: Option<&Recipients>,
+    entries: Entries,
+    attestation: MaterialAttestation,
+) -> Result<(Entries, MaterialAttestation), Problem> {
+    let kind = material::kind(credential.spec.credential_type);
+    let (Some(recipients), Some(kind)) = (recipients, kind) else { return Ok((entries, attestation)) };
+    let uid = credential.metadata.uid.as_deref().unwrap_or_default();
+    let published = material::seal(kind, &entries, recipients)?;
+    let attestation = attestation.sealed(key, uid, recipients.mark(), &published);
+    Ok((published, attestation))
+}
+
+/// Kubernetes' own types have keys that must be there, and that what is sealed does not have.
+fn secret_type(credential: &Credential) -> &'static str {
+    let is_sealed = delivery::recipients(credential.spec.delivery.as_ref()).is_some();
+    let kind = material::kind(credential.spec.credential_type).filter(|_| !is_sealed);
+    kind.map_or("Opaque", |kind| kind.secret_type)
 }
 
 /// What is to be published, or `None` while it is being drawn.

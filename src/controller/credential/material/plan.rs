@@ -4,6 +4,7 @@
 //! rotation or a user's own deletion wants that.
 
 mod kubeconfig;
+mod once;
 
 use std::collections::BTreeMap;
 
@@ -13,15 +14,17 @@ pub use self::kubeconfig::{MintRecipe, told_of};
 use super::{OwnSecret, SecretSeen, Seen, SourceSeen, secret_name};
 use crate::{
     api::{
-        Credential, Instant, Lifetime, Reason,
+        Credential, DeliveryMode, Instant, Lifetime, Reason,
         condition::seconds,
         credential::{DesiredState, MaterialStatus, ObjectReference, PreviousMaterial, Validity},
     },
     controller::dress::{self, Dress},
     domain::{
+        delivery,
         digest::MaterialAttestation,
         material::{self, Entries, Facts, Kind, Problem},
         name,
+        sealed::Recipients,
     },
 };
 
@@ -87,6 +90,10 @@ pub struct Recipe {
     pub attestation: MaterialAttestation,
     /// Labels and annotations.
     pub dress: Dress,
+    /// Whom it is sealed for, where it is.
+    pub recipients: Option<Recipients>,
+    /// Whether it is delivered once: then nothing but the latest status tells that there was one before.
+    pub once: bool,
 }
 
 /// What is published.
@@ -208,6 +215,9 @@ impl Decision<'_> {
         if let Some(native) = &self.seen.native {
             return self.minted(native);
         }
+        if self.was_drawn_once() {
+            return self.once();
+        }
         if !self.seen.key_known {
             return self.stays(Trouble {
                 reason: Reason::KeyringMissing,
@@ -221,7 +231,7 @@ impl Decision<'_> {
             SecretSeen::Foreign | SecretSeen::Terminating | SecretSeen::Predecessors => self.in_the_way(),
             SecretSeen::Absent => match &self.seen.former {
                 Some((former, entries)) => self.renamed(former, entries),
-                None => self.fill(None),
+                None => self.fill(None, None),
             },
             SecretSeen::Ours(own) => self.kept(own),
         }
@@ -271,6 +281,8 @@ impl Decision<'_> {
             content: Content::Copied(entries.clone()),
             attestation: attestation.clone(),
             dress: self.dress(),
+            recipients: None,
+            once: false,
         };
         // Once the status names the new one, the old one is known only by what it says itself.
         let labelled =
@@ -299,13 +311,13 @@ impl Decision<'_> {
         let Some(attestation) = own.attested.as_ref().filter(fits) else {
             return self.stays(edited(&own.reference.name));
         };
-        let told = told(attestation, self.credential, self.kind, self.now);
+        let told = told(attestation.material.clone(), self.credential, self.kind, self.now);
         let due = match &self.seen.options {
             Err(_) => false,
             Ok(options) => self.is_due(&told, options),
         };
         if due && self.held.is_none() {
-            return self.fill(Some((own, &told, attestation)));
+            return self.fill(Some((own, attestation)), Some(&told));
         }
         let held = self.held.clone().filter(|_| due);
         let trouble = held.or_else(|| self.complaint(&told));
@@ -320,13 +332,17 @@ impl Decision<'_> {
                 resource_version: Some(version.clone()),
             }));
         }
-        let instant = |at: &Option<Instant>| at.as_ref().map(Instant::timestamp).and_then(Result::ok);
-        let previous_end = told.previous.as_ref().map(|previous| Some(previous.expires_at.clone()));
-        let wakes =
-            [instant(&told.rotates_at), instant(&told.expires_at), previous_end.and_then(|at| instant(&at))];
-        let wake = wakes.into_iter().flatten().filter(|at| *at > self.now).min();
+        let wake = self.wake(&told, None);
         let secret = Some(own.reference.clone());
         Plan { steps, secret, material: Some(told), trouble, wake, again: moved }
+    }
+
+    /// When something of the material changes by time alone.
+    fn wake(&self, told: &MaterialStatus, more: Option<Timestamp>) -> Option<Timestamp> {
+        let previous_end = told.previous.as_ref().map(|previous| &previous.expires_at);
+        let instants = [told.rotates_at.as_ref(), told.expires_at.as_ref(), previous_end];
+        let instants = instants.into_iter().flatten().filter_map(|at| at.timestamp().ok());
+        instants.chain(more).filter(|at| *at > self.now).min()
     }
 
     /// Whether what is published is to be replaced.
@@ -350,8 +366,12 @@ impl Decision<'_> {
                 .is_some_and(|at| at <= self.now)
     }
 
-    /// New material, into a new Secret or in place of what is there.
-    fn fill(&self, held: Option<(&OwnSecret, &MaterialStatus, &MaterialAttestation)>) -> Plan {
+    /// New material, into a new Secret or in place of what is there, after the one that is replaced.
+    fn fill(
+        &self,
+        held: Option<(&OwnSecret, &MaterialAttestation)>,
+        replaced: Option<&MaterialStatus>,
+    ) -> Plan {
         let options = match &self.seen.options {
             Ok(options) => options.clone(),
             Err(problem) => {
@@ -389,13 +409,23 @@ impl Decision<'_> {
         {
             return self.filled_again_at(again_at);
         }
-        let attestation = self.attestation(&options, held.map(|(_, told, _)| told));
+        let wished = delivery::recipients(self.credential.spec.delivery.as_ref());
+        let recipients = wished.map(Recipients::new).transpose();
+        let recipients = match recipients {
+            Ok(recipients) => recipients,
+            Err(error) => return self.stays(of(&Problem::Options(error.to_string()))),
+        };
+        // What others can open is not to go on beside what they cannot.
+        let sealed = held.and_then(|(_, attestation)| attestation.sealed.as_ref());
+        let for_others =
+            sealed.map(|sealed| &sealed.recipients) != recipients.as_ref().map(Recipients::mark).as_ref();
+        let attestation = self.attestation(&options, replaced, held.is_some() && for_others);
         // What digest, id and fingerprint are, only publishing tells.
-        let material = told(&attestation, self.credential, self.kind, self.now);
+        let material = told(attestation.material.clone(), self.credential, self.kind, self.now);
         let validity = self.credential.spec.provided.as_ref().map(|_| Validity::Valid);
         let recipe = Recipe {
             name: self.name.clone(),
-            into: held.map(|(own, _, attestation)| {
+            into: held.map(|(own, attestation)| {
                 let keys = attestation.keys.iter().chain(attestation.plain.keys()).cloned().collect();
                 (own.reference.clone(), own.resource_version.clone(), keys)
             }),
@@ -407,6 +437,8 @@ impl Decision<'_> {
                 },
             ),
             attestation,
+            recipients,
+            once: delivery::mode(self.credential.spec.delivery.as_ref()) == DeliveryMode::Once,
         };
         // A Secret of another name goes once this one is recorded.
         Plan {
@@ -435,7 +467,12 @@ impl Decision<'_> {
         (again_at > self.now && again_at.duration_since(self.now) <= DRAW_AT_MOST_EVERY).then_some(again_at)
     }
 
-    fn attestation(&self, options: &str, replaced: Option<&MaterialStatus>) -> MaterialAttestation {
+    fn attestation(
+        &self,
+        options: &str,
+        replaced: Option<&MaterialStatus>,
+        refuses_it: bool,
+    ) -> MaterialAttestation {
         let rotation = self.credential.spec.rotation.clone().unwrap_or_default();
         let issued_at = seconds(self.now);
         let after = |life: &Option<Lifetime>| life.as_ref().map(Lifetime::duration).and_then(Result::ok);
@@ -445,7 +482,7 @@ impl Decision<'_> {
         let end = after(&rotation.every)
             .filter(|_| tells)
             .and_then(|every| issued_at.checked_add(every + overlap.unwrap_or_default()).ok());
-        let previous = replaced.zip(overlap).and_then(|(replaced, overlap)| {
+        let previous = replaced.zip(overlap).filter(|_| !refuses_it).and_then(|(replaced, overlap)| {
             let own_end = replaced.expires_at.as_ref().and_then(|end| end.timestamp().ok());
             let until = own_end.into_iter().chain(issued_at.checked_add(overlap).ok()).min()?;
             Some(PreviousMaterial {
@@ -547,13 +584,7 @@ impl Decision<'_> {
 /// What the status tells of material that is published: what the operator said of it then, and what follows from the
 /// spec since.
 #[must_use]
-fn told(
-    attestation: &MaterialAttestation,
-    credential: &Credential,
-    kind: &Kind,
-    now: Timestamp,
-) -> MaterialStatus {
-    let material = attestation.material.clone();
+fn told(material: MaterialStatus, credential: &Credential, kind: &Kind, now: Timestamp) -> MaterialStatus {
     let over = |previous: &PreviousMaterial| previous.expires_at.timestamp().map_or(true, |end| end <= now);
     let rotates_at = rotates_at(&material, credential, kind);
     MaterialStatus {

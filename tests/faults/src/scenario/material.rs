@@ -25,7 +25,7 @@ pub(super) const ALL: &[(&str, Drive)] = &[
 ];
 
 /// Waits until the credential is ready in its latest generation, with material of that serial.
-async fn published(space: &Space, name: &str, serial: i64) -> Outcome {
+pub(super) async fn published(space: &Space, name: &str, serial: i64) -> Outcome {
     let ready = move |credential: Option<&Credential>| {
         credential.is_some_and(|credential| {
             let status = credential.status.clone().unwrap_or_default();

@@ -73,6 +73,7 @@ impl Cluster {
                 labels: map(&[(name::MANAGED_BY_LABEL, name::MANAGED_BY)]),
                 annotations: BTreeMap::new(),
                 owned: vessel.owned,
+                sealed_for: None,
                 content: match &vessel.content {
                     Held::Empty => Content::Empty,
                     Held::Unknown => Content::Strange,
@@ -84,7 +85,16 @@ impl Cluster {
         });
         let native = Some(self.native.clone());
         let policy = self.policy.clone();
-        Some(Observed { token, credential, secret, native, policy, key_known: true, touched: false })
+        Some(Observed {
+            token,
+            credential,
+            secret,
+            native,
+            unsaid: None,
+            policy,
+            key_known: true,
+            touched: false,
+        })
     }
 
     /// As `apply` does, but stops after `limit` writes. To mint is up to three: the Secret, the token, the value in it.
@@ -167,14 +177,16 @@ impl Cluster {
                     }
                     secret.content = Held::Value(Box::new(said));
                 }
-                Step::DeleteToken => {
+                Step::DeleteToken { .. } => {
                     if !write() {
                         return true;
                     }
                     self.token = None;
                     return false;
                 }
-                Step::CreateSecret(_) | Step::RenewSecret(..) => panic!("the operator draws nothing"),
+                Step::CreateSecret(_) | Step::RenewSecret(..) | Step::Say(_) => {
+                    panic!("the operator draws nothing")
+                }
             }
         }
         if let (Some(status), Some(token)) = (status, &mut self.token) {

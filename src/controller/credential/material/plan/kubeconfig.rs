@@ -39,7 +39,7 @@ impl Decision<'_> {
                 };
                 match own.attested.as_ref().filter(fits) {
                     // Somebody may have what is in it, and means that it ends.
-                    Some(said) if self.is_to_end(said) => self.anew(native, own),
+                    Some(said) if self.is_to_end(&said.material) => self.anew(native, own),
                     Some(said) if self.is_over(native, said) && self.hindrance(native).is_none() => {
                         self.mint(native, Some(own), false, Vec::new())
                     }
@@ -70,11 +70,11 @@ impl Decision<'_> {
     }
 
     /// Whether somebody asked for another one.
-    fn is_to_end(&self, said: &MaterialAttestation) -> bool {
+    fn is_to_end(&self, said: &MaterialStatus) -> bool {
         let rotation = self.credential.spec.rotation.clone().unwrap_or_default();
         let asked = requested(self.credential);
-        rotation.revision.is_some_and(|revision| revision != said.material.revision.unwrap_or_default())
-            || (asked.is_some() && asked != said.material.rotation_answered)
+        rotation.revision.is_some_and(|revision| revision != said.revision.unwrap_or_default())
+            || (asked.is_some() && asked != said.rotation_answered)
     }
 
     /// Whether it is time for another token, or the file says what is not wished any more.
@@ -149,11 +149,13 @@ impl Decision<'_> {
         if into.is_none()
             && steps.is_empty()
             && self.recorded.as_ref().is_some_and(|recorded| recorded.name == self.name)
+            // We may have died after the one before was taken away.
+            && !self.is_to_end(&self.before)
             && let Some(again_at) = self.again_at()
         {
             return self.filled_again_at(again_at);
         }
-        let attestation = self.attestation(&options, None);
+        let attestation = self.attestation(&options, None, false);
         let material = attestation.material.clone();
         let life =
             self.now.checked_add(kubeconfig::duration(&self.credential.spec)).unwrap_or(Timestamp::MAX);
@@ -172,6 +174,8 @@ impl Decision<'_> {
                 |own| dress::changes(&own.labels, &own.annotations, self.credential.spec.secret.as_ref()),
             ),
             attestation,
+            recipients: None,
+            once: false,
         };
         steps.push(Step::Mint(Box::new(MintRecipe { recipe, order, empty })));
         let secret = into.map(|own| own.reference.clone());

@@ -8,6 +8,8 @@ use crate::{
 };
 
 mod kubeconfig;
+mod once;
+mod sealed;
 
 /// A model of the cluster, as far as one credential's material goes.
 struct World {

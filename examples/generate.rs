@@ -2,11 +2,18 @@
 
 use std::{fs, path::Path};
 
+use credential_operator::{admission, api};
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    for crd in credential_operator::api::crds() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("crds/{}.yaml", crd.spec.names.plural));
-        fs::write(&path, serde_yaml_ng::to_string(&crd)?)?;
+    let write = |name: String, content: String| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("crds/{name}.yaml"));
+        fs::write(&path, content)?;
         println!("{}", path.display());
+        std::io::Result::Ok(())
+    };
+    for crd in api::crds() {
+        write(crd.spec.names.plural.clone(), serde_yaml_ng::to_string(&crd)?)?;
     }
+    write("validatingadmissionpolicies".to_owned(), admission::yaml(&[admission::Account::default()])?)?;
     Ok(())
 }

@@ -4,12 +4,15 @@
 //!
 //! ```text
 //! api  <-  domain  <-  controller  <-  main
+//!                  <-  admission   <-
 //! ```
 //!
 //! - [`api`]: the kinds, as users write them. No client.
 //! - [`domain`]: what a token, a digest, a binding and an end are. No client, no runtime, no clock of its own.
+//! - [`admission`]: what the API server is to refuse, as objects.
 //! - [`controller`]: reads the cluster, decides, writes.
 
+pub mod admission;
 pub mod api;
 pub mod controller;
 pub mod domain;

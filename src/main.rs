@@ -4,6 +4,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time
 
 use clap::{Args, Parser, Subcommand};
 use credential_operator::{
+    admission::{self, Account},
     api,
     controller::{self, Config, Context},
     domain::{clock::Clock, token::Prefix},
@@ -35,8 +36,8 @@ enum Command {
     Controller(ControllerArguments),
     /// Run the verifier, which tells gateways and services whether a token is accepted.
     Verifier(Box<VerifierArguments>),
-    /// Print the CustomResourceDefinitions as YAML, for `kubectl apply -f -`.
-    Crds,
+    /// Print the CustomResourceDefinitions, and the admission policies that belong to them, as YAML, for `kubectl apply -f -`.
+    Crds(CrdsArguments),
 }
 
 /// What controller and verifier have in common.
@@ -67,6 +68,14 @@ struct ControllerArguments {
     /// the right in deploy/service-account-tokens.yaml.
     #[arg(long)]
     service_account_tokens: bool,
+}
+
+#[derive(Args)]
+struct CrdsArguments {
+    /// The ServiceAccount that the controller runs as, NAMESPACE:NAME; of each of several controllers, if there are several.
+    /// They alone may write statuses.
+    #[arg(long = "controller-account", default_value = "credential-operator:credential-operator")]
+    controller_accounts: Vec<Account>,
 }
 
 #[derive(Args)]
@@ -130,7 +139,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Controller(arguments) => run(run_controller(arguments)),
         Command::Verifier(arguments) => run(run_verifier(*arguments)),
-        Command::Crds => print_crds(),
+        Command::Crds(arguments) => print_crds(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -156,10 +165,11 @@ fn run(work: impl Future<Output = Outcome>) -> Outcome {
     outcome
 }
 
-fn print_crds() -> Outcome {
+fn print_crds(arguments: &CrdsArguments) -> Outcome {
     for crd in api::crds() {
         println!("---\n{}", serde_yaml_ng::to_string(&crd)?.trim_end());
     }
+    println!("---\n{}", admission::yaml(&arguments.controller_accounts)?.trim_end());
     Ok(())
 }
 

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use credential_operator::admission;
+
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
@@ -80,6 +82,14 @@ fn the_layers_point_one_way() {
 }
 
 #[test]
+fn admission_knows_of_no_client() {
+    forbid(
+        "admission",
+        &["crate::controller", "crate::verifier", "kube::Client", "kube::Api", "tokio", "tracing"],
+    );
+}
+
+#[test]
 fn plans_have_no_client_clock_or_randomness() {
     let of_plan = |path: &Path| {
         path.ends_with("plan.rs") || path.parent().is_some_and(|folder| folder.ends_with("plan"))
@@ -116,6 +126,14 @@ fn the_crds_are_fresh() {
         let fresh = serde_yaml_ng::to_string(&crd).unwrap();
         assert!(stored == fresh, "{} is stale: run `cargo run --example generate`", path.display());
     }
+}
+
+#[test]
+fn the_admission_policies_are_fresh() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds/validatingadmissionpolicies.yaml");
+    let stored = fs::read_to_string(&path).unwrap_or_default();
+    let fresh = admission::yaml(&[admission::Account::default()]).unwrap();
+    assert!(stored == fresh, "{} is stale: run `cargo run --example generate`", path.display());
 }
 
 #[test]

@@ -16,6 +16,9 @@ use super::{
 /// The most characters of a Credential's name: `<name>-credential` must fit a ServiceAccount's 63.
 pub const MAX_NAME_LENGTH: usize = 52;
 
+/// The most roles that a Credential may be granted.
+pub const MAX_GRANTS: usize = 16;
+
 /// A Credential is a named service identity: who it is, what it may do, and whether it may do it now. Its tokens
 /// are ApiTokens that refer to it.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +96,7 @@ pub struct CredentialSpec {
 
     /// What the identity may do in the Kubernetes API: at most 16 grants of a Role or ClusterRole, each with one
     /// target. Example: {kind: ClusterRole, name: view}.
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(max = MAX_GRANTS), extend("x-kubernetes-list-type" = "atomic"))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<Grant>,
 
@@ -114,6 +117,11 @@ pub struct CredentialSpec {
     /// Example: 2027-06-30T00:00:00Z.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Instant>,
+
+    /// True: the credential can be deleted only once the annotation credential-operator.io/confirm-delete has its name, or
+    /// together with its namespace. Deleting it deletes its tokens and its Secret.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deletion_protection: bool,
 
     /// When generated material is drawn anew. Example: {every: 90d}.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -31,6 +31,8 @@ pub const FINALIZER: &str = "credential-operator.io/bindings";
 pub const ROTATE_ANNOTATION: &str = "credential-operator.io/rotate-requested-at";
 /// On an ApiToken or a Credential whose values are delivered once: the id of the value that was received.
 pub const ACKNOWLEDGED_ANNOTATION: &str = "credential-operator.io/acknowledged";
+/// On a Credential with deletionProtection that is to be deleted all the same: its name.
+pub const CONFIRM_DELETE_ANNOTATION: &str = "credential-operator.io/confirm-delete";
 /// On the keyring: the last value of [`ROTATE_ANNOTATION`] that was answered.
 pub const ROTATED_ANNOTATION: &str = "credential-operator.io/rotate-answered";
 

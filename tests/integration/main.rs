@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod access;
+mod admission;
 mod bad_input;
 mod canary;
 mod conflict;
@@ -72,6 +73,8 @@ fn main() -> ExitCode {
         renewal::tests(),
         ttl::tests(),
         verifier::verifier_alone::tests(),
+        // Last, since whoever writes a status by hand cannot while these run.
+        admission::tests(),
     ]
     .into_iter()
     .flatten()

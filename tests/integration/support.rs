@@ -143,6 +143,7 @@ impl World {
             include_str!("../../deploy/service-account-tokens.yaml"),
             include_str!("../../deploy/verifier.yaml"),
             include_str!("../../deploy/verifier-introspection.yaml"),
+            include_str!("../../deploy/roles.yaml"),
             MORE_BINDABLE,
             EVERYTHING,
         ];
@@ -494,9 +495,11 @@ async fn until<K: Resource + Clone + Debug>(
     last
 }
 
-fn documents(yaml: &str) -> Vec<Value> {
+pub fn documents(yaml: &str) -> Vec<Value> {
     serde_yaml_ng::Deserializer::from_str(yaml)
         .map(|document| Value::deserialize(document).unwrap())
+        // What comes after the last line that parts documents is none.
+        .filter(|document| !document.is_null())
         .collect()
 }
 
@@ -509,7 +512,7 @@ pub async fn apply(client: &Client, namespace: &str, object: Value) -> kube::Res
 }
 
 /// The API of an object's kind, in its namespace where it has one.
-fn dynamic(client: &Client, object: &DynamicObject) -> Api<DynamicObject> {
+pub fn dynamic(client: &Client, object: &DynamicObject) -> Api<DynamicObject> {
     let types = object.types.clone().unwrap();
     let (group, version) = types.api_version.rsplit_once('/').unwrap_or(("", &types.api_version));
     let kind = kube::core::GroupVersionKind::gvk(group, version, &types.kind);

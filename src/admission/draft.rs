@@ -1,0 +1,181 @@
+//! What all policies have in common.
+//!
+//! Whatever the API server would fill in is written out, so that what it keeps is what was applied, and a difference is one.
+
+use k8s_openapi::{
+    api::admissionregistration::v1::{
+        MatchCondition, MatchResources, NamedRuleWithOperations, ParamKind, ParamRef,
+        ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingAdmissionPolicyBindingSpec,
+        ValidatingAdmissionPolicySpec, Validation, Variable,
+    },
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+};
+use kube::Resource;
+
+use super::full_name;
+use crate::api::{CredentialPolicy, GROUP};
+
+/// On a Credential that is created as a dry run: the policy that is to refuse it, whatever else it is. All the others let it
+/// pass. So who asks learns of one policy whether it is in force; and since nothing comes of a dry run, nobody gets past one.
+pub const CANARY_ANNOTATION: &str = "credential-operator.io/canary";
+
+/// A policy in the making.
+pub(super) struct Draft {
+    /// Without the group.
+    pub(super) name: String,
+    /// What it refuses, for who lists policies.
+    pub(super) about: &'static str,
+    /// Which requests it judges.
+    pub(super) rules: Vec<Rule>,
+    /// Expressions that others use as `variables.<name>`, each only those before it.
+    pub(super) variables: Vec<(&'static str, String)>,
+    /// What must hold.
+    pub(super) laws: Vec<Law>,
+    /// Whether it is judged once for each CredentialPolicy, which expressions know as `params`.
+    pub(super) for_each_policy: bool,
+}
+
+/// Requests.
+pub(super) struct Rule {
+    pub(super) group: &'static str,
+    pub(super) resources: &'static [&'static str],
+    pub(super) operations: &'static [&'static str],
+}
+
+/// Something that must hold.
+pub(super) struct Law {
+    /// True where it does.
+    pub(super) holds: String,
+    /// What is said where it does not.
+    pub(super) message: &'static str,
+    /// What is said instead, as an expression. It cannot use the authorizer.
+    pub(super) says: String,
+}
+
+/// Variables of policies on credentials and tokens: spec and annotations as they are to be, and as they were. By `dyn`
+/// fields may be asked for that the schema has not, or has of one kind alone.
+pub(super) fn before_and_after() -> Vec<(&'static str, String)> {
+    let marks = |object: &str| {
+        format!("has({object}.metadata.annotations) ? dyn({object}.metadata.annotations) : dyn({{}})")
+    };
+    vec![
+        ("spec", "dyn(object.spec)".to_owned()),
+        ("old", "oldObject == null ? dyn({}) : dyn(oldObject.spec)".to_owned()),
+        ("marks", marks("object")),
+        ("oldMarks", format!("oldObject == null ? dyn({{}}) : ({})", marks("oldObject"))),
+        (
+            "activated",
+            "oldObject != null && has(variables.old.state) && variables.old.state == 'Inactive' && \
+             !(has(variables.spec.state) && variables.spec.state == 'Inactive')"
+                .to_owned(),
+        ),
+    ]
+}
+
+impl Draft {
+    pub(super) fn into_policy(self) -> ValidatingAdmissionPolicy {
+        let name = full_name(&self.name);
+        let canary = format!(
+            "has(request.dryRun) && request.dryRun && request.operation == 'CREATE' && has(object.metadata) && \
+             has(object.metadata.annotations) && '{CANARY_ANNOTATION}' in object.metadata.annotations"
+        );
+        let named = format!("object.metadata.annotations['{CANARY_ANNOTATION}'] == '{name}'");
+        let refused = Law {
+            holds: format!("!({canary} && {named})"),
+            message: "the canary is refused, as it is to be",
+            says: format!("'{}'", refusal_of_canary(&name)),
+        };
+        let mut rules = self.rules;
+        let rule = |rule: Rule| named_rule(rule.group, rule.resources, rule.operations);
+        rules.push(Rule { group: GROUP, resources: &["credentials"], operations: &["CREATE"] });
+        let not_of_another = MatchCondition {
+            name: "not-the-canary-of-another".to_owned(),
+            expression: format!("!({canary} && !({named}))"),
+        };
+        ValidatingAdmissionPolicy {
+            metadata: metadata(&name, self.about),
+            spec: Some(ValidatingAdmissionPolicySpec {
+                failure_policy: Some("Fail".to_owned()),
+                match_constraints: Some(MatchResources {
+                    match_policy: Some("Equivalent".to_owned()),
+                    namespace_selector: Some(LabelSelector::default()),
+                    object_selector: Some(LabelSelector::default()),
+                    resource_rules: Some(rules.into_iter().map(rule).collect()),
+                    exclude_resource_rules: None,
+                }),
+                match_conditions: Some(vec![not_of_another]),
+                param_kind: self.for_each_policy.then(|| ParamKind {
+                    api_version: Some(CredentialPolicy::api_version(&()).into_owned()),
+                    kind: Some(CredentialPolicy::kind(&()).into_owned()),
+                }),
+                variables: Some(self.variables.into_iter().map(variable).collect())
+                    .filter(|all: &Vec<_>| !all.is_empty()),
+                validations: Some(std::iter::once(refused).chain(self.laws).map(validation).collect()),
+                audit_annotations: None,
+            }),
+            status: None,
+        }
+    }
+}
+
+/// What a policy says of its canary.
+pub(super) fn refusal_of_canary(name: &str) -> String {
+    format!("{name} is in force")
+}
+
+pub(super) fn binding(policy: &ValidatingAdmissionPolicy) -> ValidatingAdmissionPolicyBinding {
+    let for_each_policy = policy.spec.as_ref().is_some_and(|spec| spec.param_kind.is_some());
+    ValidatingAdmissionPolicyBinding {
+        metadata: ObjectMeta {
+            name: policy.metadata.name.clone(),
+            labels: policy.metadata.labels.clone(),
+            ..ObjectMeta::default()
+        },
+        spec: Some(ValidatingAdmissionPolicyBindingSpec {
+            policy_name: policy.metadata.name.clone(),
+            // All of them, each of which must allow; where there is none, nothing is asked.
+            param_ref: for_each_policy.then(|| ParamRef {
+                selector: Some(LabelSelector::default()),
+                parameter_not_found_action: Some("Allow".to_owned()),
+                ..ParamRef::default()
+            }),
+            validation_actions: Some(vec!["Deny".to_owned()]),
+            match_resources: None,
+        }),
+    }
+}
+
+fn metadata(name: &str, about: &str) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        labels: Some([("app.kubernetes.io/part-of".to_owned(), "credential-operator".to_owned())].into()),
+        annotations: Some([("kubernetes.io/description".to_owned(), about.to_owned())].into()),
+        ..ObjectMeta::default()
+    }
+}
+
+fn named_rule(group: &str, resources: &[&str], operations: &[&str]) -> NamedRuleWithOperations {
+    let owned = |texts: &[&str]| Some(texts.iter().map(|text| (*text).to_owned()).collect());
+    NamedRuleWithOperations {
+        api_groups: owned(&[group]),
+        api_versions: owned(&["*"]),
+        resources: owned(resources),
+        operations: owned(operations),
+        scope: Some("*".to_owned()),
+        resource_names: None,
+    }
+}
+
+fn variable((name, expression): (&'static str, String)) -> Variable {
+    Variable { name: name.to_owned(), expression }
+}
+
+fn validation(law: Law) -> Validation {
+    Validation {
+        expression: law.holds,
+        message: Some(law.message.to_owned()),
+        message_expression: Some(law.says),
+        // The default is a 422, which reads as if the object made no sense.
+        reason: Some("Forbidden".to_owned()),
+    }
+}

@@ -1,0 +1,67 @@
+//! Nobody has values made of a credential, or has them made otherwise, who was not given the verb `issue` on it.
+
+use super::draft::{Draft, Law, Rule, before_and_after};
+use crate::{
+    api::GROUP,
+    domain::name::{ACKNOWLEDGED_ANNOTATION, ROTATE_ANNOTATION},
+};
+
+/// The verb.
+pub(super) const VERB: &str = "issue";
+
+/// What of a credential may be edited without it: it is about people, about roles (which are judged for themselves), or makes
+/// a credential end sooner. All else, also what will be added to the API, decides which values there are or what they are
+/// good for.
+const HARMLESS: [&str; 7] =
+    ["displayName", "description", "state", "type", "roles", "expiresAt", "deletionProtection"];
+
+pub(super) fn draft() -> Draft {
+    let mut variables = before_and_after();
+    variables.push(("ofToken", "request.resource.resource == 'apitokens'".to_owned()));
+    variables.push((
+        "credential",
+        "variables.ofToken ? string(variables.spec.credentialRef.name) : string(object.metadata.name)"
+            .to_owned(),
+    ));
+    variables.push((
+        "changed",
+        "oldObject == null ? dyn([]) : variables.spec.filter(k, !(k in variables.old) || variables.spec[k] != variables.old[k]) + \
+         variables.old.filter(k, !(k in variables.spec))"
+            .to_owned(),
+    ));
+    let harmless = HARMLESS.map(|field| format!("'{field}'")).join(", ");
+    variables.push((
+        "asked",
+        format!(
+            "(variables.ofToken ? (oldObject == null ? ['a new token'] : \
+             variables.changed.filter(k, k == 'delivery').map(k, 'spec.' + k)) : \
+             variables.changed.filter(k, !(k in [{harmless}])).map(k, 'spec.' + k)) + \
+             (variables.activated ? ['spec.state'] : []) + \
+             ['{ROTATE_ANNOTATION}', '{ACKNOWLEDGED_ANNOTATION}'].filter(k, k in variables.marks && \
+             !(k in variables.oldMarks && variables.oldMarks[k] == variables.marks[k]))"
+        ),
+    ));
+    Draft {
+        name: "issue".to_owned(),
+        about: "Who has values of a credential made, or made otherwise, must have the verb issue on it.",
+        rules: vec![Rule {
+            group: GROUP,
+            resources: &["credentials", "apitokens"],
+            operations: &["CREATE", "UPDATE"],
+        }],
+        variables,
+        laws: vec![Law {
+            holds: format!(
+                "variables.asked.size() == 0 || authorizer.group('{GROUP}').resource('credentials')\
+                 .namespace(request.namespace).name(variables.credential).check('{VERB}').allowed()"
+            ),
+            message: "who has values of a credential made, or made otherwise, needs the verb issue on it",
+            says: format!(
+                "'user ' + request.userInfo.username + ' may not issue for credential ' + variables.credential + ' (' + \
+                 variables.asked.join(', ') + '): the verb {VERB} on credentials.{GROUP}/' + variables.credential + \
+                 ' in namespace ' + request.namespace + ' is missing; ask for it, or leave that as it is'"
+            ),
+        }],
+        for_each_policy: false,
+    }
+}

@@ -1,0 +1,29 @@
+//! A controller has tokens minted for the accounts of credentials, and for no others: RBAC cannot tell them apart.
+
+use super::{
+    Account, account,
+    draft::{Draft, Law, Rule},
+};
+use crate::domain::name;
+
+pub(super) fn draft(controllers: &[Account]) -> Draft {
+    let of_credentials = name::service_account("");
+    Draft {
+        name: "minting".to_owned(),
+        about: "The controller has tokens minted for the ServiceAccounts of credentials alone.",
+        rules: vec![Rule { group: "", resources: &["serviceaccounts/token"], operations: &["CREATE"] }],
+        variables: vec![("controllers", account::users(controllers))],
+        laws: vec![Law {
+            holds: format!(
+                "!has(request.subResource) || request.subResource != 'token' || \
+                 !(request.userInfo.username in variables.controllers) || request.name.endsWith('{of_credentials}')"
+            ),
+            message: "the controller mints for the ServiceAccounts of credentials alone",
+            says: format!(
+                "'user ' + request.userInfo.username + ' may not have a token minted for ServiceAccount ' + request.name + ': a \
+                 controller of credentials may for ServiceAccounts named *{of_credentials} alone'"
+            ),
+        }],
+        for_each_policy: false,
+    }
+}

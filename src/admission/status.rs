@@ -1,0 +1,26 @@
+//! Statuses are the controller's to write: the verifier and the controller itself act by them.
+
+use super::{
+    Account, account,
+    draft::{Draft, Law, Rule},
+};
+use crate::api::GROUP;
+
+pub(super) fn draft(controllers: &[Account]) -> Draft {
+    Draft {
+        name: "status".to_owned(),
+        about: "Statuses are written by the controller alone.",
+        rules: vec![Rule { group: GROUP, resources: &["*/status"], operations: &["CREATE", "UPDATE"] }],
+        variables: vec![("controllers", account::users(controllers))],
+        laws: vec![Law {
+            holds: "!has(request.subResource) || request.subResource != 'status' || \
+                    request.userInfo.username in variables.controllers"
+                .to_owned(),
+            message: "a status is written by the controller alone",
+            says: "'user ' + request.userInfo.username + ' may not write the status of ' + request.resource.resource + ': only \
+                   the controller may, which is ' + variables.controllers.join(' or ') + '; change the spec instead'"
+                .to_owned(),
+        }],
+        for_each_policy: false,
+    }
+}

@@ -173,6 +173,12 @@ pub fn attacks() -> Vec<Attack> {
             "(spec.tls)",
         ),
         edit(
+            "a kubeconfig of another server",
+            "{type: Kubeconfig, kubeconfig: {server: 'https://api.example:6443'}}",
+            json!({"spec": {"kubeconfig": {"server": "https://mine.example"}}}),
+            "(spec.kubeconfig)",
+        ),
+        edit(
             "the annotation that rotates",
             "{type: ClientSecret}",
             mark("rotate-requested-at", "now"),

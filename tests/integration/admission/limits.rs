@@ -243,6 +243,13 @@ pub fn attacks() -> Vec<Attack> {
             "does not allow ApiTokens of type Opaque; have it added to tokens.types",
         ),
         of_token(
+            "a token of the API server",
+            "types: [Opaque]",
+            "types: [Opaque, ServiceAccount]",
+            "type: ServiceAccount, expiresIn: 1h",
+            "does not allow ApiTokens of type ServiceAccount; have it added to tokens.types",
+        ),
+        of_token(
             "a delivery that is not allowed",
             "deliveries: [Once]",
             "deliveries: [Once, Secret]",

@@ -21,6 +21,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use credential_operator::{
+    admission::{self, Account},
     api::{self, ApiToken},
     controller::{self, Config, Context, ControllerError},
     domain::{clock::Clock, token::Prefix},
@@ -180,6 +181,9 @@ async fn install(cluster: &Cluster) -> Result<(Operator, Guarded), Error> {
         };
         within(PATIENCE, format!("{name} to be Established"), established).await?;
     }
+    let policies =
+        admission::yaml(&[Account::default()]).or_could_not("write the admission policies as YAML")?;
+    cluster.apply(&policies).await?;
     let client = cluster.service_account(OPERATOR, OPERATOR).await?;
     // The API server grants a binding's rights, and serves an Established kind, a moment after it says so.
     let tokens: Api<ApiToken> = Api::all(client.clone());
@@ -216,7 +220,7 @@ impl Operator {
             token_prefix: Prefix::default(),
             service_account_tokens: false,
         };
-        let ctx = Context::new(client, Arc::new(SystemClock), Box::new(UnwrapErr(SysRng)), config);
+        let ctx = Context::new(client, Arc::new(SystemClock), Box::new(UnwrapErr(SysRng)), config).guarded();
         let (stop, stopped) = oneshot::channel();
         Self { stop, running: tokio::spawn(controller::run(Arc::new(ctx), stopped)) }
     }

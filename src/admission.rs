@@ -10,6 +10,7 @@
 //! question is an expression of its own, and the grants of a credential are spread over two policies.
 
 mod account;
+mod check;
 mod deletion;
 mod draft;
 mod grants;
@@ -26,9 +27,16 @@ use k8s_openapi::api::admissionregistration::v1::{
 
 pub use self::{
     account::{Account, InvalidAccount},
-    draft::CANARY_ANNOTATION,
+    check::{Kept, flaw, names},
+    draft::{CANARY_ANNOTATION, refusal_of_canary},
 };
 use crate::api::GROUP;
+
+/// What all policies and bindings are labelled with, as a label selector.
+pub const SELECTOR: &str = "app.kubernetes.io/part-of=credential-operator";
+
+/// The variable that names the accounts which policies were made for.
+const CONTROLLERS: &str = "controllers";
 
 /// Every `ValidatingAdmissionPolicy`, in the order in which they are printed.
 ///

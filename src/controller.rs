@@ -4,6 +4,7 @@
 //! is the business of one [`queue`]; what the watches have shown is kept in one [`cache`] a kind. The clock and the
 //! source of randomness are passed in.
 
+pub mod admission;
 pub mod api_token;
 pub mod cache;
 pub mod context;
@@ -68,6 +69,15 @@ async fn work(ctx: Arc<Context>, mut stop: oneshot::Receiver<()>) {
         () = watch::complete(&ctx) => {}
         _ = &mut stop => return,
     }
+    // Before the first decision, so that a restart tells nobody of what is not known yet.
+    let known = tokio::select! {
+        known = admission::reconcile(&ctx) => known,
+        _ = &mut stop => return,
+    };
+    if let Err(error) = known {
+        warn!(%error, "whether the admission policies are in force is not known; to be tried again");
+        ctx.queue.add(Key::Admission);
+    }
     ctx.queue.add(Key::Keyring);
     ctx.queue.add(Key::Sweep);
     let mut tasks = JoinSet::new();
@@ -126,6 +136,7 @@ async fn reconcile(ctx: &Context, key: &Key) -> Result<(), RequestError> {
         Key::Keyring => keyring::reconcile(ctx).await,
         Key::Sweep => sweep::reconcile(ctx).await,
         Key::Policies => policies::reconcile(ctx).await,
+        Key::Admission => admission::reconcile(ctx).await,
         Key::Credential(place) => {
             if let Some(credential) = ctx.credentials.get(place) {
                 return Box::pin(reconcile_credential(ctx, key, &credential)).await;

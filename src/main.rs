@@ -181,7 +181,7 @@ async fn run_controller(arguments: ControllerArguments) -> Outcome {
         token_prefix: arguments.token_prefix,
         service_account_tokens: arguments.service_account_tokens,
     };
-    let ctx = Context::new(client, Arc::new(SystemClock), Box::new(UnwrapErr(SysRng)), config);
+    let ctx = Context::new(client, Arc::new(SystemClock), Box::new(UnwrapErr(SysRng)), config).guarded();
     controller::run(Arc::new(ctx), stopped()?).await?;
     Ok(())
 }

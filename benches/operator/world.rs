@@ -4,6 +4,7 @@ use std::{fs, path::Path, thread::available_parallelism};
 
 use control_plane::{ControlPlane, Identity};
 use credential_operator::{
+    admission::{self, Account},
     api::{self, ApiToken, ApiTokenState, Credential},
     domain::name::MANAGED_BY_SELECTOR,
 };
@@ -61,6 +62,12 @@ impl World {
         let rbac = include_str!("../../deploy/controller.yaml");
         for document in rbac.split("\n---\n").chain(FLOOR.split("\n---\n")) {
             apply(&admin, serde_yaml_ng::from_str(document).unwrap()).await;
+        }
+        // Who does the floor's writes, writes statuses.
+        let controllers = [Account::default(), format!("{OPERATOR_NAMESPACE}:floor").parse().unwrap()];
+        for policy in admission::policies(&controllers) {
+            apply(&admin, json!(policy)).await;
+            apply(&admin, json!(admission::binding(&policy))).await;
         }
         let operator =
             control_plane.service_account(OPERATOR_NAMESPACE, "credential-operator").await.unwrap();

@@ -66,6 +66,16 @@ pub(super) fn users(accounts: &[Account]) -> String {
     format!("[{}]", users.join(", "))
 }
 
+/// Reads what [`users`] has written.
+pub(super) fn read_users(list: &str) -> Option<Vec<Account>> {
+    let list = list.strip_prefix('[')?.strip_suffix(']')?;
+    let user = |user: &str| {
+        let user = user.strip_prefix("'system:serviceaccount:")?.strip_suffix('\'')?;
+        user.parse().ok()
+    };
+    list.split(", ").map(user).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,8 +88,19 @@ mod tests {
         for text in ["", "a", ":", "a:", ":a", "a:b:c", "A:b", "a:b'] + ['x", "a.b:c", "-a:b", "a:b-"] {
             assert_eq!(text.parse::<Account>(), Err(InvalidAccount), "{text}");
         }
+        let all = [Account::default(), account];
+        assert_eq!(read_users(&users(&all)), Some(all.to_vec()));
+        for list in [
+            "",
+            "[]",
+            "['orders:a']",
+            "['system:serviceaccount:a:b'",
+            "['system:serviceaccount:a:b'] + ['x']",
+        ] {
+            assert_eq!(read_users(list), None, "{list}");
+        }
         assert_eq!(
-            users(&[Account::default(), account]),
+            users(&all),
             "['system:serviceaccount:credential-operator:credential-operator', \
              'system:serviceaccount:orders:the.controller']"
         );

@@ -118,8 +118,9 @@ impl Draft {
     }
 }
 
-/// What a policy says of its canary.
-pub(super) fn refusal_of_canary(name: &str) -> String {
+/// How the message ends by which a policy refuses its canary.
+#[must_use]
+pub fn refusal_of_canary(name: &str) -> String {
     format!("{name} is in force")
 }
 

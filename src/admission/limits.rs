@@ -31,7 +31,10 @@ pub(super) fn draft() -> Draft {
                     .replace("variables.type", TYPE),
                 message: "a CredentialPolicy does not allow credentials of that type",
                 says: says(
-                    &format!("'does not allow type ' + {TYPE}"),
+                    &format!(
+                        "'does not allow type ' + {TYPE} + ', only [' + \
+                         variables.policy.types.map(t, string(t)).join(', ') + ']'"
+                    ),
                     "create a credential of an allowed type, or have the policy\\'s types extended",
                 ),
             },
@@ -41,7 +44,7 @@ pub(super) fn draft() -> Draft {
                 says: says(
                     "'does not allow the grant of ' + variables.refusedRoles[0].kind + ' ' + variables.refusedRoles[0].name + \
                      (has(variables.refusedRoles[0].clusterWide) && variables.refusedRoles[0].clusterWide ? ' in the whole cluster' : \
-                     has(variables.refusedRoles[0].namespace) ? ' in namespace ' + variables.refusedRoles[0].namespace : '')",
+                     has(variables.refusedRoles[0].namespace) && variables.refusedRoles[0].namespace != request.namespace ? ' in namespace ' + variables.refusedRoles[0].namespace : '')",
                     "remove it from spec.roles, or have it named in the policy\\'s roles",
                 ),
             },

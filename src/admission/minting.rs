@@ -1,7 +1,7 @@
 //! A controller has tokens minted for the accounts of credentials, and for no others: RBAC cannot tell them apart.
 
 use super::{
-    Account, account,
+    Account, CONTROLLERS, account,
     draft::{Draft, Law, Rule},
 };
 use crate::domain::name;
@@ -12,7 +12,7 @@ pub(super) fn draft(controllers: &[Account]) -> Draft {
         name: "minting".to_owned(),
         about: "The controller has tokens minted for the ServiceAccounts of credentials alone.",
         rules: vec![Rule { group: "", resources: &["serviceaccounts/token"], operations: &["CREATE"] }],
-        variables: vec![("controllers", account::users(controllers))],
+        variables: vec![(CONTROLLERS, account::users(controllers))],
         laws: vec![Law {
             holds: format!(
                 "!has(request.subResource) || request.subResource != 'token' || \

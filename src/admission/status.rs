@@ -1,17 +1,20 @@
 //! Statuses are the controller's to write: the verifier and the controller itself act by them.
 
 use super::{
-    Account, account,
+    Account, CONTROLLERS, account,
     draft::{Draft, Law, Rule},
 };
 use crate::api::GROUP;
 
+/// Without the group.
+pub(super) const NAME: &str = "status";
+
 pub(super) fn draft(controllers: &[Account]) -> Draft {
     Draft {
-        name: "status".to_owned(),
+        name: NAME.to_owned(),
         about: "Statuses are written by the controller alone.",
         rules: vec![Rule { group: GROUP, resources: &["*/status"], operations: &["CREATE", "UPDATE"] }],
-        variables: vec![("controllers", account::users(controllers))],
+        variables: vec![(CONTROLLERS, account::users(controllers))],
         laws: vec![Law {
             holds: "!has(request.subResource) || request.subResource != 'status' || \
                     request.userInfo.username in variables.controllers"

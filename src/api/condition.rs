@@ -80,6 +80,7 @@ pub enum Reason {
     RoleNotBindable,
     InvalidSpec,
     KeyringMissing,
+    AdmissionMissing,
 }
 
 impl Reason {
@@ -104,6 +105,7 @@ impl Reason {
             Self::RoleNotBindable => "RoleNotBindable",
             Self::InvalidSpec => "InvalidSpec",
             Self::KeyringMissing => "KeyringMissing",
+            Self::AdmissionMissing => "AdmissionMissing",
         }
     }
 }

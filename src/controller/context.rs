@@ -16,7 +16,7 @@ use rand::CryptoRng;
 use tokio::time::Instant;
 
 use super::{
-    Place, api_token,
+    Place, admission, api_token,
     cache::Cache,
     draws::Draws,
     events::Events,
@@ -71,6 +71,8 @@ pub enum Key {
     Sweep,
     /// Whom the policies concern, and how many.
     Policies,
+    /// Whether the admission policies are in force.
+    Admission,
 }
 
 impl Key {
@@ -91,7 +93,7 @@ impl queue::Key for Key {
     fn lane(&self) -> &str {
         match self {
             Self::Credential(place) | Self::ApiToken(place) => place.namespace(),
-            Self::Keyring | Self::Sweep | Self::Policies => "",
+            Self::Keyring | Self::Sweep | Self::Policies | Self::Admission => "",
         }
     }
 }
@@ -130,6 +132,8 @@ pub struct Context {
     pub draws: Draws,
     /// Where events are sent.
     pub events: Events,
+    /// Whether something new is made only while the admission policies are in force.
+    pub(super) needs_admission: bool,
     random: Mutex<Box<dyn CryptoRng + Send>>,
     keyring: RwLock<Arc<Keyring>>,
     memory: Mutex<Memory>,
@@ -184,10 +188,19 @@ impl Context {
             policies: Cache::default(),
             namespaces: Cache::default(),
             draws: Draws::default(),
+            needs_admission: false,
             random: Mutex::new(random),
             keyring: RwLock::default(),
             memory: Mutex::default(),
         }
+    }
+
+    /// One that makes something new only while the admission policies are in force.
+    #[must_use]
+    pub fn guarded(mut self) -> Self {
+        self.needs_admission = true;
+        self.memory().policy = Judgements::unguarded(admission::NOT_KNOWN);
+        self
     }
 
     /// Draws something at random.

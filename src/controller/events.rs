@@ -91,6 +91,33 @@ pub async fn of_credential(ctx: &Context, before: &Credential, written: &Credent
     }
 }
 
+/// Sends an event of what stops all: nothing new is made. It is about the operator's own namespace, where it is looked for.
+pub(super) async fn of_operator(ctx: &Context, note: &str) {
+    let namespace = Some(ctx.config.namespace.clone());
+    let regarding = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Namespace".to_owned()),
+        name: namespace.clone(),
+        namespace,
+        ..ObjectReference::default()
+    };
+    let reason = Reason::AdmissionMissing.as_str();
+    let event = Event {
+        type_: EventType::Warning,
+        reason: reason.to_owned(),
+        note: Some(note[..note.floor_char_boundary(LONGEST_NOTE)].to_owned()),
+        action: "Create".to_owned(),
+        secondary: None,
+    };
+    let sent = send(
+        || "record an event of the operator".to_owned(),
+        ctx.events.recorder.publish(&event, &regarding),
+    );
+    if let Err(error) = sent.await {
+        warn!(%error, reason, "the log says it all the same");
+    }
+}
+
 async fn tell<K: Resource<DynamicType = ()>>(ctx: &Context, object: &K, incident: Incident) {
     let Incident { reason, action, mut note } = incident;
     let place = Place::of(object);

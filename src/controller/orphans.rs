@@ -31,7 +31,7 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
     let (place, kind) = match key {
         Key::ApiToken(place) => (place, "ApiToken"),
         Key::Credential(place) => (place, "Credential"),
-        Key::Keyring | Key::Sweep | Key::Policies => return Ok(false),
+        Key::Keyring | Key::Sweep | Key::Policies | Key::Admission => return Ok(false),
     };
     let keyring = ctx.keyring();
     let mut known = Known { ctx, key, looked: false, uid: None };
@@ -91,7 +91,7 @@ impl Known<'_> {
             Key::Credential(place) => {
                 (self.ctx.credentials.get(place).and_then(|held| held.metadata.uid), place)
             }
-            Key::Keyring | Key::Sweep | Key::Policies => return Ok(false),
+            Key::Keyring | Key::Sweep | Key::Policies | Key::Admission => return Ok(false),
         };
         if cached.as_deref() == Some(uid) {
             return Ok(false);

@@ -40,6 +40,8 @@ pub(super) struct Judgements {
     policies: Arc<Policies>,
     /// Whether a policy or a namespace's labels changed since whom it concerns was looked for.
     changed: bool,
+    /// Why nothing new may be made anywhere: the admission policies are not in force.
+    unguarded: Option<String>,
     /// The credentials that were last found to violate a policy, and by what.
     breaches: HashMap<Key, Breach>,
     /// Who was given one of a limited number of places, which his status may not tell yet.
@@ -49,6 +51,11 @@ pub(super) struct Judgements {
 }
 
 impl Judgements {
+    /// Before anything is known.
+    pub(super) fn unguarded(why: &str) -> Self {
+        Self { unguarded: Some(why.to_owned()), ..Self::default() }
+    }
+
     pub(super) fn forget(&mut self, key: &Key) {
         self.breaches.remove(key);
         self.admitted.remove(key);
@@ -93,7 +100,11 @@ impl Context {
             });
         }
         let asked = Asked { spec: &credential.spec, namespace: place.namespace(), behind };
-        let breaches = if brief.over { Vec::new() } else { rules.credential(&asked, self.clock.now()) };
+        let mut breaches = rules.credential(&asked, self.clock.now());
+        breaches.extend(judgements.unguarded.clone().map(Breach::unguarded));
+        if brief.over {
+            breaches.clear();
+        }
         let breach = gravest(breaches.clone());
         let gets_a_place = breach.as_ref().is_none_or(|breach| breach.severity == Severity::Terms);
         if rules.count_credentials() && gets_a_place && !brief.over {
@@ -149,6 +160,18 @@ impl Context {
         let judgements = &mut self.memory().policy;
         judgements.policies = Arc::new(policies);
         judgements.changed = true;
+    }
+
+    /// Takes in whether the admission policies are in force, or why not; tells whether that is news.
+    pub(super) fn note_admission(&self, flaw: Option<String>) -> bool {
+        let judgements = &mut self.memory().policy;
+        if judgements.unguarded == flaw {
+            return false;
+        }
+        judgements.unguarded = flaw;
+        judgements.changed = true;
+        self.queue.add(Key::Policies);
+        true
     }
 
     /// The labels of a namespace changed.

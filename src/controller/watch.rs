@@ -19,7 +19,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tracing::warn;
 
 use super::{
-    Context, Key, Place,
+    Context, Key, Place, admission,
     cache::{Cache, Change, Kept, Lost},
     keyring,
 };
@@ -87,6 +87,9 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
             ctx.queue.add(Key::Keyring);
         },
     );
+    if ctx.needs_admission {
+        admission::watch(&mut tasks, ctx);
+    }
     tasks
 }
 

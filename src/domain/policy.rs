@@ -43,6 +43,8 @@ pub struct Rules<'a> {
 pub enum Severity {
     /// By type, scope, audience or grant: roles are unbound and values refused.
     Refused,
+    /// The admission policies are not in force: nothing new is made.
+    Unguarded,
     /// Which policies hold is not known: nothing new is made.
     Unknown,
     /// There are too many: nothing new is made.
@@ -65,11 +67,18 @@ pub struct Breach {
 }
 
 impl Breach {
+    /// Nothing new may be made in any namespace, for that reason.
+    #[must_use]
+    pub fn unguarded(message: String) -> Self {
+        breach(Severity::Unguarded, None, message)
+    }
+
     /// The reason that conditions give.
     #[must_use]
     pub const fn reason(&self) -> Reason {
         match self.severity {
             Severity::Refused | Severity::Terms => Reason::PolicyViolation,
+            Severity::Unguarded => Reason::AdmissionMissing,
             Severity::Unknown => Reason::Pending,
             Severity::Count => Reason::QuotaExceeded,
         }

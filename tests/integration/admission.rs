@@ -9,7 +9,9 @@ mod deletion;
 mod grants;
 mod issue;
 mod limits;
+mod missing;
 mod others;
+mod parity;
 mod person;
 mod roles;
 mod secrets;
@@ -35,7 +37,10 @@ use tokio::time::{Instant, sleep};
 use crate::support::{DEADLINE, OPERATOR_NAMESPACE, Space, World};
 
 pub fn tests() -> Vec<crate::support::Test> {
-    [roles::tests(), attacks::tests(), allowed::tests(), working::tests()].into_iter().flatten().collect()
+    [roles::tests(), attacks::tests(), allowed::tests(), parity::tests(), working::tests(), missing::tests()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Another controller than that of deploy/controller.yaml.
@@ -53,25 +58,24 @@ impl Admission {
         let second: Account = format!("{namespace}:{name}").parse().unwrap();
         let policies = admission::policies(&[Account::default(), second]);
         let installed = Self { admin: world.admin.clone(), policies };
-        let params = PatchParams::apply("tests").force();
-        for policy in &installed.policies {
-            let name = policy.name_any();
-            let binding = admission::binding(policy);
-            installed
-                .api::<ValidatingAdmissionPolicy>()
-                .patch(&name, &params, &Patch::Apply(policy))
-                .await
-                .unwrap();
-            installed
-                .api::<ValidatingAdmissionPolicyBinding>()
-                .patch(&name, &params, &Patch::Apply(&binding))
-                .await
-                .unwrap();
-        }
+        installed.apply().await;
         for policy in &installed.policies {
             installed.until_in_force(&policy.name_any()).await;
         }
         installed
+    }
+
+    /// Installs them, or puts them back.
+    async fn apply(&self) {
+        let params = PatchParams::apply("tests").force();
+        for policy in &self.policies {
+            let name = policy.name_any();
+            let policies = self.api::<ValidatingAdmissionPolicy>();
+            policies.patch(&name, &params, &Patch::Apply(policy)).await.unwrap();
+            let binding = admission::binding(policy);
+            let bindings = self.api::<ValidatingAdmissionPolicyBinding>();
+            bindings.patch(&name, &params, &Patch::Apply(&binding)).await.unwrap();
+        }
     }
 
     fn api<K: kube::Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>>(&self) -> Api<K> {

@@ -165,18 +165,23 @@ impl World {
 
     /// Starts an operator as its own `ServiceAccount`, with the rights of deploy/controller.yaml.
     pub async fn operator(&self, clock: Arc<dyn Clock>) -> Operator {
-        self.operator_that(true, clock).await
+        self.operator_that(true, false, clock).await
     }
 
     /// Starts an operator that has no tokens minted.
     pub async fn operator_without_minting(&self, clock: Arc<dyn Clock>) -> Operator {
-        self.operator_that(false, clock).await
+        self.operator_that(false, false, clock).await
     }
 
-    async fn operator_that(&self, mints: bool, clock: Arc<dyn Clock>) -> Operator {
+    /// Starts an operator that makes something new only while the admission policies are in force.
+    pub async fn guarded_operator(&self, clock: Arc<dyn Clock>) -> Operator {
+        self.operator_that(true, true, clock).await
+    }
+
+    async fn operator_that(&self, mints: bool, guarded: bool, clock: Arc<dyn Clock>) -> Operator {
         let identity =
             self.control_plane.service_account(OPERATOR_NAMESPACE, "credential-operator").await.unwrap();
-        Operator::start(&identity, mints, clock)
+        Operator::start(&identity, mints, guarded, clock)
     }
 
     /// Has the API server refuse every deletion of such objects in the namespace (empty for those in none: there, of
@@ -294,7 +299,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    fn start(identity: &Identity, mints: bool, clock: Arc<dyn Clock>) -> Self {
+    fn start(identity: &Identity, mints: bool, guarded: bool, clock: Arc<dyn Clock>) -> Self {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let mut config = identity.config();
         config.default_retry = false;
@@ -312,7 +317,8 @@ impl Operator {
             service_account_tokens: mints,
         };
         let random = Box::new(UnwrapErr(SysRng));
-        let ctx = Arc::new(Context::new(client, clock, random, config));
+        let ctx = Context::new(client, clock, random, config);
+        let ctx = Arc::new(if guarded { ctx.guarded() } else { ctx });
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(controller::run(ctx, stopped));
         Self { requests, stop, task }

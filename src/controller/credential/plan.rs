@@ -375,7 +375,8 @@ fn status(
             (CredentialState::Pending, findings)
         }
         Verdict::Trouble(Trouble { reason, message, .. }) => {
-            let stalled = !matches!(reason, Reason::Pending | Reason::QuotaExceeded);
+            let stalled =
+                !matches!(reason, Reason::Pending | Reason::QuotaExceeded | Reason::AdmissionMissing);
             let (kind, state) = if stalled {
                 (ConditionType::Stalled, CredentialState::Failed)
             } else {

@@ -63,7 +63,7 @@ pub fn attacks() -> Vec<Attack> {
             "types: [SshKey]",
             "types: [SshKey, Token]",
             "{}",
-            "CredentialPolicy $ns does not allow type Token; create a credential of an allowed type, or have the policy's types \
+            "CredentialPolicy $ns does not allow type Token, only [SshKey]; create a credential of an allowed type, or have the policy's types \
              extended",
         ),
         created(

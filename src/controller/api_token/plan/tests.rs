@@ -753,6 +753,7 @@ fn what_a_policy_forbids_is_not_issued_and_what_is_there_keeps_its_value() {
             "- | Failed Stalled (PolicyViolation) | end",
             "- | Suspended Ready (PolicyViolation) | end",
         ),
+        (Severity::Unguarded, "- | Pending Reconciling (AdmissionMissing) | end", ISSUED),
         (Severity::Unknown, "- | Pending Reconciling (Pending) | end", ISSUED),
         (Severity::Count, "- | Pending Reconciling (QuotaExceeded) | end", ISSUED),
         (Severity::Terms, "- | Failed Stalled (PolicyViolation) | end", ISSUED),
@@ -1375,7 +1376,7 @@ prop_compose! {
         acknowledged in prop::bool::weighted(0.2),
         annotations_changed in any::<bool>(),
         policy in prop::option::weighted(0.3, prop::sample::select(vec![
-            Severity::Refused, Severity::Unknown, Severity::Count, Severity::Terms,
+            Severity::Refused, Severity::Unguarded, Severity::Unknown, Severity::Count, Severity::Terms,
         ])),
     ) -> World {
         // Chance alone would hardly ever let the Secret hold what the status says, or the next value.

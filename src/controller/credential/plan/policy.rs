@@ -60,7 +60,7 @@ impl<'a> Policy<'a> {
         let breach = self.breach?;
         let told = match breach.severity {
             Severity::Count | Severity::Terms => true,
-            Severity::Unknown => withheld,
+            Severity::Unguarded | Severity::Unknown => withheld,
             Severity::Refused => false,
         };
         told.then(|| breach.into())

@@ -686,16 +686,19 @@ fn over_the_count_it_gets_nothing_new_and_keeps_what_it_has() {
 }
 
 #[test]
-fn while_policies_are_not_known_it_waits_if_it_needs_something() {
-    let unknown = |mut observed: Observed| {
-        violate(&mut observed, Severity::Unknown);
-        observed
-    };
-    assert_eq!(told(&unknown(bound()), now()), BOUND);
-    assert_eq!(told(&unknown(fresh()), now()), "- | Pending Usable Reconciling (Pending) | -");
-    let mut observed = unknown(bound());
-    add_role(&mut observed, nodes());
-    assert_eq!(told(&observed, now()), "- | Pending Usable Reconciling (Pending) | -");
+fn while_policies_are_not_known_or_not_in_force_it_waits_if_it_needs_something() {
+    for (severity, reason) in [(Severity::Unknown, "Pending"), (Severity::Unguarded, "AdmissionMissing")] {
+        let unknown = |mut observed: Observed| {
+            violate(&mut observed, severity);
+            observed
+        };
+        let waiting = format!("- | Pending Usable Reconciling ({reason}) | -");
+        assert_eq!(told(&unknown(bound()), now()), BOUND);
+        assert_eq!(told(&unknown(fresh()), now()), waiting);
+        let mut observed = unknown(bound());
+        add_role(&mut observed, nodes());
+        assert_eq!(told(&observed, now()), waiting);
+    }
 }
 
 #[test]
@@ -843,7 +846,7 @@ prop_compose! {
         bindings in bindings(),
         tokens in prop::option::of(prop::option::of(Just("2026-07-01T00:00:00Z"))),
         severity in prop::option::weighted(0.4, prop::sample::select(vec![
-            Severity::Refused, Severity::Unknown, Severity::Count, Severity::Terms,
+            Severity::Refused, Severity::Unguarded, Severity::Unknown, Severity::Count, Severity::Terms,
         ])),
     ) -> World {
         let mut observed = Observed { account, bindings, policy: severity.map(breach), ..fresh() };

@@ -159,6 +159,7 @@ fn a_policy_holds_the_next_value_back_and_takes_none() {
     for (severity, reason, state) in [
         (Severity::Terms, "PolicyViolation", ApiTokenState::Failed),
         (Severity::Count, "QuotaExceeded", ApiTokenState::Pending),
+        (Severity::Unguarded, "AdmissionMissing", ApiTokenState::Pending),
         (Severity::Unknown, "Pending", ApiTokenState::Pending),
     ] {
         observed.policy = Some(breach(severity));

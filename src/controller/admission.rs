@@ -1,0 +1,174 @@
+//! Whether the admission policies are in force. They keep authors of credentials from gaining rights that way, so without
+//! them nothing new is made. What that means for each credential is for `policies` to say, as of a policy of its namespace
+//! that nobody can read.
+//!
+//! Three things are looked at: that the policies and their bindings are there, that they are what this version ships, and
+//! that each refuses what it is to refuse, by a dry run. At the start, after each change, and every now and then.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use k8s_openapi::{
+    ClusterResourceScope,
+    api::{
+        admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
+        authentication::v1::SelfSubjectReview,
+    },
+};
+use kube::{
+    Api, Resource,
+    api::PostParams,
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::{
+    Context, Key, events,
+    write::{RequestError, send},
+};
+use crate::{
+    admission::{self, Kept},
+    api::{Credential, CredentialSpec, credential::DesiredState},
+};
+
+/// How often the policies are looked at.
+const LOOK_EVERY: Duration = Duration::from_mins(5);
+/// The same, while something is wrong with them: the API server needs a moment to take a policy in.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// What is said until it is known.
+pub(super) const NOT_KNOWN: &str =
+    "whether the admission policies are in force is not known yet, and nothing new is made; waiting for that";
+
+/// Has the policies looked at whenever one of them or of their bindings changes.
+pub(super) fn watch(tasks: &mut JoinSet<()>, ctx: &Arc<Context>) {
+    feed::<ValidatingAdmissionPolicy>(tasks, ctx);
+    feed::<ValidatingAdmissionPolicyBinding>(tasks, ctx);
+}
+
+fn feed<K>(tasks: &mut JoinSet<()>, ctx: &Arc<Context>)
+where
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    let ctx = ctx.clone();
+    let config = watcher::Config::default().labels(admission::SELECTOR);
+    tasks.spawn(async move {
+        let api: Api<PartialObjectMeta<K>> = Api::all(ctx.client.clone());
+        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
+                Ok(watcher::Event::InitDone | watcher::Event::Apply(_) | watcher::Event::Delete(_)) => {
+                    ctx.queue.add(Key::Admission);
+                }
+                Err(error) => {
+                    let kind = K::kind(&());
+                    warn!(%kind, %error, "the watch was interrupted and is taken up again");
+                }
+            }
+        }
+    });
+}
+
+/// Looks at the policies, and has all credentials judged anew when that is news.
+///
+/// # Errors
+/// When a request fails; then what was known stays.
+pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
+    if !ctx.needs_admission {
+        return Ok(());
+    }
+    let flaw = flaw(ctx).await?;
+    ctx.queue.add_after(&Key::Admission, if flaw.is_some() { LOOK_AGAIN } else { LOOK_EVERY });
+    let said = flaw.map(|flaw| {
+        format!(
+            "{flaw}, so authors of credentials might gain rights that way, and nothing new is made; put the policies back \
+             (credential-operator crds | kubectl apply -f -)"
+        )
+    });
+    if ctx.note_admission(said.clone()) {
+        match said {
+            Some(said) => {
+                warn!(said, "nothing new is made");
+                events::of_operator(ctx, &said).await;
+            }
+            None => info!("the admission policies are in force"),
+        }
+    }
+    Ok(())
+}
+
+async fn flaw(ctx: &Context) -> Result<Option<String>, RequestError> {
+    let user = whoami(ctx).await?;
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(ctx.client.clone());
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(ctx.client.clone());
+    let mut kept = HashMap::new();
+    for name in admission::names() {
+        let found = Kept { policy: get(&policies, &name).await?, binding: get(&bindings, &name).await? };
+        kept.insert(name, found);
+    }
+    if let Some(flaw) = admission::flaw(&|name| kept.get(name).cloned().unwrap_or_default(), &user) {
+        return Ok(Some(flaw));
+    }
+    for (name, found) in kept {
+        // Of one that is asked for each CredentialPolicy nothing is asked where there is none.
+        let for_each = found.policy.and_then(|policy| policy.spec?.param_kind).is_some();
+        if for_each && ctx.policies.places().is_empty() {
+            continue;
+        }
+        if let Some(said) = lets_pass(ctx, &name).await? {
+            return Ok(Some(format!("ValidatingAdmissionPolicy {name} is not in force ({said})")));
+        }
+    }
+    Ok(None)
+}
+
+async fn whoami(ctx: &Context) -> Result<String, RequestError> {
+    let api: Api<SelfSubjectReview> = Api::all(ctx.client.clone());
+    let (params, question) = (PostParams::default(), SelfSubjectReview::default());
+    let reviewed = send(|| "ask who the controller is".to_owned(), api.create(&params, &question)).await?;
+    let user = reviewed.status.and_then(|status| status.user_info).and_then(|user| user.username);
+    Ok(user.unwrap_or_default())
+}
+
+async fn get<K>(api: &Api<K>, name: &str) -> Result<Option<K>, RequestError>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    send(|| format!("get {} {name}", K::kind(&())), api.get_opt(name)).await
+}
+
+/// What becomes of a request that the policy is to refuse, if it is something else.
+async fn lets_pass(ctx: &Context, policy: &str) -> Result<Option<String>, RequestError> {
+    let inactive = CredentialSpec { state: DesiredState::Inactive, ..CredentialSpec::default() };
+    let mut canary = Credential::new("credential-operator-canary", inactive);
+    let annotation = (admission::CANARY_ANNOTATION.to_owned(), policy.to_owned());
+    canary.metadata.annotations = Some([annotation].into());
+    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &ctx.config.namespace);
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let tried = send(|| format!("try {policy} by a dry run"), api.create(&dry_run, &canary)).await;
+    match tried {
+        Ok(_) => Ok(Some("it lets pass what it is to refuse".to_owned())),
+        Err(RequestError::Api { what, source }) => match &*source {
+            kube::Error::Api(status) if status.message.ends_with(&admission::refusal_of_canary(policy)) => {
+                Ok(None)
+            }
+            kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
+                Ok(Some(format!("to try it: {}", status.message)))
+            }
+            _ => Err(RequestError::Api { what, source }),
+        },
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,132 @@
+//! Without the admission policies the controller makes nothing new, says so, and goes on when they are back.
+
+use std::sync::Arc;
+
+use credential_operator::{
+    admission,
+    api::{ApiToken, Credential},
+};
+use k8s_openapi::api::{
+    admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
+    events::v1::Event,
+    rbac::v1::RoleBinding,
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+
+use super::{
+    Admission,
+    case::{credential, named, object, token},
+    clean_up,
+};
+use crate::support::{OPERATOR_NAMESPACE, Space, SystemClock, World, condition};
+
+crate::tests![nothing_new_is_made_without_the_policies];
+
+/// What somebody does to the policies, and what is said of it.
+async fn break_it(installed: &Admission, how: &str) -> &'static str {
+    let name = "issue.credential-operator.io";
+    let policies = installed.api::<ValidatingAdmissionPolicy>();
+    let bindings = installed.api::<ValidatingAdmissionPolicyBinding>();
+    // As the policies were applied, or there would be two who own what they say.
+    let params = PatchParams::apply("tests").force();
+    let mut policy = installed.policies.iter().find(|policy| policy.name_any() == name).unwrap().clone();
+    match how {
+        "the binding deleted" => {
+            bindings.delete(name, &DeleteParams::default()).await.unwrap();
+            "ValidatingAdmissionPolicy issue.credential-operator.io is not bound"
+        }
+        "the policy deleted" => {
+            policies.delete(name, &DeleteParams::default()).await.unwrap();
+            "ValidatingAdmissionPolicy issue.credential-operator.io is missing"
+        }
+        "the binding only audits" => {
+            let mut binding = admission::binding(&policy);
+            binding.spec.as_mut().unwrap().validation_actions = Some(vec!["Audit".to_owned()]);
+            bindings.patch(name, &params, &Patch::Apply(&binding)).await.unwrap();
+            "ValidatingAdmissionPolicy issue.credential-operator.io is not bound as it was shipped"
+        }
+        "the policy allows all" => {
+            let validations = policy.spec.as_mut().unwrap().validations.as_mut().unwrap();
+            validations.last_mut().unwrap().expression = "true".to_owned();
+            policies.patch(name, &params, &Patch::Apply(&policy)).await.unwrap();
+            "ValidatingAdmissionPolicy issue.credential-operator.io is not as it was shipped with this version"
+        }
+        other => panic!("{other}"),
+    }
+}
+
+async fn nothing_new_is_made_without_the_policies(world: Arc<World>, space: Space) {
+    let admission = Admission::start(&world).await;
+    let operator = world.guarded_operator(SystemClock::shared()).await;
+    let granted = "{type: ClientSecret, roles: [{kind: ClusterRole, name: view}]}";
+    space.apply(&(credential(granted) + &token("expiresIn: 1h"))).await;
+    space.published("c", 0).await;
+    let first = space.token("t", credential_operator::api::ApiTokenState::Active).await;
+    let value = space.value("t-token").await;
+    let ways =
+        ["the binding deleted", "the policy deleted", "the binding only audits", "the policy allows all"];
+    for (number, how) in ways.into_iter().enumerate() {
+        let said = break_it(&admission, how).await;
+        // One that asks for nothing that is there already learns of it; until then it may be made.
+        let until_known = async {
+            for attempt in 0.. {
+                let name = format!("probe-{number}-{attempt}");
+                space
+                    .apply(&object(
+                        "ApiToken",
+                        &format!("{{name: {name}}}"),
+                        "{credentialRef: {name: c}, expiresIn: 1h}",
+                    ))
+                    .await;
+                let probed = space.until::<ApiToken>(&name, |token| {
+                    token.is_some_and(|token| !condition(token, "Ready").1.is_empty())
+                });
+                if condition(&probed.await.unwrap(), "Ready").1 == "AdmissionMissing" {
+                    return name;
+                }
+            }
+            unreachable!()
+        };
+        let probe = tokio::time::timeout(crate::support::DEADLINE, until_known).await.expect(how);
+        let new = format!("new-{number}");
+        space.apply(&named(&new, granted)).await;
+        let refused = space.until::<Credential>(&new, |found| {
+            found.is_some_and(|found| condition(found, "Ready").1 == "AdmissionMissing")
+        });
+        let message = condition(&refused.await.unwrap(), "Ready").2;
+        assert!(message.starts_with(said), "{how}: {message}");
+        assert!(message.ends_with("(credential-operator crds | kubectl apply -f -)"), "{message}");
+        assert_eq!(bindings(&space).await, 1 + number, "{how}");
+        // What there was stays as it was.
+        assert_eq!(space.value("t-token").await, value);
+        let kept = space.api::<ApiToken>().get("t").await.unwrap();
+        assert_eq!(json!(kept.status), json!(first.status), "{how}");
+
+        admission.apply().await;
+        space.published(&new, 0).await;
+        space.token(&probe, credential_operator::api::ApiTokenState::Active).await;
+        assert_eq!(bindings(&space).await, 2 + number, "{how}");
+    }
+    // The times after the first are told as its repetitions.
+    let events: Api<Event> = Api::namespaced(space.client.clone(), OPERATOR_NAMESPACE);
+    let told = events.list(&ListParams::default()).await.unwrap();
+    let mut told = told.items.iter().filter(|event| event.reason.as_deref() == Some("AdmissionMissing"));
+    assert!(
+        told.any(|event| event
+            .note
+            .as_ref()
+            .is_some_and(|note| note.contains("issue.credential-operator.io")))
+    );
+
+    operator.stop().await;
+    admission.stop().await;
+    clean_up(&space).await;
+}
+
+async fn bindings(space: &Space) -> usize {
+    space.api::<RoleBinding>().list_metadata(&ListParams::default()).await.unwrap().items.len()
+}

@@ -19,6 +19,10 @@ fn attack(name: &'static str, given: &str, act: Act, says: &'static str) -> Atta
     }
 }
 
+/// Keys to seal for, as far as the schema looks at them.
+const OURS: &str = "age1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq";
+const MINE: &str = "age1pppppppppppppppppppppppppppppppppppppppppppppppppppppppppp";
+
 /// An edit of somebody else's credential.
 fn edit(name: &'static str, given: &str, patch: Value, says: &'static str) -> Attack {
     attack(name, &credential(given), Act::Merge(Kind::Credential, "c", patch), says)
@@ -153,6 +157,32 @@ pub fn attacks() -> Vec<Attack> {
                 "(spec.secret)",
             )
         },
+        attack(
+            "other recipients of a token",
+            &(own.clone()
+                + &token(&format!("expiresIn: 1h, delivery: {{mode: Sealed, recipients: [{OURS}]}}"))),
+            Act::Merge(Kind::ApiToken, "t", json!({"spec": {"delivery": {"recipients": [MINE]}}})),
+            "credential c (spec.delivery)",
+        ),
+        attack(
+            "one more recipient of a token",
+            &(own.clone()
+                + &token(&format!("expiresIn: 1h, delivery: {{mode: Sealed, recipients: [{OURS}]}}"))),
+            Act::Merge(Kind::ApiToken, "t", json!({"spec": {"delivery": {"recipients": [OURS, MINE]}}})),
+            "credential c (spec.delivery)",
+        ),
+        attack(
+            "a longer window",
+            &(own.clone() + &token("expiresIn: 1h, delivery: {mode: Once, window: 5m}")),
+            Act::Merge(Kind::ApiToken, "t", json!({"spec": {"delivery": {"window": "50m"}}})),
+            "credential c (spec.delivery)",
+        ),
+        attack(
+            "other recipients of material",
+            &credential(&format!("{{type: ClientSecret, delivery: {{mode: Sealed, recipients: [{OURS}]}}}}")),
+            Act::Merge(Kind::Credential, "c", json!({"spec": {"delivery": {"recipients": [MINE]}}})),
+            "credential c (spec.delivery)",
+        ),
         edit("reactivation", "{state: Inactive}", json!({"spec": {"state": "Active"}}), "(spec.state)"),
         edit(
             "reactivation by default",

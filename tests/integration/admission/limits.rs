@@ -256,6 +256,13 @@ pub fn attacks() -> Vec<Attack> {
             "expiresIn: 1h",
             "does not allow delivery by Secret; have it added to tokens.deliveries",
         ),
+        of_token(
+            "a token delivered once",
+            "deliveries: [Secret, Sealed]",
+            "deliveries: [Once]",
+            "expiresIn: 1h, delivery: {mode: Once}",
+            "does not allow delivery by Once; have it added to tokens.deliveries",
+        ),
         selected("a namespace that exists", "{key: kubernetes.io/metadata.name, operator: Exists}"),
         selected("a namespace by its absence", "{key: not-there, operator: DoesNotExist}"),
         selected(

@@ -138,6 +138,9 @@ fn token(random: &mut StdRng) -> Value {
     if random.random_ratio(1, 4) {
         spec["type"] = json!("ServiceAccount");
     }
+    if spec["type"].is_null() && random.random_ratio(1, 3) {
+        spec["delivery"] = json!({"mode": pick(random, &["Secret", "Once"])});
+    }
     json!({"metadata": {"name": "drawn"}, "spec": spec})
 }
 

@@ -1,4 +1,4 @@
-//! The ServiceAccounts that controllers run as.
+//! The `ServiceAccount`s that controllers run as.
 
 use std::{fmt, str::FromStr};
 

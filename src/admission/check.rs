@@ -58,6 +58,8 @@ fn controllers(policy: &ValidatingAdmissionPolicy) -> Option<Vec<Account>> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicySpec;
+
     use super::*;
 
     fn shipped(controllers: &[Account]) -> BTreeMap<String, Kept> {
@@ -86,6 +88,10 @@ mod tests {
         );
     }
 
+    fn spec(kept: &mut Kept) -> &mut ValidatingAdmissionPolicySpec {
+        kept.policy.as_mut().unwrap().spec.as_mut().unwrap()
+    }
+
     #[test]
     fn each_change_is_a_flaw() {
         let user = Account::default().user();
@@ -96,11 +102,6 @@ mod tests {
                 let told = told(&kept, &user).unwrap_or_default();
                 assert!(told.contains(&name), "{name}: {told}");
             };
-            fn spec(
-                kept: &mut Kept,
-            ) -> &mut k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicySpec {
-                kept.policy.as_mut().unwrap().spec.as_mut().unwrap()
-            }
             change(&|kept| kept.policy = None);
             change(&|kept| kept.binding = None);
             change(&|kept| spec(kept).failure_policy = Some("Ignore".to_owned()));

@@ -60,10 +60,8 @@ pub(super) fn draft() -> Draft {
                 holds: "!variables.selected || variables.refusedAudiences.size() == 0".to_owned(),
                 message: "a CredentialPolicy does not allow an audience",
                 says: says(
-                    &format!(
-                        "'does not allow the audience ' + variables.refusedAudiences[0] + \
-                         (has(variables.spec.audiences) ? '' : ', which a credential has that names none')"
-                    ),
+                    "'does not allow the audience ' + variables.refusedAudiences[0] + \
+                         (has(variables.spec.audiences) ? '' : ', which a credential has that names none')",
                     "set spec.audiences to allowed ones, or have it named in the policy\\'s audiences",
                 ),
             },

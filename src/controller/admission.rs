@@ -98,12 +98,11 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
         )
     });
     if ctx.note_admission(said.clone()) {
-        match said {
-            Some(said) => {
-                warn!(said, "nothing new is made");
-                events::of_operator(ctx, &said).await;
-            }
-            None => info!("the admission policies are in force"),
+        if let Some(said) = said {
+            warn!(said, "nothing new is made");
+            events::of_operator(ctx, &said).await;
+        } else {
+            info!("the admission policies are in force");
         }
     }
     Ok(())

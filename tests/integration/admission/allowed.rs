@@ -158,6 +158,7 @@ fn harmless() -> Vec<Allowed> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn rightful() -> Vec<Allowed> {
     let by = |who, may, name, given: &str, act| Allowed { name, given: given.to_owned(), who, may, act };
     let merge = |patch| Act::Merge(Kind::Credential, "c", patch);

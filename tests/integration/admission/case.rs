@@ -161,7 +161,7 @@ impl Who {
         let created = "create credentials";
         match self {
             Self::User(role) => {
-                let person = Person::user(world, space).await;
+                let person = Person::user(world, space);
                 person
                     .bind(role, if role.ends_with("viewer") { "get credentials" } else { "list credentials" })
                     .await;

@@ -28,6 +28,7 @@ fn edit(name: &'static str, given: &str, patch: Value, says: &'static str) -> At
     attack(name, &credential(given), Act::Merge(Kind::Credential, "c", patch), says)
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub fn attacks() -> Vec<Attack> {
     let own = credential("{scopes: ['orders:read']}");
     let hour = token("expiresIn: 1h");

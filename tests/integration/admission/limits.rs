@@ -51,6 +51,7 @@ fn selected(name: &'static str, expression: &str) -> Attack {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub fn attacks() -> Vec<Attack> {
     let edited = |name, tight: &str, loose: &str, before: &str, patch, says| {
         let mut attack = attack(name, tight, loose, Act::Merge(Kind::Credential, "c", patch), says);

@@ -51,7 +51,7 @@ async fn break_it(installed: &Admission, how: &str) -> &'static str {
         }
         "the policy allows all" => {
             let validations = policy.spec.as_mut().unwrap().validations.as_mut().unwrap();
-            validations.last_mut().unwrap().expression = "true".to_owned();
+            "true".clone_into(&mut validations.last_mut().unwrap().expression);
             policies.patch(name, &params, &Patch::Apply(&policy)).await.unwrap();
             "ValidatingAdmissionPolicy issue.credential-operator.io is not as it was shipped with this version"
         }

@@ -58,7 +58,7 @@ impl Right {
 }
 
 impl Person {
-    pub async fn user(world: &World, space: &Space) -> Self {
+    pub fn user(world: &World, space: &Space) -> Self {
         let user = format!("{}-user", space.namespace);
         let identity = world.control_plane.user(&user, None).unwrap();
         let subject = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user});
@@ -120,12 +120,12 @@ impl Person {
         let (verb, resource, name) =
             (&right.verb, &right.resource, right.name.as_deref().unwrap_or_default());
         let role = format!("{}.{verb}.{}.{name}", self.namespace, resource.replace('/', "-"));
-        let mut rule = json!({"apiGroups": [right.group], "resources": [resource], "verbs": [verb]});
+        let mut granted = json!({"apiGroups": [right.group], "resources": [resource], "verbs": [verb]});
         if let Some(name) = &right.name {
-            rule["resourceNames"] = json!([name]);
+            granted["resourceNames"] = json!([name]);
         }
         let object = json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": role}, "rules": [rule],
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": role}, "rules": [granted],
         });
         apply(&self.admin, "", object).await.unwrap();
         if let Some(other) = right.namespace.as_ref().filter(|namespace| **namespace != self.namespace) {

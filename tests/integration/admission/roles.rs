@@ -54,7 +54,7 @@ async fn each_role_holds_what_it_says(world: Arc<World>, space: Space) {
             assert!(!person.may(right).await, "{role}: {right}");
         }
     }
-    let person = Person::user(&world, &space).await;
+    let person = Person::user(&world, &space);
     person.bind_everywhere("credential-operator-policy-admin", "create credentialpolicies @*").await;
     for right in
         ["get credentials", "issue credentials", "update credentialpolicies/status @*", "create credentials"]

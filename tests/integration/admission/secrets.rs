@@ -18,10 +18,11 @@ fn edit(name: &'static str, given: &str, patch: Value, remedy: Remedy) -> Attack
     attack(name, credential(given), Act::Merge(Kind::Credential, "c", patch), NO_CREATE, remedy)
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub fn attacks() -> Vec<Attack> {
     let provided = credential("{type: BasicAuth, provided: {secretRef: {name: other}}}");
     let issued = credential("{type: Tls, tls: {issuer: {secretRef: {name: other}}}}");
-    let issuer = json!({"spec": {"tls": {"issuer": {"secretRef": {"name": "other"}}}}});
+    let by_others = json!({"spec": {"tls": {"issuer": {"secretRef": {"name": "other"}}}}});
     vec![
         attack(
             "a Secret of others provided",
@@ -83,7 +84,7 @@ pub fn attacks() -> Vec<Attack> {
         attack(
             "an authority of others instead of none",
             credential("{type: Tls}"),
-            Act::Merge(Kind::Credential, "c", issuer.clone()),
+            Act::Merge(Kind::Credential, "c", by_others.clone()),
             "may not refer to Secret other (spec.tls.issuer.secretRef.name)",
             GET_OTHER,
         ),
@@ -92,7 +93,7 @@ pub fn attacks() -> Vec<Attack> {
             ..attack(
                 "an authority changed to that of others",
                 credential("{type: Tls, tls: {issuer: {secretRef: {name: one}}}}"),
-                Act::Merge(Kind::Credential, "c", issuer),
+                Act::Merge(Kind::Credential, "c", by_others),
                 "may not refer to Secret other (spec.tls.issuer.secretRef.name)",
                 GET_OTHER,
             )

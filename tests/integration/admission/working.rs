@@ -243,7 +243,7 @@ async fn kubectl_tells_what_is_missing(world: Arc<World>, space: Space) {
         assert!(said(&refused).contains(expected), "{arguments:?}: {}", said(&refused));
     }
     let plain = named("c", "{displayName: Test}") + &named("d", "{deletionProtection: true}");
-    for arguments in [&sent[0][..], sent[1], &["diff", "-f", "-"]] {
+    for arguments in [sent[0], sent[1], &["diff", "-f", "-"]] {
         let done = kubectl(arguments, &plain).await;
         assert!(done.status.success(), "{arguments:?}: {}", said(&done));
     }

@@ -1,7 +1,7 @@
 //! Tokens that the API server mints. It grants a day at a time.
 
 use credential_operator::{
-    api::{ApiToken, ApiTokenState, Credential},
+    api::{ApiToken, ApiTokenState, Credential, CredentialState},
     domain::clock::Clock,
 };
 use futures::FutureExt;
@@ -101,6 +101,8 @@ async fn kubeconfig(run: &Run<'_>) -> Outcome {
     let set = async |state: &str| run.space.patch::<Credential>("c", json!({"spec": {"state": state}})).await;
     set("Inactive").await?;
     run.space.gone::<Secret>("c-credential").await?;
+    // Before the status says so, it looks as if somebody had deleted it, and such a one is filled once a minute.
+    run.space.credential("c", CredentialState::Inactive).await?;
     set("Active").await?;
     published(&run.space, "c", 2).await
 }

@@ -37,7 +37,7 @@ pub use self::{
     context::{Config, Context, Key},
     place::Place,
 };
-use crate::api::{ApiToken, Credential, Reason};
+use crate::api::{ApiToken, Credential, CredentialState, Reason};
 
 /// How long a refused request waits at least before it is tried again.
 const REFUSED_AFTER: Duration = Duration::from_secs(5);
@@ -168,6 +168,10 @@ async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential)
     } else if plan.unbinds() {
         // Another leader may have bound it again since, by what the watch has yet to show.
         credential::observe::latest(ctx, credential).await?;
+    }
+    let ends = plan.status.as_ref().is_some_and(|status| status.state == Some(CredentialState::Expired));
+    if ends && !credential::plan::is_expired(credential) {
+        ctx.note_ended(credential);
     }
     if plan.waits_for_others && Box::pin(orphans::reconcile(ctx, key)).await? {
         // What stood in the way was nobody's any more.

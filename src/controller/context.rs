@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     api::{ApiToken, ApiTokenStatus, Credential, CredentialPolicy, credential_policy::TokenType},
+    controller::credential::plan::is_expired,
     domain::{
         binding::{Binding, BindingKey},
         clock::Clock,
@@ -150,6 +151,8 @@ pub(super) struct Memory {
     stalled: HashMap<Key, u64>,
     /// When something that was made for it was last seen to go.
     vanished: HashMap<Key, Instant>,
+    /// The credentials, by UID, whose end was reached and whose status does not tell so yet.
+    ended: HashMap<Key, String>,
     /// The version in which a Secret with material was last seen to hold what the operator said.
     whole: HashMap<Key, HashMap<Place, String>>,
     /// Empty Secrets that somebody else may be about to fill: in which version, and since when that is known.
@@ -236,6 +239,7 @@ impl Context {
         memory.counted.remove(key);
         memory.stalled.remove(key);
         memory.last_words.remove(key);
+        memory.ended.remove(key);
         memory.whole.remove(key);
         memory.unsaid.remove(key);
         memory.unfilled.remove(key);
@@ -276,6 +280,23 @@ impl Context {
         if let Some(secrets) = self.memory().whole.get_mut(credential) {
             secrets.remove(place);
         }
+    }
+
+    /// The end of a credential is reached: what is taken away at it stays so, should the clock be set back before the status
+    /// tells of it.
+    pub(super) fn note_ended(&self, credential: &Credential) {
+        let uid = credential.metadata.uid.clone().unwrap_or_default();
+        self.memory().ended.insert(Key::credential(credential), uid);
+    }
+
+    /// Whether the end of a credential was reached, as far as its status does not tell.
+    pub(super) fn has_ended(&self, credential: &Credential) -> bool {
+        let key = Key::credential(credential);
+        let ended = &mut self.memory().ended;
+        if is_expired(credential) {
+            ended.remove(&key);
+        }
+        ended.get(&key).is_some_and(|uid| Some(uid) == credential.metadata.uid.as_ref())
     }
 
     /// Has the last status of a token written once those who wait had their turn; or gives it back, when so many are put

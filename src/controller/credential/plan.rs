@@ -37,6 +37,8 @@ pub struct Observed {
     pub material: Option<material::Seen>,
     /// What policies have against it.
     pub policy: Option<Breach>,
+    /// Whether its end was reached already, whatever the clock says now.
+    pub ended: bool,
     /// Its tokens, counted, when the status may be brought up to date now.
     pub tokens: Option<Tokens>,
 }
@@ -150,8 +152,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         Some(Err(_)) => Err(()),
     };
     // Once expired, always expired: a clock that is set back must not bind a role again.
-    let expired_before = end != Ok(None)
-        && credential.status.as_ref().is_some_and(|status| status.state == Some(CredentialState::Expired));
+    let expired_before = end != Ok(None) && (observed.ended || is_expired(credential));
     let past_end = matches!(end, Ok(Some(end)) if now >= end);
     let expired = expired_before || past_end;
     let policy = Policy::of(observed);
@@ -237,6 +238,12 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let wakes = end.filter(|_| !past_end).into_iter().chain(look_again).chain(material.wake);
     let wake = wakes.chain(policy.heals_at(now)).min();
     Plan { steps, status: Some(status), wake, again: material.again, waits_for_others }
+}
+
+/// Whether its status says that it has ended.
+#[must_use]
+pub fn is_expired(credential: &Credential) -> bool {
+    credential.status.as_ref().is_some_and(|status| status.state == Some(CredentialState::Expired))
 }
 
 /// Deletes what is ours and not wished as it is; tells what stays, and what others have put in the way.

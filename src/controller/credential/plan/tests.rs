@@ -181,6 +181,7 @@ fn fresh() -> Observed {
         bindings: Vec::new(),
         material: None,
         policy: None,
+        ended: false,
         tokens: None,
     }
 }
@@ -583,9 +584,14 @@ fn expired_it_is_unbound_for_good() {
     let unbound = "unbind deployer in edge, unbind view in edge | Expired Ready (Expired) | -";
     assert_eq!(told(&observed, at(END)), unbound);
 
-    observed.credential.status = plan(&observed, at(END)).status;
     // What is left, because only a clock that went back says that it is over, goes when it is.
-    let unbound = unbound.replace("| -", "| end");
+    let after = unbound.replace("| -", "| end");
+    observed.ended = true;
+    assert_eq!(told(&observed, now()), after, "though the clock went back before the status could tell");
+    observed.ended = false;
+
+    observed.credential.status = plan(&observed, at(END)).status;
+    let unbound = after;
     assert_eq!(told(&observed, now()), unbound, "though the clock went back");
     observed.credential.spec.state = DesiredState::Inactive;
     assert_eq!(told(&observed, now()), unbound, "inactive is less than expired");

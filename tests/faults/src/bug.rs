@@ -342,10 +342,13 @@ impl Mistaken {
                 answer
             }
             Bug::Redraw if states && body["status"]["deliveredAt"].is_string() => {
+                let forget = merge(&parts, parts.uri.clone());
+                let answer = self.send(parts, bytes).await;
                 if !self.memory(|memory| std::mem::replace(&mut memory.started, true)) {
-                    body["status"] = json!({});
+                    // In a write of its own, which a watch tells of.
+                    let _ = self.send(forget, to_bytes(&json!({"status": null}))).await;
                 }
-                self.send(parts, to_bytes(&body)).await
+                answer
             }
             Bug::PlainBeside if creates => {
                 body["data"]["token"] = json!(ByteString(b"in the clear".to_vec()));

@@ -48,8 +48,6 @@ const REGRESSIONS: &[&str] = &[
     "rename-secret: second-leader@create/secrets/c-credential#1",
     // A second leader that had not read the keys yet took the Secret of the first for planted, and deleted it.
     "edit-secret: second-leader@create/secrets/credential-operator-keyring#1",
-    // Two leaders each took the Secret that the other was about to fill for one of a leader that had died.
-    "mint-kubeconfig: second-leader@create/secrets/c-credential#1",
     // A leader that still saw the credential suspended took away what the other had issued since.
     "mint-suspend: second-leader@create/secrets/t-token#1",
     // Material was drawn anew after its end: the clock went back before the status could tell of it.

@@ -303,8 +303,20 @@ async fn policies_hold_for_minted_tokens(_: Arc<World>, space: Space) {
     space.apply(&policy("types: [ServiceAccount]")).await;
     issued(&space, "t", 0).await;
     space.apply(&policy("types: []")).await;
-    // What there is stays until its end.
-    sleep(Duration::from_millis(500)).await;
+    space.apply(&token("refused", "c", "expiresIn: 1h")).await;
+    let refused = space.until::<ApiToken>("refused", |token| {
+        token.is_some_and(|token| condition(token, "Ready").1 == "PolicyViolation")
+    });
+    refused.await;
+    // The operator knows the policy now. It looks at the one that is there, which stays until its end.
+    let looked_at = json!({"spec": {"description": "Looked at under the policy"}});
+    let generation = space.patch::<ApiToken>("t", looked_at).await.unwrap().metadata.generation;
+    let answered = space.until::<ApiToken>("t", |token| {
+        token
+            .and_then(|token| token.status.as_ref())
+            .is_some_and(|status| status.observed_generation == generation)
+    });
+    answered.await;
     assert!(space.api::<Secret>().get_opt("t-token").await.unwrap().is_some());
 }
 

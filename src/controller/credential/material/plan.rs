@@ -316,25 +316,33 @@ impl Decision<'_> {
             Err(_) => false,
             Ok(options) => self.is_due(&told, options),
         };
-        if due && self.held.is_none() {
-            return self.fill(Some((own, attestation)), Some(&told));
+        let moved = self.recorded.as_ref().is_some_and(|recorded| recorded.name != own.reference.name);
+        // Only once the status names this one: until then, whoever changes the name again finds the material by the other.
+        let strays: Vec<_> = if moved { Vec::new() } else { self.strays(None).collect() };
+        if due && !moved && self.held.is_none() {
+            let mut filled = self.fill(Some((own, attestation)), Some(&told));
+            // Before, for a copy of what is replaced is not to be met under a name that is given back.
+            filled.steps.splice(0..0, strays);
+            return filled;
         }
         let held = self.held.clone().filter(|_| due);
         let trouble = held.or_else(|| self.complaint(&told));
         let told = MaterialStatus { validity: self.validity(&told), ..told };
-        let moved = self.recorded.as_ref().is_some_and(|recorded| recorded.name != own.reference.name);
         let mut steps = Vec::new();
         steps.extend(self.mend(own, attestation, moved).map(|mend| Step::Mend(Box::new(mend))));
-        // Only once the status names this one: until then, whoever changes the name again finds the material by the other.
-        if !moved {
-            steps.extend(self.seen.strays.iter().map(|(stray, version)| Step::Delete {
-                secret: stray.clone(),
-                resource_version: Some(version.clone()),
-            }));
-        }
+        steps.extend(strays);
         let wake = self.wake(&told, None);
         let secret = Some(own.reference.clone());
         Plan { steps, secret, material: Some(told), trouble, wake, again: moved }
+    }
+
+    /// Whatever else holds values of this credential, each in its version.
+    fn strays(&self, but: Option<ObjectReference>) -> impl Iterator<Item = Step> {
+        let strays = self.seen.strays.iter().filter(move |(stray, _)| Some(stray) != but.as_ref());
+        strays.map(|(stray, version)| Step::Delete {
+            secret: stray.clone(),
+            resource_version: Some(version.clone()),
+        })
     }
 
     /// When something of the material changes by time alone.

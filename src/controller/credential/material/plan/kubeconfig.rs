@@ -127,10 +127,7 @@ impl Decision<'_> {
         let mut steps: Vec<_> =
             self.mend(own, said, moved).map(|mend| Step::Mend(Box::new(mend))).into_iter().collect();
         if !moved {
-            steps.extend(self.seen.strays.iter().map(|(stray, version)| Step::Delete {
-                secret: stray.clone(),
-                resource_version: Some(version.clone()),
-            }));
+            steps.extend(self.strays(None));
         }
         let rotates_at = rotates_at(self.credential, &said.material);
         let ends = life(&said.material).map(|life| life.expires_at);

@@ -65,11 +65,12 @@ impl Decision<'_> {
             let secret = own.map(|own| own.reference.clone());
             return Plan { secret, material, trouble, again: true, ..Plan::default() };
         }
+        let strays = self.strays(own.map(|own| own.reference.clone()));
         let own = own.map(|own| Step::Delete {
             secret: own.reference.clone(),
             resource_version: own.attested.is_none().then(|| own.resource_version.clone()),
         });
-        let steps: Vec<_> = own.into_iter().chain(self.strays()).collect();
+        let steps: Vec<_> = own.into_iter().chain(strays).collect();
         if due && steps.is_empty() {
             return self.next(&current);
         }
@@ -99,20 +100,10 @@ impl Decision<'_> {
     fn open(&self, own: &OwnSecret, current: MaterialStatus, trouble: Option<Trouble>) -> Plan {
         let mend = own.attested.as_ref().and_then(|said| self.mend(own, said, false));
         let mend = mend.map(|mend| Step::Mend(Box::new(mend)));
-        let steps = mend.into_iter().chain(self.strays()).collect();
+        let steps = mend.into_iter().chain(self.strays(Some(own.reference.clone()))).collect();
         let wake = self.wake(&current, self.closes_at(&current));
         let secret = Some(own.reference.clone());
         Plan { steps, secret, material: Some(current), trouble, wake, again: false }
-    }
-
-    /// Whatever else holds values of this credential.
-    fn strays(&self) -> impl Iterator<Item = Step> {
-        let own = self.own().map(|own| own.reference.clone());
-        let strays = self.seen.strays.iter().filter(move |(stray, _)| Some(stray) != own.as_ref());
-        strays.map(|(stray, version)| Step::Delete {
-            secret: stray.clone(),
-            resource_version: Some(version.clone()),
-        })
     }
 
     /// The next value, in a Secret of its own.

@@ -386,8 +386,8 @@ struct Expected {
 impl Expected {
     fn check(&mut self, world: &World, edit: &Edit) -> Result<(), TestCaseError> {
         let kind = world.credential.spec.credential_type;
-        self.owed |= self.options != world.options();
-        if self.owed && world.credential.spec.state == DesiredState::Active {
+        let owed = self.owed || self.options != world.options();
+        if owed && world.credential.spec.state == DesiredState::Active {
             let drawn = world.value().is_some() && world.value() != self.value;
             prop_assert!(drawn, "{kind:?} {edit:?} drew nothing");
             (self.owed, self.free) = (false, false);
@@ -465,6 +465,26 @@ fn every_generated_type_is_among_those_that_are_edited() {
         assert!(kind.generated.is_some() && world.options().is_ok());
     }
     assert_eq!(CredentialType::default(), CredentialType::Token);
+}
+
+#[test]
+fn a_name_that_is_given_back_brings_no_earlier_value_back() {
+    for rounds in 0..4 {
+        let mut world = World::new("Opaque", TYPES[7].1);
+        world.settle(usize::MAX);
+        let value = world.value();
+        world.spec(&json!({"secret": {"name": "elsewhere"}}));
+        world.round(false, usize::MAX);
+        // There are two copies, and one of them is to be replaced.
+        world.spec(&json!({"rotation": {"revision": 1}}));
+        for _ in 0..rounds {
+            world.round(false, usize::MAX);
+        }
+        world.spec(&json!({"secret": null}));
+        world.settle(usize::MAX);
+        assert_eq!((world.secrets.len(), world.values), (1, 2), "after {rounds} rounds");
+        assert_ne!(world.value(), value, "after {rounds} rounds");
+    }
 }
 
 #[test]

@@ -216,6 +216,9 @@ async fn reconcile_api_token(ctx: &Context, key: &Key, token: &ApiToken) -> Resu
     let observed = api_token::observe::observe(ctx, token).await?;
     let now = ctx.clock.now();
     let plan = api_token::plan::plan(&observed, now);
+    if observed.native.is_some() && plan.takes_back() {
+        api_token::observe::confirm(ctx, &observed).await?;
+    }
     if observed.secret.waits_for_others() && Box::pin(orphans::reconcile(ctx, key)).await? {
         // What stood in the way was nobody's any more.
         ctx.queue.add(key.clone());

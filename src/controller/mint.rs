@@ -13,15 +13,11 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{
-    Api,
-    api::PostParams,
-    core::{PartialObjectMeta, PartialObjectMetaExt},
-};
+use kube::{Api, api::PostParams, core::PartialObjectMeta};
 
 use super::{
     Context, Key, Place,
-    write::{RequestError, Trouble, send, unless_gone},
+    write::{RequestError, Trouble, send},
 };
 use crate::{
     api::{Credential, condition::seconds, credential::ObjectReference},
@@ -88,6 +84,27 @@ fn is_of(account: &PartialObjectMeta<ServiceAccount>, credential: Option<&str>) 
     owner.is_some() && owner == credential && account.metadata.deletion_timestamp.is_none()
 }
 
+/// Fails unless the API server has this very account, and it is of the credential with that UID.
+///
+/// # Errors
+/// When it has not, or does not answer.
+pub async fn confirm(
+    ctx: &Context,
+    namespace: &str,
+    account: &ObjectReference,
+    credential: Option<&str>,
+) -> Result<(), RequestError> {
+    let place = Place::new(namespace, &account.name);
+    let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), namespace);
+    let found = send(|| format!("get ServiceAccount {place}"), api.get_metadata_opt(place.name())).await?;
+    let found = found.filter(|found| is_of(found, credential));
+    let is_it = found.as_ref().is_some_and(|found| found.metadata.uid.as_ref() == Some(&account.uid));
+    if let Some(found) = found {
+        ctx.accounts.remember(found);
+    }
+    if is_it { Ok(()) } else { Err(RequestError::Stale { what: format!("ServiceAccount {place}") }) }
+}
+
 /// A Secret that is about to take a token.
 pub struct Vessel<'a> {
     /// Whose Secret it is.
@@ -109,19 +126,7 @@ pub async fn mint(ctx: &Context, vessel: &Vessel<'_>, order: &Order) -> Result<M
     let account = Place::new(place.namespace(), &order.account.name);
     let stale = || RequestError::Stale { what: format!("ServiceAccount {account}") };
     let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), account.namespace());
-    let found = send(|| format!("get ServiceAccount {account}"), api.get(account.name())).await;
-    let Some(found) = unless_gone(found)? else {
-        return Err(stale());
-    };
-    let found: PartialObjectMeta<ServiceAccount> = found.metadata.into_response_partial();
-    let is_ours = is_of(&found, Some(&order.credential));
-    let is_it = is_ours && found.metadata.uid.as_ref() == Some(&order.account.uid);
-    if is_ours {
-        ctx.accounts.remember(found);
-    }
-    if !is_it {
-        return Err(stale());
-    }
+    confirm(ctx, account.namespace(), &order.account, Some(&order.credential)).await?;
     let now = ctx.clock.now();
     if now >= order.end {
         return Err(RequestError::Stale { what: "the time".to_owned() });

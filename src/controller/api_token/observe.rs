@@ -13,12 +13,11 @@ use super::{
 };
 use crate::{
     api::{
-        ApiToken, ApiTokenState, ApiTokenStatus, Credential, DeliveryMode,
-        credential::{DesiredState, ObjectReference},
+        ApiToken, ApiTokenState, ApiTokenStatus, Credential, DeliveryMode, credential::ObjectReference,
         credential_policy::TokenType,
     },
     controller::{
-        Context, Key, Place, credential, keyring,
+        Context, Key, Place, credential, keyring, mint,
         write::{RequestError, send, unless_gone},
     },
     domain::{
@@ -64,12 +63,6 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
         keyring::latest(ctx).await?;
         latest(ctx, token).await?;
     }
-    if let (Some(_), SecretSeen::Ours(_), Some(credential)) = (&native, &secret, issued_for)
-        && credential.spec.state == DesiredState::Inactive
-    {
-        // It is about to be taken back. Where it has been active again since, another leader has issued it anew.
-        credential::observe::latest(ctx, credential).await?;
-    }
     let policy = issued_for.and_then(|credential| ctx.judge_token(token, credential));
     let wanted = issued_for.is_some() && policy.is_none() && !is_over(token, &status);
     let lacks = match &secret {
@@ -96,6 +89,24 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
     let unsaid = ctx.unsaid(token).filter(is_for_it).filter(|_| !there && is_once(token));
     let (touched, token) = (ctx.touched(token), token.clone());
     Ok(Observed { token, credential, secret, native, unsaid, policy, key_known, touched })
+}
+
+/// Fails unless what a minted value is about to be taken back for is still so. Another leader may have issued it anew since,
+/// for a credential that is active again, or for an account that was made again.
+///
+/// # Errors
+/// When any of it has changed, or a read fails.
+pub async fn confirm(ctx: &Context, observed: &Observed) -> Result<(), RequestError> {
+    latest(ctx, &observed.token).await?;
+    let CredentialSeen::Present(credential) = &observed.credential else { return Ok(()) };
+    credential::observe::latest(ctx, credential).await?;
+    match observed.native.as_ref().and_then(|native| native.account.as_ref()) {
+        Some(account) => {
+            let place = Place::of(&**credential);
+            mint::confirm(ctx, place.namespace(), account, credential.metadata.uid.as_deref()).await
+        }
+        None => Ok(()),
+    }
 }
 
 fn is_over(token: &ApiToken, status: &ApiTokenStatus) -> bool {

@@ -90,14 +90,16 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether it puts new material in the place of what is there, or takes away what is under another name.
+    /// Whether it puts new material in the place of what is there, or takes any away before the end.
     #[must_use]
     pub fn destroys_material(&self) -> bool {
-        let published = self.status.as_ref().is_some_and(|status| status.secret.is_some());
+        let status = self.status.as_ref();
+        let published = status.is_some_and(|status| status.secret.is_some());
+        let lives = status.is_some_and(|status| status.state != Some(CredentialState::Expired));
         self.steps.iter().any(|step| match step {
             Step::Material(material::plan::Step::Publish(recipe)) => recipe.into.is_some() || recipe.once,
             Step::Material(material::plan::Step::Mint(minted)) => minted.recipe.into.is_some() || published,
-            Step::Material(material::plan::Step::Delete { .. }) => published,
+            Step::Material(material::plan::Step::Delete { .. }) => lives,
             _ => false,
         })
     }

@@ -113,8 +113,7 @@ impl Bug {
         (Self::ClearSecret, "renew:", "state"),
         (Self::SayLater, "once-window:", "S16"),
         (Self::Revive, "once-acknowledge:", "S16"),
-        // Whether anything has the token looked at again is chance.
-        (Self::Redraw, "once-delete:", "S4 L1"),
+        (Self::Redraw, "once-delete:", "S4"),
         (Self::PlainBeside, "sealed:", "S17"),
         (Self::TrustCiphertext, "sealed-edit:", "L1"),
         (Self::Unbound, "mint:", "S18"),
@@ -342,10 +341,18 @@ impl Mistaken {
                 answer
             }
             Bug::Redraw if states && body["status"]["deliveredAt"].is_string() => {
-                if !self.memory(|memory| std::mem::replace(&mut memory.started, true)) {
-                    body["status"] = json!({});
+                if self.memory(|memory| std::mem::replace(&mut memory.started, true)) {
+                    return self.send(parts, bytes).await;
                 }
-                self.send(parts, to_bytes(&body)).await
+                body["status"] = json!({});
+                let answer = self.send(parts.clone(), to_bytes(&body)).await?;
+                let code = answer.status();
+                let written = collect(answer).await?;
+                // What the operator wrote itself, it does not look at again.
+                body["metadata"]["resourceVersion"] = written["metadata"]["resourceVersion"].clone();
+                body["status"]["state"] = json!("Pending");
+                let _ = self.send(parts, to_bytes(&body)).await;
+                Ok(made_up(code, &written))
             }
             Bug::PlainBeside if creates => {
                 body["data"]["token"] = json!(ByteString(b"in the clear".to_vec()));

@@ -50,6 +50,10 @@ const REGRESSIONS: &[&str] = &[
     "edit-secret: second-leader@create/secrets/credential-operator-keyring#1",
     // A leader that still saw the credential suspended took away what the other had issued since.
     "mint-suspend: second-leader@create/secrets/t-token#1",
+    // Likewise, of the credential's own; and two leaders each took the Secret that the other was about to fill.
+    "mint-kubeconfig: second-leader@create/secrets/c-credential#1",
+    // A leader that saw only the account before took away what the other had minted for the one made since.
+    "mint-recreated: second-leader@create/secrets/t-token#1, 410-serviceaccounts@1",
     // Material was drawn anew after its end: the clock went back before the status could tell of it.
     "material-ends: clock-back@delete/secrets/c-credential#1, answer-503@1",
 ];

@@ -54,6 +54,14 @@ impl Plan {
     pub fn mints(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::Mint(_)))
     }
+
+    /// Whether it takes the Secret away though the token is not over.
+    #[must_use]
+    pub fn takes_back(&self) -> bool {
+        let over = [Some(ApiTokenState::Expired), Some(ApiTokenState::Revoked)];
+        let lives = self.status.as_ref().is_some_and(|status| !over.contains(&status.state));
+        lives && self.steps.iter().any(|step| matches!(step, Step::DeleteSecret { .. }))
+    }
 }
 
 impl Live<'_> {

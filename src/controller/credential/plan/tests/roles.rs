@@ -1,0 +1,253 @@
+//! Its identity, and its roles.
+
+use super::*;
+
+#[test]
+fn a_fresh_credential_gets_its_identity_and_roles() {
+    assert_eq!(
+        told(&fresh(), now()),
+        "account, bind deployer in edge, bind view in edge | Active Ready Usable (Published) | -"
+    );
+    let status = plan(&fresh(), now()).status.unwrap();
+    assert_eq!(status.roles.as_deref(), Some("view, deployer"));
+
+    let mut observed = fresh();
+    observed.credential.spec.roles.clear();
+    assert_eq!(told(&observed, now()), "account | Active Ready Usable (Published) | -");
+    assert_eq!(plan(&observed, now()).status.unwrap().roles, None);
+}
+
+#[test]
+fn a_credential_as_it_should_be_is_left_alone() {
+    for observed in [bound(), bound_outside()] {
+        assert_eq!(told(&observed, now()), BOUND);
+        let later = now() + jiff::SignedDuration::from_hours(1);
+        assert_eq!(plan(&observed, later).status, observed.credential.status);
+        let account = observed.credential.status.unwrap().service_account.unwrap();
+        assert_eq!((&*account.name, &*account.uid), ("nodes-credential", "account-uid"));
+    }
+}
+
+#[test]
+fn without_an_account_of_its_own_no_role_is_bound() {
+    check(
+        bound,
+        &[
+            (
+                "not intact",
+                |o| o.account = ours("account-uid", false),
+                "mend account | Active Ready Usable (Published) | -",
+            ),
+            (
+                "gone: the bindings name it, not its UID",
+                |o| o.account = AccountSeen::Absent,
+                "account | Active Ready Usable (Published) | -",
+            ),
+            (
+                "foreign",
+                |o| o.account = AccountSeen::Foreign,
+                "unbind deployer in edge, unbind view in edge | Failed Usable Stalled (Conflict) | 10s",
+            ),
+            (
+                "a predecessor's",
+                |o| o.account = AccountSeen::Predecessors,
+                "unbind deployer in edge, unbind view in edge | Pending Usable Reconciling (Pending) | 10s",
+            ),
+            (
+                "terminating",
+                |o| o.account = AccountSeen::Terminating,
+                "unbind deployer in edge, unbind view in edge | Pending Usable Reconciling (Pending) | 10s",
+            ),
+            (
+                "foreign while inactive",
+                |o| {
+                    o.account = AccountSeen::Foreign;
+                    o.credential.spec.state = DesiredState::Inactive;
+                },
+                "unbind deployer in edge, unbind view in edge | Failed Stalled (Conflict) | 10s",
+            ),
+        ],
+    );
+    for account in [AccountSeen::Foreign, AccountSeen::Predecessors, AccountSeen::Terminating] {
+        let observed = Observed { account, ..fresh() };
+        let plan = plan(&observed, now());
+        assert!(plan.steps.is_empty());
+        assert_eq!(plan.status.unwrap().service_account, None);
+    }
+}
+
+#[test]
+fn roles_follow_the_spec() {
+    check(
+        bound,
+        &[
+            (
+                "one added",
+                |o| add_role(o, grant(RoleKind::Role, "reader", None)),
+                "bind reader in edge | Active Ready Usable (Published) | -",
+            ),
+            (
+                "one removed",
+                |o| o.credential.spec.roles.truncate(1),
+                "unbind deployer in edge | Active Ready Usable (Published) | -",
+            ),
+            (
+                "one replaced: the right goes before another comes",
+                |o| o.credential.spec.roles = vec![view(), grant(RoleKind::ClusterRole, "deployer", None)],
+                "unbind deployer in edge, bind deployer in edge | Active Ready Usable (Published) | -",
+            ),
+            (
+                "the same target spelled out",
+                |o| add_role(o, grant(RoleKind::ClusterRole, "view", Some("edge"))),
+                BOUND,
+            ),
+        ],
+    );
+}
+
+#[test]
+fn two_grants_of_one_target_make_one_binding() {
+    let mut observed = fresh();
+    observed.credential.spec.roles = vec![view(), grant(RoleKind::ClusterRole, "view", Some("edge"))];
+    assert_eq!(told(&observed, now()), "account, bind view in edge | Active Ready Usable (Published) | -");
+}
+
+#[test]
+fn a_binding_that_drifted_is_made_anew() {
+    let anew = "unbind view in edge, bind view in edge | Active Ready Usable (Published) | -";
+    check(
+        bound,
+        &[
+            ("its subjects", |o| binding(o, &view()).subjects.clear(), anew),
+            ("its role", |o| binding(o, &view()).role_ref.kind = "Role".to_owned(), anew),
+            ("our label", |o| binding(o, &view()).metadata.labels = None, anew),
+            ("our annotations", |o| binding(o, &view()).metadata.annotations = None, anew),
+            (
+                "a predecessor's",
+                |o| {
+                    let owners = &mut binding(o, &view()).metadata.owner_references;
+                    owners.as_mut().unwrap()[0].uid = "earlier".to_owned();
+                },
+                anew,
+            ),
+            (
+                "a label of others is no drift",
+                |o| {
+                    let labels = binding(o, &view()).metadata.labels.as_mut().unwrap();
+                    labels.insert("other".to_owned(), "tool".to_owned());
+                },
+                BOUND,
+            ),
+        ],
+    );
+    let anew = "unbind view in team-a, bind view in team-a | Active Ready Usable (Published) | -";
+    check(
+        bound_outside,
+        &[
+            ("outside, our label", |o| binding(o, &view_in_team()).metadata.labels = None, anew),
+            (
+                "outside, a predecessor's",
+                |o| {
+                    let annotations = binding(o, &view_in_team()).metadata.annotations.as_mut();
+                    annotations.unwrap().insert(name::OWNER_UID_ANNOTATION.to_owned(), "earlier".to_owned());
+                },
+                anew,
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_binding_of_others_is_never_touched() {
+    let conflict = "- | Failed Usable Stalled (Conflict) | 10s";
+    check(
+        bound,
+        &[
+            ("of our name", |o| binding(o, &view()).metadata.owner_references = None, conflict),
+            (
+                "of our name, no longer wished",
+                |o| {
+                    binding(o, &deployer()).metadata.owner_references = None;
+                    o.credential.spec.roles.truncate(1);
+                },
+                BOUND,
+            ),
+            (
+                "while inactive it is in nobody's way",
+                |o| {
+                    binding(o, &view()).metadata.owner_references = None;
+                    o.credential.spec.state = DesiredState::Inactive;
+                },
+                "unbind deployer in edge | Inactive Ready (CredentialInactive) | -",
+            ),
+            (
+                "the other roles are bound all the same",
+                |o| {
+                    binding(o, &view()).metadata.owner_references = None;
+                    add_role(o, grant(RoleKind::Role, "reader", None));
+                },
+                "bind reader in edge | Failed Usable Stalled (Conflict) | 10s",
+            ),
+            (
+                "terminating: it must be gone first",
+                |o| binding(o, &view()).metadata.deletion_timestamp = Some(Time(now())),
+                "- | Pending Usable Reconciling (Pending) | 10s",
+            ),
+        ],
+    );
+    check(
+        bound_outside,
+        &[
+            ("outside, with other subjects", |o| binding(o, &view_in_team()).subjects.clear(), conflict),
+            (
+                "outside, without our annotation",
+                |o| binding(o, &nodes()).metadata.annotations = None,
+                conflict,
+            ),
+        ],
+    );
+}
+
+#[test]
+fn what_is_bound_outside_is_held_by_a_finalizer_for_just_as_long() {
+    check(
+        bound,
+        &[
+            (
+                "first the finalizer",
+                |o| add_role(o, view_in_team()),
+                "hold, bind view in team-a | Active Ready Usable (Published) | -",
+            ),
+            (
+                "everywhere is outside",
+                |o| add_role(o, nodes()),
+                "hold, bind nodes everywhere | Active Ready Usable (Published) | -",
+            ),
+        ],
+    );
+    check(
+        bound_outside,
+        &[
+            (
+                "the finalizer was stripped",
+                |o| o.credential.metadata.finalizers = None,
+                "hold | Active Ready Usable (Published) | -",
+            ),
+            (
+                "one of two stays outside",
+                |o| o.credential.spec.roles = vec![view(), nodes()],
+                "unbind view in team-a | Active Ready Usable (Published) | -",
+            ),
+            (
+                "none stays outside",
+                |o| o.credential.spec.roles = vec![view()],
+                "unbind nodes everywhere, unbind view in team-a, let go | Active Ready Usable (Published) | -",
+            ),
+            (
+                "terminating",
+                terminate,
+                "unbind nodes everywhere, unbind view in edge, unbind view in team-a, let go | - | -",
+            ),
+        ],
+    );
+}

@@ -3,33 +3,36 @@
 //! Pure and infallible. The law above all others: no step takes away the only copy of a value, but where its end, a
 //! rotation or a user's own deletion wants that.
 
+mod fill;
 mod kubeconfig;
 mod once;
+mod step;
+mod trouble;
 
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-pub use self::kubeconfig::{MintRecipe, told_of};
+use self::trouble::edited;
+pub use self::{
+    kubeconfig::{MintRecipe, told_of},
+    step::{Content, Mend, Recipe, Step},
+    trouble::Trouble,
+};
 use super::{OwnSecret, SecretSeen, Seen, SourceSeen, secret_name};
 use crate::{
     api::{
-        Credential, DeliveryMode, Instant, Lifetime, Reason,
+        Credential, Instant, Lifetime, Reason,
         condition::seconds,
-        credential::{DesiredState, MaterialStatus, ObjectReference, PreviousMaterial, Validity},
+        credential::{DesiredState, MaterialStatus, ObjectReference, PreviousMaterial},
     },
     controller::dress::{self, Dress},
     domain::{
-        delivery,
         digest::MaterialAttestation,
-        material::{self, Entries, Facts, Kind, Problem},
+        material::{self, Entries, Kind},
         name,
-        sealed::Recipients,
     },
 };
-
-/// A Secret that somebody deletes again and again is not filled more often than this.
-const DRAW_AT_MOST_EVERY: SignedDuration = SignedDuration::from_mins(1);
 
 /// What to do about material, and what to say of it.
 #[derive(Clone, Debug, Default)]
@@ -46,89 +49,6 @@ pub struct Plan {
     pub wake: Option<Timestamp>,
     /// Whether to decide again at once when all of this is done.
     pub again: bool,
-}
-
-/// Why the material is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// Why, in one word.
-    pub reason: Reason,
-    /// Why, and what to do.
-    pub message: String,
-    /// Whether something of others is in the way, that no watch shows.
-    pub waits_for_others: bool,
-}
-
-/// One write.
-#[derive(Clone, Debug)]
-pub enum Step {
-    /// Put material into a Secret: into a new one, or into this one in this version.
-    Publish(Box<Recipe>),
-    /// Have a kubeconfig minted, likewise.
-    Mint(Box<MintRecipe>),
-    /// Put labels, annotations, owner reference and the entries that are no secrets right.
-    Mend(Box<Mend>),
-    /// Delete this Secret, in this version where one is given.
-    Delete {
-        /// Which.
-        secret: ObjectReference,
-        /// In which version.
-        resource_version: Option<String>,
-    },
-}
-
-/// How to publish material.
-#[derive(Clone, Debug)]
-pub struct Recipe {
-    /// The Secret's name.
-    pub name: String,
-    /// The Secret that is to take it, its version, and the keys that it has; `None` makes a new one.
-    pub into: Option<(ObjectReference, String, Vec<String>)>,
-    /// What is published.
-    pub content: Content,
-    /// What is said of it, less digest and proof, and less what only drawing tells.
-    pub attestation: MaterialAttestation,
-    /// Labels and annotations.
-    pub dress: Dress,
-    /// Whom it is sealed for, where it is.
-    pub recipients: Option<Recipients>,
-    /// Whether it is delivered once: then nothing but the latest status tells that there was one before.
-    pub once: bool,
-}
-
-/// What is published.
-#[derive(Clone, Debug)]
-pub enum Content {
-    /// What is drawn now.
-    Drawn,
-    /// What the user provided.
-    Provided {
-        /// In which version of the Secret.
-        version: String,
-        /// As far as material is taken from it.
-        entries: Entries,
-        /// What may be said of it.
-        facts: Facts,
-    },
-    /// What was published under another name, as it was.
-    Copied(Entries),
-}
-
-/// How to mend a Secret.
-#[derive(Clone, Debug)]
-pub struct Mend {
-    /// Which Secret.
-    pub secret: ObjectReference,
-    /// In which version.
-    pub resource_version: String,
-    /// Labels and annotations that differ.
-    pub dress: Dress,
-    /// Whether the owner reference is to be put back.
-    pub own: bool,
-    /// The entries that are no secrets, as far as they differ.
-    pub plain: BTreeMap<String, Option<String>>,
-    /// What the operator is to say of the material, where it says something else or nothing.
-    pub attest: Option<MaterialAttestation>,
 }
 
 /// Whether there is to be material.
@@ -374,191 +294,6 @@ impl Decision<'_> {
                 .is_some_and(|at| at <= self.now)
     }
 
-    /// New material, into a new Secret or in place of what is there, after the one that is replaced.
-    fn fill(
-        &self,
-        held: Option<(&OwnSecret, &MaterialAttestation)>,
-        replaced: Option<&MaterialStatus>,
-    ) -> Plan {
-        let options = match &self.seen.options {
-            Ok(options) => options.clone(),
-            Err(problem) => {
-                return self.stays(of(problem));
-            }
-        };
-        if self.credential.spec.state == DesiredState::Inactive {
-            return Plan { material: self.told_before(), ..Plan::default() };
-        }
-        if let Some(held) = &self.held {
-            return self.stays(held.clone());
-        }
-        let content = match &self.seen.source {
-            SourceSeen::Unasked if self.kind.generated.is_some() => Content::Drawn,
-            SourceSeen::Changed { version, entries, checked: Ok(facts) } => {
-                let (version, entries, facts) = (version.clone(), entries.clone(), facts.clone());
-                Content::Provided { version, entries, facts }
-            }
-            SourceSeen::Changed { checked: Err(problem), .. } => {
-                return self.stays(provided(self.credential, problem));
-            }
-            SourceSeen::Unasked | SourceSeen::Missing | SourceSeen::Published => {
-                return self.stays(missing(self.credential));
-            }
-        };
-        if self.seen.issuer.is_none()
-            && issuer(self.credential).is_some()
-            && matches!(content, Content::Drawn)
-        {
-            return self.stays(missing(self.credential));
-        }
-        if held.is_none()
-            && self.recorded.is_some()
-            && let Some(again_at) = self.again_at()
-        {
-            return self.filled_again_at(again_at);
-        }
-        let wished = delivery::recipients(self.credential.spec.delivery.as_ref());
-        let recipients = wished.map(Recipients::new).transpose();
-        let recipients = match recipients {
-            Ok(recipients) => recipients,
-            Err(error) => return self.stays(of(&Problem::Options(error.to_string()))),
-        };
-        // What others can open is not to go on beside what they cannot.
-        let sealed = held.and_then(|(_, attestation)| attestation.sealed.as_ref());
-        let for_others =
-            sealed.map(|sealed| &sealed.recipients) != recipients.as_ref().map(Recipients::mark).as_ref();
-        let attestation = self.attestation(&options, replaced, held.is_some() && for_others);
-        // What digest, id and fingerprint are, only publishing tells.
-        let material = told(attestation.material.clone(), self.credential, self.kind, self.now);
-        let validity = self.credential.spec.provided.as_ref().map(|_| Validity::Valid);
-        let recipe = Recipe {
-            name: self.name.clone(),
-            into: held.map(|(own, attestation)| {
-                let keys = attestation.keys.iter().chain(attestation.plain.keys()).cloned().collect();
-                (own.reference.clone(), own.resource_version.clone(), keys)
-            }),
-            content,
-            dress: held.map_or_else(
-                || self.dress(),
-                |(own, ..)| {
-                    dress::changes(&own.labels, &own.annotations, self.credential.spec.secret.as_ref())
-                },
-            ),
-            attestation,
-            recipients,
-            once: delivery::mode(self.credential.spec.delivery.as_ref()) == DeliveryMode::Once,
-        };
-        // A Secret of another name goes once this one is recorded.
-        Plan {
-            steps: vec![Step::Publish(Box::new(recipe))],
-            secret: held.map(|(own, ..)| own.reference.clone()),
-            material: Some(MaterialStatus { validity, ..material }),
-            again: true,
-            ..Plan::default()
-        }
-    }
-
-    fn filled_again_at(&self, again_at: Timestamp) -> Plan {
-        let message = format!(
-            "Secret {} was deleted soon after it was filled; it is filled again at {again_at}, not more than once a \
-             minute",
-            self.name
-        );
-        let trouble = Trouble { reason: Reason::Pending, message, waits_for_others: false };
-        Plan { wake: Some(again_at), ..self.stays(trouble) }
-    }
-
-    fn again_at(&self) -> Option<Timestamp> {
-        let issued_at = self.before.issued_at.as_ref()?.timestamp().ok()?;
-        let again_at = issued_at.checked_add(DRAW_AT_MOST_EVERY).ok()?;
-        // A clock that was set back must not hold it up for long.
-        (again_at > self.now && again_at.duration_since(self.now) <= DRAW_AT_MOST_EVERY).then_some(again_at)
-    }
-
-    fn attestation(
-        &self,
-        options: &str,
-        replaced: Option<&MaterialStatus>,
-        refuses_it: bool,
-    ) -> MaterialAttestation {
-        let rotation = self.credential.spec.rotation.clone().unwrap_or_default();
-        let issued_at = seconds(self.now);
-        let after = |life: &Option<Lifetime>| life.as_ref().map(Lifetime::duration).and_then(Result::ok);
-        // A client secret alone is told when it ends: nobody else would act on it (a certificate says it itself).
-        let tells = self.kind.generated.as_ref().is_some_and(|generated| generated.bearer);
-        let overlap = after(&rotation.overlap).filter(|_| tells);
-        let end = after(&rotation.every)
-            .filter(|_| tells)
-            .and_then(|every| issued_at.checked_add(every + overlap.unwrap_or_default()).ok());
-        let previous = replaced.zip(overlap).filter(|_| !refuses_it).and_then(|(replaced, overlap)| {
-            let own_end = replaced.expires_at.as_ref().and_then(|end| end.timestamp().ok());
-            let until = own_end.into_iter().chain(issued_at.checked_add(overlap).ok()).min()?;
-            Some(PreviousMaterial {
-                serial: replaced.serial?,
-                id: replaced.id.clone()?,
-                digest: replaced.digest.clone()?,
-                expires_at: until.into(),
-            })
-        });
-        let last = replaced.and_then(|replaced| replaced.serial).max(self.before.serial);
-        MaterialAttestation {
-            material: MaterialStatus {
-                serial: Some(last.map_or(0, |serial| serial.saturating_add(1))),
-                revision: rotation.revision.or(self.before.revision),
-                rotation_answered: requested(self.credential)
-                    .or_else(|| self.before.rotation_answered.clone()),
-                options: Some(options.to_owned()),
-                issued_at: Some(issued_at.into()),
-                expires_at: end.map(Into::into),
-                previous,
-                ..MaterialStatus::default()
-            },
-            plain: material::plain(&self.credential.spec),
-            ..MaterialAttestation::default()
-        }
-    }
-
-    /// What is wrong though something is published.
-    fn complaint(&self, told: &MaterialStatus) -> Option<Trouble> {
-        if let Err(problem) = &self.seen.options {
-            return Some(of(problem));
-        }
-        match &self.seen.source {
-            SourceSeen::Missing => return Some(missing(self.credential)),
-            SourceSeen::Changed { checked: Err(problem), .. } => {
-                return Some(provided(self.credential, problem));
-            }
-            SourceSeen::Unasked | SourceSeen::Published | SourceSeen::Changed { .. } => {}
-        }
-        let end =
-            told.expires_at.as_ref().and_then(|at| at.timestamp().ok()).filter(|end| *end <= self.now)?;
-        let what_to_do = if self.credential.spec.provided.is_some() {
-            "renew it in the provided Secret"
-        } else if self.credential.spec.state == DesiredState::Inactive {
-            "it is drawn anew once state is Active"
-        } else {
-            "it is drawn anew by rotation; see spec.rotation"
-        };
-        Some(Trouble {
-            reason: Reason::MaterialInvalid,
-            message: format!("the material ended at {end}; {what_to_do}"),
-            waits_for_others: false,
-        })
-    }
-
-    fn validity(&self, told: &MaterialStatus) -> Option<Validity> {
-        let ended =
-            told.expires_at.as_ref().and_then(|at| at.timestamp().ok()).is_some_and(|end| end <= self.now);
-        match &self.seen.source {
-            SourceSeen::Unasked => ended.then_some(Validity::Invalid),
-            SourceSeen::Missing => Some(Validity::Unknown),
-            SourceSeen::Changed { checked: Err(_), .. } => Some(Validity::Invalid),
-            SourceSeen::Published | SourceSeen::Changed { .. } => {
-                Some(if ended { Validity::Invalid } else { Validity::Valid })
-            }
-        }
-    }
-
     fn dress(&self) -> Dress {
         dress::changes(&BTreeMap::new(), &BTreeMap::new(), self.credential.spec.secret.as_ref())
     }
@@ -625,55 +360,6 @@ fn rotates_at(material: &MaterialStatus, credential: &Credential, kind: &Kind) -
 
 fn requested(credential: &Credential) -> Option<String> {
     credential.metadata.annotations.as_ref()?.get(name::ROTATE_ANNOTATION).cloned()
-}
-
-fn issuer(credential: &Credential) -> Option<&str> {
-    Some(&credential.spec.tls.as_ref()?.issuer.as_ref()?.secret_ref.name)
-}
-
-fn source(credential: &Credential) -> &str {
-    let provided = credential.spec.provided.as_ref().map(|provided| provided.secret_ref.name.as_str());
-    provided.or_else(|| issuer(credential)).unwrap_or_default()
-}
-
-fn of(problem: &Problem) -> Trouble {
-    let reason = match problem {
-        Problem::Options(_) => Reason::InvalidSpec,
-        Problem::Material(_) => Reason::MaterialInvalid,
-    };
-    Trouble { reason, message: problem.to_string(), waits_for_others: false }
-}
-
-fn provided(credential: &Credential, problem: &Problem) -> Trouble {
-    Trouble {
-        reason: Reason::MaterialInvalid,
-        message: format!("the provided Secret {}: {problem}", source(credential)),
-        waits_for_others: false,
-    }
-}
-
-fn missing(credential: &Credential) -> Trouble {
-    Trouble {
-        reason: Reason::MaterialInvalid,
-        message: format!(
-            "there is no Secret {} with the label {}: \"true\", by which its owner consents; create it, or have it labelled",
-            source(credential),
-            name::PROVIDED_LABEL,
-        ),
-        waits_for_others: false,
-    }
-}
-
-fn edited(secret: &str) -> Trouble {
-    Trouble {
-        reason: Reason::MaterialInvalid,
-        message: format!(
-            "Secret {secret} does not hold what the status tells of: somebody changed what it holds, what the operator says \
-             of it there, or the status; put it back, or, if nobody needs what it holds, delete the Secret to have it \
-             filled anew"
-        ),
-        waits_for_others: false,
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 
 use jiff::Timestamp;
 
-use super::{Content, Decision, OwnSecret, Plan, Recipe, SecretSeen, Step, Trouble, dress, of, requested};
+use super::{
+    Content, Decision, OwnSecret, Plan, Recipe, SecretSeen, Step, Trouble, dress, requested, trouble::of,
+};
 use crate::{
     api::{
         Credential, Instant, Lifetime, Reason,

@@ -1,6 +1,8 @@
 //! Delivered once: shown for a while, otherwise drawn anew.
 
-use super::*;
+use proptest::prelude::*;
+
+use super::{edits::*, *};
 
 const ONCE: &str = r#"{"delivery": {"mode": "Once", "window": "1h"}}"#;
 

@@ -59,8 +59,10 @@ async fn delivered(space: &Space, serial: i64) -> Outcome {
 }
 
 async fn once_window(run: &Run<'_>, while_down: bool) -> Outcome {
-    issue(run, "expiresIn: 30d, delivery: {mode: Once, window: 5h}").await?;
-    let end = run.clock.now() + SignedDuration::from_hours(5);
+    let issued = issue(run, "expiresIn: 30d, delivery: {mode: Once, window: 5h}").await?;
+    // By the clock of then, which may have been set since.
+    let issued_at = issued.status.and_then(|status| status.issued_at?.timestamp().ok());
+    let end = issued_at.unwrap_or_else(|| run.clock.now()) + SignedDuration::from_hours(5);
     if while_down {
         run.stop_operators();
         run.clock.advance_to(end);

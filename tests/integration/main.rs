@@ -24,6 +24,7 @@ mod material;
 mod minted;
 mod policy;
 mod renewal;
+mod rights;
 mod support;
 mod token;
 mod ttl;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         minted::minted_alone::tests(),
         policy::policy_alone::tests(),
         renewal::tests(),
+        rights::tests(),
         ttl::tests(),
         verifier::verifier_alone::tests(),
         // Last, since whoever writes a status by hand cannot while these run.

@@ -24,7 +24,7 @@ use credential_operator::{
     admission::{self, Account},
     api::{self, ApiToken},
     controller::{self, Config, Context, ControllerError},
-    domain::{clock::Clock, token::Prefix},
+    domain::{clock::Clock, reach::Reach, token::Prefix},
     telemetry::{self, LogFormat},
 };
 use jiff::Timestamp;
@@ -219,6 +219,7 @@ impl Operator {
             keyring_secret: format!("{OPERATOR}-keyring"),
             token_prefix: Prefix::default(),
             service_account_tokens: false,
+            reach: Reach::default(),
         };
         let ctx = Context::new(client, Arc::new(SystemClock), Box::new(UnwrapErr(SysRng)), config).guarded();
         let (stop, stopped) = oneshot::channel();

@@ -13,6 +13,7 @@ pub mod material;
 pub mod mint;
 pub mod name;
 pub mod policy;
+pub mod reach;
 pub mod redacted;
 pub mod sealed;
 pub mod token;

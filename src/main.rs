@@ -7,7 +7,7 @@ use credential_operator::{
     admission::{self, Account},
     api,
     controller::{self, Config, Context},
-    domain::{clock::Clock, token::Prefix},
+    domain::{clock::Clock, reach::Reach, token::Prefix},
     telemetry::{self, LogFormat},
     verifier::{
         self, Listen, Source, TlsFiles, Verifier,
@@ -49,6 +49,10 @@ struct CommonArguments {
     /// The name of the Secret that holds the keyring. The controller creates it when there is none.
     #[arg(long, default_value = "credential-operator-keyring")]
     keyring_secret: String,
+    /// The namespaces to work in, such as `orders,stock`: rights are needed there, and elsewhere nothing is read or written.
+    /// Without it, in all.
+    #[arg(long, value_delimiter = ',', value_parser = namespace)]
+    watch_namespaces: Vec<String>,
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -113,6 +117,17 @@ struct VerifierArguments {
     /// How long to answer on after the word to stop, while /readyz says no already.
     #[arg(long, default_value = "5s", value_parser = duration)]
     stop_after: Duration,
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let whole = (1..=63).contains(&text.len()) && !text.starts_with('-') && !text.ends_with('-');
+    // Nothing between two commas, or in a value that was left empty, must not come to mean all.
+    if whole && text.chars().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("write names of namespaces, such as orders,stock".to_owned())
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -180,6 +195,7 @@ async fn run_controller(arguments: ControllerArguments) -> Outcome {
         keyring_secret: arguments.common.keyring_secret,
         token_prefix: arguments.token_prefix,
         service_account_tokens: arguments.service_account_tokens,
+        reach: Reach::within(arguments.common.watch_namespaces),
     };
     let ctx = Context::new(client, Arc::new(SystemClock), Box::new(UnwrapErr(SysRng)), config).guarded();
     controller::run(Arc::new(ctx), stopped()?).await?;
@@ -198,6 +214,7 @@ async fn run_verifier(arguments: VerifierArguments) -> Outcome {
     let source = Source {
         namespace: arguments.common.namespace,
         keyring_secret: arguments.common.keyring_secret,
+        reach: Reach::within(arguments.common.watch_namespaces),
         max_staleness: arguments.max_staleness,
     };
     let introspection = arguments

@@ -30,8 +30,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::{Api, Client, ResourceExt};
+use futures::future::join_all;
+use k8s_openapi::{
+    NamespaceResourceScope, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{Api, Client, Resource, ResourceExt};
 
 pub use self::server::{Listen, ServeError, TlsFiles, run};
 use self::{
@@ -42,8 +45,8 @@ use self::{
     record::{Facts, Kind, Stated, uid},
 };
 use crate::{
-    api::{ApiToken, Credential},
-    domain::{clock::Clock, keyring::Keyring},
+    api::{ApiToken, Credential, lean::Lean},
+    domain::{clock::Clock, keyring::Keyring, reach::Reach},
 };
 
 /// For how long a watch may be silent at most until it is asked whether that is all.
@@ -56,6 +59,8 @@ pub struct Source {
     pub namespace: String,
     /// The name of the keyring's Secret.
     pub keyring_secret: String,
+    /// Which namespaces it knows the values of.
+    pub reach: Reach,
     /// How old the knowledge may be that answers are given by.
     pub max_staleness: Duration,
 }
@@ -68,8 +73,9 @@ pub struct Verifier {
     keyring: ArcSwap<Keyring>,
     /// Whether its Secret was met since the last reading began.
     keyring_met: AtomicBool,
-    tokens: Pulse,
-    credentials: Pulse,
+    /// Of each namespace that is followed for itself, in the order of [`Reach::scopes`].
+    tokens: Vec<Pulse>,
+    credentials: Vec<Pulse>,
     keys: Pulse,
 }
 
@@ -86,14 +92,15 @@ impl Verifier {
     /// A verifier that knows nothing yet.
     #[must_use]
     pub fn new(source: Source, clock: Arc<dyn Clock>) -> Self {
+        let pulses = || source.reach.scopes().iter().map(|_| Pulse::default()).collect();
         Self {
+            tokens: pulses(),
+            credentials: pulses(),
             source,
             clock,
             index: Index::default(),
             keyring: ArcSwap::default(),
             keyring_met: AtomicBool::default(),
-            tokens: Pulse::default(),
-            credentials: Pulse::default(),
             keys: Pulse::default(),
         }
     }
@@ -125,7 +132,8 @@ impl Verifier {
     /// For how long it may have been behind; `None` before it has read everything once.
     #[must_use]
     pub fn staleness(&self, now: Moment) -> Option<Duration> {
-        Some(self.tokens.age(now)?.max(self.credentials.age(now)?).max(self.keys.age(now)?))
+        let mut pulses = self.tokens.iter().chain(&self.credentials).chain([&self.keys]);
+        pulses.try_fold(Duration::ZERO, |oldest, pulse| Some(oldest.max(pulse.age(now)?)))
     }
 
     /// Whether it can tell accepted from refused.
@@ -145,34 +153,39 @@ impl Verifier {
         let clock = &*self.clock;
         // Early enough that an answer comes before it would count as too old.
         let quiet = MAX_QUIET.min(self.source.max_staleness / 3);
-        let tokens = Follow::<ApiToken> {
-            api: Api::all(client.clone()),
-            fields: None,
-            pulse: &self.tokens,
-            clock,
-            quiet,
-        };
-        let credentials = Follow::<Credential> {
-            api: Api::all(client.clone()),
-            fields: None,
-            pulse: &self.credentials,
-            clock,
-            quiet,
-        };
+        let scopes = self.source.reach.scopes();
+        let tokens = scopes.iter().zip(&self.tokens).map(async |(scope, pulse)| {
+            let api = within(&client, scope.as_deref());
+            Follow::<ApiToken> { api, fields: None, pulse, clock, quiet }.run(self).await;
+        });
+        let credentials = scopes.iter().zip(&self.credentials).map(async |(scope, pulse)| {
+            let api = within(&client, scope.as_deref());
+            Follow::<Credential> { api, fields: None, pulse, clock, quiet }.run(self).await;
+        });
         let keyring = Follow::<Secret> {
-            api: Api::namespaced(client, &self.source.namespace),
+            api: Api::namespaced(client.clone(), &self.source.namespace),
             fields: Some(format!("metadata.name={}", self.source.keyring_secret)),
             pulse: &self.keys,
             clock,
             quiet,
         };
-        tokio::join!(tokens.run(self), credentials.run(self), keyring.run(self));
+        tokio::join!(join_all(tokens), join_all(credentials), keyring.run(self));
+    }
+}
+
+fn within<K>(client: &Client, scope: Option<&str>) -> Api<Lean<K>>
+where
+    Lean<K>: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match scope {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
     }
 }
 
 impl Sink<ApiToken> for Verifier {
-    fn begin(&self) {
-        self.index.begin(Reading::ApiTokens);
+    fn begin(&self, scope: Option<&str>) {
+        self.index.begin(Reading::ApiTokens, scope);
     }
 
     fn put(&self, token: &ApiToken) {
@@ -185,14 +198,14 @@ impl Sink<ApiToken> for Verifier {
         self.index.put(Kind::ApiToken, namespace, name, None);
     }
 
-    fn end(&self) {
-        self.index.end(Reading::ApiTokens);
+    fn end(&self, scope: Option<&str>) {
+        self.index.end(Reading::ApiTokens, scope);
     }
 }
 
 impl Sink<Credential> for Verifier {
-    fn begin(&self) {
-        self.index.begin(Reading::Credentials);
+    fn begin(&self, scope: Option<&str>) {
+        self.index.begin(Reading::Credentials, scope);
     }
 
     fn put(&self, credential: &Credential) {
@@ -210,13 +223,13 @@ impl Sink<Credential> for Verifier {
         self.index.put(Kind::ClientSecret, namespace, name, None);
     }
 
-    fn end(&self) {
-        self.index.end(Reading::Credentials);
+    fn end(&self, scope: Option<&str>) {
+        self.index.end(Reading::Credentials, scope);
     }
 }
 
 impl Sink<Secret> for Verifier {
-    fn begin(&self) {
+    fn begin(&self, _: Option<&str>) {
         self.keyring_met.store(false, Ordering::Relaxed);
     }
 
@@ -230,7 +243,7 @@ impl Sink<Secret> for Verifier {
         self.keyring.store(Arc::default());
     }
 
-    fn end(&self) {
+    fn end(&self, _: Option<&str>) {
         if !self.keyring_met.load(Ordering::Relaxed) {
             self.keyring.store(Arc::default());
         }

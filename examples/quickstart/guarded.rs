@@ -4,8 +4,9 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use credential_operator::verifier::{
-    self, Listen, ServeError, Source, Verifier, routes::Routes, service::Service,
+use credential_operator::{
+    domain::reach::Reach,
+    verifier::{self, Listen, ServeError, Source, Verifier, routes::Routes, service::Service},
 };
 use http::{HeaderMap, Request, Response, StatusCode, header::AUTHORIZATION};
 use http_body_util::{BodyExt, Full};
@@ -46,6 +47,7 @@ impl Guarded {
         let source = Source {
             namespace: OPERATOR.to_owned(),
             keyring_secret: format!("{OPERATOR}-keyring"),
+            reach: Reach::default(),
             max_staleness: Duration::from_secs(30),
         };
         let knowing = Verifier::new(source, Arc::new(SystemClock));

@@ -47,12 +47,19 @@ struct State<K: Kept> {
     objects: HashMap<Place, Held<K>>,
     by_owner: HashMap<K::Owner, BTreeSet<Place>>,
     by_namespace: HashMap<String, BTreeSet<Place>>,
-    /// The latest version that the watch has shown: what it does not have by then is gone.
+    /// What is there in a form that cannot be read.
+    unreadable: HashSet<Place>,
+    /// The watches that feed it: of a namespace each, or one of all, which is `None`.
+    scopes: HashMap<Option<String>, Scope>,
+}
+
+/// How far a watch has come.
+#[derive(Default)]
+struct Scope {
+    /// The latest version that it has shown: what it does not have by then is gone.
     seen: u64,
     /// What the list that is being read has named so far.
     listed: Option<Listed>,
-    /// What is there in a form that cannot be read.
-    unreadable: HashSet<Place>,
     complete: bool,
 }
 
@@ -103,28 +110,39 @@ impl<K: Kept> Change<K> {
 
 impl<K: Kept> Default for Cache<K> {
     fn default() -> Self {
-        let state = State {
-            objects: HashMap::new(),
-            by_owner: HashMap::new(),
-            by_namespace: HashMap::new(),
-            seen: 0,
-            listed: None,
-            unreadable: HashSet::new(),
-            complete: false,
-        };
-        Self { packer: Packer::new(), state: Mutex::new(state) }
+        Self::of([None])
+    }
+}
+
+impl<K: Kept> State<K> {
+    /// The watch that shows what is in that namespace.
+    fn scope(&mut self, namespace: &str) -> Option<&mut Scope> {
+        let key = if self.scopes.contains_key(&None) { None } else { Some(namespace.to_owned()) };
+        self.scopes.get_mut(&key)
     }
 }
 
 impl<K: Kept> Cache<K> {
+    /// A cache that is fed by watches of these namespaces, of which `None` means all. Without any it stays empty.
+    pub fn of(scopes: impl IntoIterator<Item = Option<String>>) -> Self {
+        let state = State {
+            objects: HashMap::new(),
+            by_owner: HashMap::new(),
+            by_namespace: HashMap::new(),
+            unreadable: HashSet::new(),
+            scopes: scopes.into_iter().map(|scope| (scope, Scope::default())).collect(),
+        };
+        Self { packer: Packer::new(), state: Mutex::new(state) }
+    }
+
     fn state(&self) -> MutexGuard<'_, State<K>> {
         // No method panics half-way through a change, so a poisoned state is a whole one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the first list has been read to its end.
+    /// Whether the first list of each watch has been read to its end.
     pub fn is_complete(&self) -> bool {
-        self.state().complete
+        self.state().scopes.values().all(|scope| scope.complete)
     }
 
     /// Whether there is one at that place.
@@ -199,33 +217,45 @@ impl<K: Kept> Cache<K> {
         !self.state().unreadable.is_empty()
     }
 
-    /// Takes in an event of the watch and tells what it changed.
+    /// Takes in an event of the watch of everything and tells what it changed.
     pub fn observe(&self, event: Event<K>) -> Vec<Change<K>> {
+        self.observe_in(None, event)
+    }
+
+    /// Takes in an event of the watch of that namespace, or of everything, and tells what it changed.
+    pub fn observe_in(&self, scope: Option<&str>, event: Event<K>) -> Vec<Change<K>> {
+        let watched = || scope.map(ToOwned::to_owned);
         let mut state = self.state();
         match event {
-            Event::Apply(object) => self.put(&mut state, object).into_iter().collect(),
+            Event::Apply(object) => {
+                see(&mut state, &object);
+                self.put(&mut state, object).into_iter().collect()
+            }
             Event::Delete(object) => {
-                state.seen = state.seen.max(version(&object));
+                see(&mut state, &object);
                 let gone = Place::of(&object);
                 // Deleted and made anew: what we wrote since is not what was deleted.
                 let same = self.uid(&state, &gone) == object.meta().uid;
                 if same { remove(&mut state, gone).into_iter().collect() } else { Vec::new() }
             }
             Event::Init => {
-                state.listed = Some(Listed::default());
+                state.scopes.entry(watched()).or_default().listed = Some(Listed::default());
                 Vec::new()
             }
             Event::InitApply(object) => self.put_listed(&mut state, object).into_iter().collect(),
             Event::InitDone => {
-                state.complete = true;
-                let listed = state.listed.take().unwrap_or_default();
+                let watched = state.scopes.entry(watched()).or_default();
+                watched.complete = true;
+                let listed = watched.listed.take().unwrap_or_default();
                 if listed.went_back {
-                    state.seen = listed.latest;
+                    watched.seen = listed.latest;
                 }
-                state.unreadable.retain(|place| listed.places.contains(place));
+                let stays = |place: &Place| {
+                    listed.places.contains(place) || scope.is_some_and(|scope| scope != place.namespace())
+                };
+                state.unreadable.retain(|place| stays(place));
                 // What we wrote during the list may go missing here. It is looked up before it is believed lost.
-                let gone: Vec<_> =
-                    state.objects.keys().filter(|place| !listed.places.contains(place)).cloned().collect();
+                let gone: Vec<_> = state.objects.keys().filter(|place| !stays(place)).cloned().collect();
                 gone.into_iter().filter_map(|place| remove(&mut state, place)).collect()
             }
         }
@@ -233,16 +263,16 @@ impl<K: Kept> Cache<K> {
 
     /// Takes in the object that a write of ours returned.
     pub fn remember(&self, object: K) {
-        let mut state = self.state();
-        let newer_than_the_watch = version(&object) > state.seen;
-        let seen = state.seen;
-        if newer_than_the_watch || state.objects.contains_key(&Place::of(&object)) {
-            if let Some(listed) = &mut state.listed {
-                listed.written.insert(Place::of(&object));
+        let (mut state, place) = (self.state(), Place::of(&object));
+        let known = state.objects.contains_key(&place);
+        // What no watch would ever show the end of is not kept.
+        let Some(scope) = state.scope(place.namespace()) else { return };
+        if known || version(&object) > scope.seen {
+            if let Some(listed) = &mut scope.listed {
+                listed.written.insert(place);
             }
             self.put(&mut state, object);
         }
-        state.seen = seen;
     }
 
     /// Forgets an object that a write of ours deleted.
@@ -259,7 +289,7 @@ impl<K: Kept> Cache<K> {
         let mut state = self.state();
         match how {
             Lost::Unreadable => {
-                if let Some(listed) = &mut state.listed {
+                if let Some(listed) = state.scope(place.namespace()).and_then(|scope| scope.listed.as_mut()) {
                     listed.places.insert(place.clone());
                 }
                 state.unreadable.insert(place.clone());
@@ -275,8 +305,9 @@ impl<K: Kept> Cache<K> {
     /// A list is the truth of the time when it began, also where it is older than what was known before.
     fn put_listed(&self, state: &mut State<K>, object: K) -> Option<Change<K>> {
         let place = Place::of(&object);
+        see(state, &object);
         let known = state.objects.get(&place).map(|held| held.version);
-        if let Some(listed) = &mut state.listed {
+        if let Some(listed) = state.scope(place.namespace()).and_then(|scope| scope.listed.as_mut()) {
             listed.places.insert(place.clone());
             listed.latest = listed.latest.max(version(&object));
             if known.is_some_and(|known| known > version(&object)) && !listed.written.contains(&place) {
@@ -292,7 +323,6 @@ impl<K: Kept> Cache<K> {
         object.meta_mut().managed_fields = None;
         let place = Place::of(&object);
         let version = version(&object);
-        state.seen = state.seen.max(version);
         if state.objects.get(&place).is_some_and(|held| held.version >= version) {
             return None;
         }
@@ -313,6 +343,14 @@ impl<K: Kept> Cache<K> {
     fn uid(&self, state: &State<K>, place: &Place) -> Option<String> {
         let held = state.objects.get(place)?;
         self.packer.unpack(&held.object).meta().uid.clone()
+    }
+}
+
+/// A watch has shown this.
+fn see<K: Kept>(state: &mut State<K>, object: &K) {
+    let namespace = object.meta().namespace.as_deref().unwrap_or_default();
+    if let Some(scope) = state.scope(namespace) {
+        scope.seen = scope.seen.max(version(object));
     }
 }
 
@@ -458,6 +496,41 @@ mod tests {
         cache.lose(&place, Lost::Unreadable);
         cache.lose(&place, Lost::Deleted);
         assert!(!cache.has_unreadable());
+    }
+
+    #[test]
+    fn each_namespace_that_is_watched_is_read_by_itself() {
+        let cache = Cache::of(["ns", "other"].map(|namespace| Some(namespace.to_owned())));
+        let in_other = |name, version| {
+            let mut object = object(name, "2", version);
+            object.metadata.namespace = Some("other".to_owned());
+            object
+        };
+        let list = |scope, objects: Vec<ConfigMap>| {
+            cache.observe_in(Some(scope), Event::Init);
+            for object in objects {
+                cache.observe_in(Some(scope), Event::InitApply(object));
+            }
+            cache.observe_in(Some(scope), Event::InitDone).len()
+        };
+        list("ns", vec![object("a", "1", 50)]);
+        assert!(!cache.is_complete());
+        list("other", vec![in_other("a", 7)]);
+        assert!(cache.is_complete());
+        assert_eq!((list("ns", vec![]), cache.places()), (1, vec![Place::new("other", "a")]));
+        // How far one watch has come says nothing of the other.
+        cache.remember(in_other("b", 9));
+        assert!(cache.has(&Place::new("other", "b")));
+        cache.remember(object("b", "1", 9));
+        assert!(!cache.has(&Place::new("ns", "b")));
+    }
+
+    #[test]
+    fn what_is_watched_nowhere_is_not_kept() {
+        let cache = Cache::of([]);
+        assert!(cache.is_complete());
+        cache.remember(object("a", "1", 9));
+        assert!(cache.places().is_empty());
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::{
         clock::Clock,
         digest::Attestation,
         keyring::{Key as SigningKey, Keyring},
+        reach::Reach,
         token::Prefix,
     },
 };
@@ -57,6 +58,8 @@ pub struct Config {
     pub token_prefix: Prefix,
     /// Whether the API server may be asked for tokens. Off unless somebody wishes it: the right to mint is a great one.
     pub service_account_tokens: bool,
+    /// Which namespaces it works in.
+    pub reach: Reach,
 }
 
 /// What a reconcile is asked for.
@@ -174,19 +177,21 @@ impl Context {
         random: Box<dyn CryptoRng + Send>,
         config: Config,
     ) -> Self {
+        let scopes = config.reach.scopes();
+        let everywhere = scopes.iter().filter(|scope| scope.is_none()).cloned();
         Self {
             events: Events::new(client.clone()),
             client,
             queue: Queue::new(clock.clone(), PLACES),
             clock,
+            tokens: Cache::of(scopes.clone()),
+            credentials: Cache::of(scopes.clone()),
+            secrets: Cache::of(scopes.clone()),
+            provided: Cache::of(scopes.clone()),
+            accounts: Cache::of(scopes.clone()),
+            role_bindings: Cache::of(scopes.clone()),
+            cluster_role_bindings: Cache::of(everywhere),
             config,
-            tokens: Cache::default(),
-            credentials: Cache::default(),
-            secrets: Cache::default(),
-            provided: Cache::default(),
-            accounts: Cache::default(),
-            role_bindings: Cache::default(),
-            cluster_role_bindings: Cache::default(),
             keyring_secret: Cache::default(),
             policies: Cache::default(),
             namespaces: Cache::default(),

@@ -101,6 +101,8 @@ impl Context {
         }
         let asked = Asked { spec: &credential.spec, namespace: place.namespace(), behind };
         let mut breaches = rules.credential(&asked, self.clock.now());
+        let out_of_reach = self.config.reach.refusal(&credential.spec, place.namespace());
+        breaches.extend(out_of_reach.map(Breach::out_of_reach));
         breaches.extend(judgements.unguarded.clone().map(Breach::unguarded));
         if brief.over {
             breaches.clear();
@@ -269,6 +271,10 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
             count.violations +=
                 i64::from(breaches.iter().any(|breach| breach.policy.as_deref() == Some(name)));
         }
+    }
+    // Who sees a part of the cluster has nothing to count, and others count, too.
+    if !ctx.config.reach.is_everywhere() {
+        return Ok(());
     }
     let mut failed = None;
     for name in policies.names() {

@@ -36,7 +36,9 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
             ctx.credentials.get(&place).is_some_and(|held| held.metadata.uid.as_deref() == Some(&owner.uid));
         // Inside the namespace garbage collection does it.
         let outside = binding.metadata.namespace.as_ref() != Some(&owner.namespace);
-        if alive || !outside || owner.ownership(&binding) != Ownership::Ours {
+        // What is elsewhere is for who works there to say.
+        let known = ctx.config.reach.has(&owner.namespace);
+        if alive || !outside || !known || owner.ownership(&binding) != Ownership::Ours {
             continue;
         }
         let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &owner.namespace);

@@ -3,12 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::{
-    core::v1::{Namespace, Secret, ServiceAccount},
-    rbac::v1::{ClusterRoleBinding, RoleBinding},
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        core::v1::{Namespace, Secret, ServiceAccount},
+        rbac::v1::{ClusterRoleBinding, RoleBinding},
+    },
 };
 use kube::{
-    Api,
+    Api, Resource,
     core::PartialObjectMeta,
     runtime::{
         WatchStreamExt,
@@ -38,47 +41,28 @@ const PAGE: u32 = 100;
 /// Starts all watches. They end with the set.
 pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    for scope in ctx.config.reach.scopes() {
+        watch_within(&mut tasks, ctx, scope.as_deref());
+    }
     let all = watcher::Config::default().page_size(PAGE);
-    let ours = all.clone().labels(name::MANAGED_BY_SELECTOR);
     let keyring = watcher::Config::default().fields(&format!("metadata.name={}", ctx.config.keyring_secret));
     let client = || ctx.client.clone();
 
-    let tokens = watcher(Api::<Lean<ApiToken>>::all(client()), all.clone());
-    feed(&mut tasks, ctx, "ApiToken", tokens, |ctx| &ctx.tokens, token_changed);
-    let credentials = watcher(Api::<Lean<Credential>>::all(client()), all.clone());
-    feed(&mut tasks, ctx, "Credential", credentials, |ctx| &ctx.credentials, credential_changed);
-    let secrets = watcher(Api::<Lean<PartialObjectMeta<Secret>>>::all(client()), ours.clone());
-    feed(&mut tasks, ctx, "Secret", secrets, |ctx| &ctx.secrets, owner_changed);
-    let provided = watcher(
-        Api::<Lean<PartialObjectMeta<Secret>>>::all(client()),
-        all.clone().labels(name::PROVIDED_SELECTOR),
-    );
-    feed(
-        &mut tasks,
-        ctx,
-        "provided Secret",
-        provided,
-        |ctx| &ctx.provided,
-        |ctx, change| {
-            for credential in ctx.credentials.places_owned_by(&change.place) {
-                ctx.queue.add(Key::Credential(credential));
-            }
-        },
-    );
-    let accounts = watcher(Api::<Lean<PartialObjectMeta<ServiceAccount>>>::all(client()), ours.clone());
-    feed(&mut tasks, ctx, "ServiceAccount", accounts, |ctx| &ctx.accounts, account_changed);
-    let bindings = watcher(Api::<Lean<RoleBinding>>::all(client()), ours.clone());
-    feed(&mut tasks, ctx, "RoleBinding", bindings, |ctx| &ctx.role_bindings, owner_changed);
-    let bindings = watcher(Api::<Lean<ClusterRoleBinding>>::all(client()), ours);
-    feed(&mut tasks, ctx, "ClusterRoleBinding", bindings, |ctx| &ctx.cluster_role_bindings, owner_changed);
+    if ctx.config.reach.is_everywhere() {
+        let ours = all.clone().labels(name::MANAGED_BY_SELECTOR);
+        let bindings = watcher(Api::<Lean<ClusterRoleBinding>>::all(client()), ours);
+        let kind = "ClusterRoleBinding";
+        feed(&mut tasks, ctx, None, kind, bindings, |ctx| &ctx.cluster_role_bindings, owner_changed);
+    }
     let policies = watcher(Api::<Lean<CredentialPolicy>>::all(client()), all.clone());
-    feed(&mut tasks, ctx, "CredentialPolicy", policies, |ctx| &ctx.policies, policy_changed);
+    feed(&mut tasks, ctx, None, "CredentialPolicy", policies, |ctx| &ctx.policies, policy_changed);
     let namespaces = watcher(Api::<Lean<PartialObjectMeta<Namespace>>>::all(client()), all);
-    feed(&mut tasks, ctx, "Namespace", namespaces, |ctx| &ctx.namespaces, namespace_changed);
+    feed(&mut tasks, ctx, None, "Namespace", namespaces, |ctx| &ctx.namespaces, namespace_changed);
     let keyring = watcher(Api::<Lean<Secret>>::namespaced(client(), &ctx.config.namespace), keyring);
     feed(
         &mut tasks,
         ctx,
+        None,
         "keyring",
         keyring,
         |ctx| &ctx.keyring_secret,
@@ -91,6 +75,36 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
         admission::watch(&mut tasks, ctx);
     }
     tasks
+}
+
+/// Starts the watches of what is in namespaces: of one, or of all at once.
+fn watch_within(tasks: &mut JoinSet<()>, ctx: &Arc<Context>, scope: Option<&str>) {
+    let all = watcher::Config::default().page_size(PAGE);
+    let ours = all.clone().labels(name::MANAGED_BY_SELECTOR);
+    let provided = all.clone().labels(name::PROVIDED_SELECTOR);
+
+    let tokens = watcher(api::<ApiToken>(ctx, scope), all.clone());
+    feed(tasks, ctx, scope, "ApiToken", tokens, |ctx| &ctx.tokens, token_changed);
+    let credentials = watcher(api::<Credential>(ctx, scope), all);
+    feed(tasks, ctx, scope, "Credential", credentials, |ctx| &ctx.credentials, credential_changed);
+    let secrets = watcher(api::<PartialObjectMeta<Secret>>(ctx, scope), ours.clone());
+    feed(tasks, ctx, scope, "Secret", secrets, |ctx| &ctx.secrets, owner_changed);
+    let provided = watcher(api::<PartialObjectMeta<Secret>>(ctx, scope), provided);
+    feed(tasks, ctx, scope, "provided Secret", provided, |ctx| &ctx.provided, provided_changed);
+    let accounts = watcher(api::<PartialObjectMeta<ServiceAccount>>(ctx, scope), ours.clone());
+    feed(tasks, ctx, scope, "ServiceAccount", accounts, |ctx| &ctx.accounts, account_changed);
+    let bindings = watcher(api::<RoleBinding>(ctx, scope), ours);
+    feed(tasks, ctx, scope, "RoleBinding", bindings, |ctx| &ctx.role_bindings, owner_changed);
+}
+
+fn api<K>(ctx: &Context, scope: Option<&str>) -> Api<Lean<K>>
+where
+    Lean<K>: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match scope {
+        Some(namespace) => Api::namespaced(ctx.client.clone(), namespace),
+        None => Api::all(ctx.client.clone()),
+    }
 }
 
 /// Returns once every watch has shown all there is.
@@ -126,6 +140,7 @@ fn read<K>(Lean(shown): Lean<K>, how: Lost) -> Result<K, (Place, Lost)> {
 fn feed<K: Kept + Send + 'static>(
     tasks: &mut JoinSet<()>,
     ctx: &Arc<Context>,
+    scope: Option<&str>,
     kind: &'static str,
     events: impl Stream<Item = watcher::Result<Event<Lean<K>>>> + Send + 'static,
     cache: fn(&Context) -> &Cache<K>,
@@ -141,11 +156,11 @@ fn feed<K: Kept + Send + 'static>(
             }
         }
     });
-    let ctx = ctx.clone();
+    let (ctx, scope) = (ctx.clone(), scope.map(ToOwned::to_owned));
     tasks.spawn(async move {
         while let Some(event) = taken.recv().await {
             match event {
-                Ok(event) => take_in(&ctx, event, cache(&ctx), changed),
+                Ok(event) => take_in(&ctx, scope.as_deref(), event, cache(&ctx), changed),
                 Err(error) => warn!(kind, %error, "the watch was interrupted and is taken up again"),
             }
         }
@@ -154,6 +169,7 @@ fn feed<K: Kept + Send + 'static>(
 
 fn take_in<K: Kept>(
     ctx: &Context,
+    scope: Option<&str>,
     event: Event<Lean<K>>,
     cache: &Cache<K>,
     changed: fn(&Context, &Change<K>),
@@ -166,7 +182,7 @@ fn take_in<K: Kept>(
         Event::Delete(shown) => read(shown, Lost::Deleted).map(Event::Delete),
     };
     let news = match event {
-        Ok(event) => cache.observe(event),
+        Ok(event) => cache.observe_in(scope, event),
         Err((place, how)) => vec![cache.lose(&place, how)],
     };
     for change in news {
@@ -203,6 +219,12 @@ fn credential_changed(ctx: &Context, change: &Change<Credential>) {
     }
     ctx.count_policies_soon(before, after.as_ref());
     ctx.queue.add(key);
+}
+
+fn provided_changed(ctx: &Context, change: &Change<PartialObjectMeta<Secret>>) {
+    for credential in ctx.credentials.places_owned_by(&change.place) {
+        ctx.queue.add(Key::Credential(credential));
+    }
 }
 
 fn policy_changed(ctx: &Context, change: &Change<CredentialPolicy>) {

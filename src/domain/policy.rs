@@ -73,6 +73,12 @@ impl Breach {
         breach(Severity::Unguarded, None, message)
     }
 
+    /// A role cannot be granted, whatever policies allow, for that reason.
+    #[must_use]
+    pub fn out_of_reach(message: String) -> Self {
+        breach(Severity::Refused, None, message)
+    }
+
     /// The reason that conditions give.
     #[must_use]
     pub const fn reason(&self) -> Reason {
@@ -272,7 +278,7 @@ fn matches(pattern: &str, text: &str) -> bool {
     pattern.strip_suffix('*').map_or(pattern == text, |start| text.starts_with(start))
 }
 
-fn is_outside(grant: &Grant, own: &str) -> bool {
+pub(super) fn is_outside(grant: &Grant, own: &str) -> bool {
     grant.cluster_wide || grant.namespace.as_deref().is_some_and(|namespace| namespace != own)
 }
 
@@ -286,7 +292,7 @@ fn allows(entry: &AllowedRole, grant: &Grant, own: &str) -> bool {
     there && entry.kind == grant.kind && matches(&entry.name, &grant.name)
 }
 
-fn told(grant: &Grant, own: &str) -> String {
+pub(super) fn told(grant: &Grant, own: &str) -> String {
     let role = format!("{} {}", grant.kind.as_str(), grant.name);
     match grant.namespace.as_deref() {
         _ if grant.cluster_wide => format!("{role} in the whole cluster"),

@@ -29,14 +29,14 @@ const WAIT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)]
 
 /// Takes in what is there.
 pub trait Sink<K> {
-    /// All objects are about to be read.
-    fn begin(&self);
+    /// All objects are about to be read: of that namespace, or of all.
+    fn begin(&self, scope: Option<&str>);
     /// An object, new or changed.
     fn put(&self, object: &K);
     /// An object that is gone, or that nobody can read.
     fn remove(&self, metadata: &ObjectMeta);
-    /// All objects have been read: what was not among them is gone.
-    fn end(&self);
+    /// All of these have been read: what was not among them is gone.
+    fn end(&self, scope: Option<&str>);
 }
 
 /// One kind that is followed.
@@ -77,7 +77,7 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
 
     /// Reads all objects; their common version is the answer.
     async fn list(&self, sink: &impl Sink<K>) -> Result<String, FollowError> {
-        sink.begin();
+        sink.begin(self.api.namespace());
         let mut params =
             ListParams { field_selector: self.fields.clone(), ..ListParams::default() }.limit(PAGE);
         loop {
@@ -89,7 +89,7 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
                 }
             }
             let Some(more) = page.metadata.continue_.filter(|token| !token.is_empty()) else {
-                sink.end();
+                sink.end(self.api.namespace());
                 return page.metadata.resource_version.ok_or(FollowError::Versionless);
             };
             params = params.continue_token(&more);

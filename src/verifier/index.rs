@@ -56,6 +56,14 @@ impl Reading {
             Kind::ClientSecret => Self::Credentials,
         }
     }
+
+    fn is_of(self, record: &Record, scope: Option<&str>) -> bool {
+        Self::of(record.kind) == self && is_in(&record.credential.namespace, scope)
+    }
+}
+
+fn is_in(namespace: &str, scope: Option<&str>) -> bool {
+    scope.is_none_or(|scope| scope == namespace)
 }
 
 impl Default for Index {
@@ -88,31 +96,34 @@ impl Index {
         self.len() == 0
     }
 
-    /// All objects are about to be read anew. What a reading met that came to no end counts for nothing.
-    pub fn begin(&self, reading: Reading) {
+    /// All objects are about to be read anew: of that namespace, or of all. What a reading met that came to no end counts
+    /// for nothing.
+    pub fn begin(&self, reading: Reading, scope: Option<&str>) {
         let mut writer = self.writer();
-        for record in writer.by_place.iter().filter(|record| Reading::of(record.kind) == reading) {
+        for record in writer.by_place.iter().filter(|record| reading.is_of(record, scope)) {
             record.met.store(false, Ordering::Relaxed);
         }
         if reading == Reading::Credentials {
-            writer.credentials.values_mut().for_each(|(_, met)| *met = false);
+            let within = writer.credentials.iter_mut().filter(|((namespace, _), _)| is_in(namespace, scope));
+            within.for_each(|(_, (_, met))| *met = false);
         }
     }
 
-    /// All objects have been read: what was not among them is gone.
-    pub fn end(&self, reading: Reading) {
+    /// All of these have been read: what was not among them is gone.
+    pub fn end(&self, reading: Reading, scope: Option<&str>) {
         let mut writer = self.writer();
         if reading == Reading::Credentials {
-            writer.credentials.retain(|_, (slot, met)| {
-                if !*met {
+            writer.credentials.retain(|(namespace, _), (slot, met)| {
+                let stays = *met || !is_in(namespace, scope);
+                if !stays {
                     slot.facts.store(None);
                 }
-                *met
+                stays
             });
         }
         let mut gone = Vec::new();
         writer.by_place.retain(|record| {
-            let stays = Reading::of(record.kind) != reading || record.met.load(Ordering::Relaxed);
+            let stays = !reading.is_of(record, scope) || record.met.load(Ordering::Relaxed);
             if !stays {
                 gone.push(record.clone());
             }

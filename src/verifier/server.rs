@@ -278,7 +278,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::clock::Clock,
+        domain::{clock::Clock, reach::Reach},
         verifier::{Source, Verifier, routes::Routes},
     };
 
@@ -295,6 +295,7 @@ mod tests {
         let source = Source {
             namespace: String::new(),
             keyring_secret: String::new(),
+            reach: Reach::default(),
             max_staleness: Duration::from_secs(30),
         };
         let verifier = Arc::new(Verifier::new(source, Arc::new(Epoch)));

@@ -32,6 +32,7 @@ use crate::{
         clock::Clock,
         digest::{self, Subject},
         keyring::Key,
+        reach::Reach,
         token::{Prefix, Token},
     },
 };
@@ -170,12 +171,13 @@ impl World {
         let source = Source {
             namespace: "credential-operator".to_owned(),
             keyring_secret: "keyring".to_owned(),
+            reach: Reach::default(),
             max_staleness: Duration::from_secs(30),
         };
         let verifier = Verifier::new(source, Arc::new(clock));
         if let Some(ago) = self.seen {
             let wall = SetClock(AtomicI64::new((self.now - ago).as_nanosecond().try_into().unwrap()));
-            for pulse in [&verifier.tokens, &verifier.credentials, &verifier.keys] {
+            for pulse in verifier.tokens.iter().chain(&verifier.credentials).chain([&verifier.keys]) {
                 pulse.beat(Moment::now(&wall));
             }
         }
@@ -540,14 +542,14 @@ async fn a_keyring_that_is_not_there_any_more_is_not_used_any_more() {
         ..Secret::default()
     };
     let verifier = service.verifier();
-    Sink::<Secret>::begin(verifier);
+    Sink::<Secret>::begin(verifier, None);
     assert_eq!(status().await, 200, "while it is read anew");
     Sink::<Secret>::put(verifier, &keyring);
-    Sink::<Secret>::end(verifier);
+    Sink::<Secret>::end(verifier, None);
     assert_eq!(status().await, 200);
     // Its deletion fell into the time before it was read anew.
-    Sink::<Secret>::begin(verifier);
-    Sink::<Secret>::end(verifier);
+    Sink::<Secret>::begin(verifier, None);
+    Sink::<Secret>::end(verifier, None);
     assert_eq!(status().await, 503);
     Sink::<Secret>::put(verifier, &keyring);
     assert_eq!(status().await, 200);

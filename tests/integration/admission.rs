@@ -10,6 +10,7 @@ mod grants;
 mod issue;
 mod limits;
 mod missing;
+mod namespaced;
 mod others;
 mod parity;
 mod person;
@@ -37,10 +38,18 @@ use tokio::time::{Instant, sleep};
 use crate::support::{DEADLINE, OPERATOR_NAMESPACE, Space, World};
 
 pub fn tests() -> Vec<crate::support::Test> {
-    [roles::tests(), attacks::tests(), allowed::tests(), parity::tests(), working::tests(), missing::tests()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        roles::tests(),
+        attacks::tests(),
+        allowed::tests(),
+        parity::tests(),
+        working::tests(),
+        missing::tests(),
+        namespaced::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Another controller than that of deploy/controller.yaml.
@@ -56,7 +65,12 @@ impl Admission {
     async fn start(world: &World) -> Self {
         let (namespace, name) = SECOND_CONTROLLER;
         let second: Account = format!("{namespace}:{name}").parse().unwrap();
-        let policies = admission::policies(&[Account::default(), second]);
+        Self::of(world, &[Account::default(), second]).await
+    }
+
+    /// Made for these controllers.
+    async fn of(world: &World, controllers: &[Account]) -> Self {
+        let policies = admission::policies(controllers);
         let installed = Self { admin: world.admin.clone(), policies };
         installed.apply().await;
         for policy in &installed.policies {

@@ -13,7 +13,7 @@ use credential_operator::{
         keyring,
         write::RequestError,
     },
-    domain::token::Prefix,
+    domain::{reach::Reach, token::Prefix},
 };
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
@@ -52,6 +52,7 @@ async fn keyless(world: &World, space: &Space, seen: &ApiToken, clock: Arc<Syste
         keyring_secret: KEYRING.to_owned(),
         token_prefix: Prefix::default(),
         service_account_tokens: false,
+        reach: Reach::default(),
     };
     let ctx = Context::new(identity.client().unwrap(), clock, Box::new(UnwrapErr(SysRng)), config);
     ctx.credentials.observe(Event::Apply(space.api::<Credential>().get("c").await.unwrap()));

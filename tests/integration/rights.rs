@@ -16,7 +16,7 @@ use k8s_openapi::api::{
     rbac::v1::PolicyRule,
 };
 use kube::{Api, Client, api::PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{DEADLINE, Space, World, apply, documents};
@@ -31,34 +31,59 @@ struct Part {
     heading: &'static str,
     /// What is applied for it, after all that was applied for those before.
     file: &'static str,
-    account: (&'static str, &'static str),
+    account: Account,
+    /// Where it is asked what the account may do.
+    within: &'static str,
 }
 
-const CONTROLLER: (&str, &str) = ("credential-operator", "credential-operator");
-const VERIFIER: (&str, &str) = ("credential-operator", "credential-operator-verifier");
+/// Namespace and name.
+type Account = (&'static str, &'static str);
 
-const PARTS: [Part; 4] = [
-    Part { heading: "The controller", file: "controller.yaml", account: CONTROLLER },
-    Part {
-        heading: "The controller with `--service-account-tokens`",
-        file: "service-account-tokens.yaml",
-        account: CONTROLLER,
-    },
-    Part { heading: "The verifier", file: "verifier.yaml", account: VERIFIER },
-    Part {
-        heading: "The verifier with `--introspection`",
-        file: "verifier-introspection.yaml",
-        account: VERIFIER,
-    },
+const HOME: &str = "credential-operator";
+const CONTROLLER: Account = (HOME, "credential-operator");
+const VERIFIER: Account = (HOME, "credential-operator-verifier");
+/// Those that deploy/namespaced.yaml has for the namespace orders.
+const HOME_OF_ORDERS: &str = "credential-operator-orders";
+const CONTROLLER_OF_ORDERS: Account = (HOME_OF_ORDERS, "credential-operator");
+const VERIFIER_OF_ORDERS: Account = (HOME_OF_ORDERS, "credential-operator-verifier");
+
+const fn part(heading: &'static str, file: &'static str, account: Account, within: &'static str) -> Part {
+    Part { heading, file, account, within }
+}
+
+const PARTS: [Part; 8] = [
+    part("The controller", "controller.yaml", CONTROLLER, HOME),
+    part("The controller with `--service-account-tokens`", "service-account-tokens.yaml", CONTROLLER, HOME),
+    part("The verifier", "verifier.yaml", VERIFIER, HOME),
+    part("The verifier with `--introspection`", "verifier-introspection.yaml", VERIFIER, HOME),
+    part("The controller of one namespace", "namespaced.yaml", CONTROLLER_OF_ORDERS, "orders"),
+    part("The controller of one namespace", "namespaced.yaml", CONTROLLER_OF_ORDERS, HOME_OF_ORDERS),
+    part("The verifier of one namespace", "namespaced.yaml", VERIFIER_OF_ORDERS, "orders"),
+    part("The verifier of one namespace", "namespaced.yaml", VERIFIER_OF_ORDERS, HOME_OF_ORDERS),
 ];
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-fn rules(file: &str) -> Vec<PolicyRule> {
+/// The rules that a file has an account bound to, there or everywhere.
+fn rules(file: &str, (namespace, name): Account, within: &str) -> Vec<PolicyRule> {
     let documents = documents(&read(&format!("deploy/{file}")));
-    let rules = documents.into_iter().flat_map(|role| role["rules"].as_array().cloned().unwrap_or_default());
+    let is_there = |metadata: &Value| metadata["namespace"].as_str().is_none_or(|there| there == within);
+    let of_account = documents.iter().filter(|binding| {
+        let subjects = binding["subjects"].as_array().into_iter().flatten();
+        let mut subjects = subjects.map(|subject| (&subject["namespace"], &subject["name"]));
+        is_there(&binding["metadata"]) && subjects.any(|subject| subject == (&json!(namespace), &json!(name)))
+    });
+    let bound = of_account.flat_map(|binding| {
+        let is_bound = |role: &&Value| {
+            role["kind"] == binding["roleRef"]["kind"]
+                && role["metadata"]["name"] == binding["roleRef"]["name"]
+                && role["metadata"]["namespace"] == binding["metadata"]["namespace"]
+        };
+        documents.iter().filter(is_bound)
+    });
+    let rules = bound.flat_map(|role| role["rules"].as_array().cloned().unwrap_or_default());
     rules.map(|rule| serde_json::from_value(rule).unwrap()).collect()
 }
 
@@ -71,7 +96,7 @@ fn said(rule: &impl serde::Serialize) -> String {
         .join(" ")
 }
 
-/// What the API server says that an account may do in its own namespace.
+/// What the API server says that an account may do there.
 async fn reviewed(account: &Identity, namespace: &str) -> BTreeSet<String> {
     let client: Client = account.client().unwrap();
     let spec = SelfSubjectRulesReviewSpec { namespace: Some(namespace.to_owned()) };
@@ -106,14 +131,16 @@ async fn the_page_shows_what_each_account_may_do(_: Arc<World>, _: Space) {
     let everybodys = reviewed(&nobody, "default").await;
     let page = read("docs/rights.md");
     let mut lists = Vec::new();
-    let mut granted: Vec<((&str, &str), String)> = Vec::new();
-    for Part { heading, file, account } in PARTS {
+    let mut granted: Vec<(Account, &str, String)> = Vec::new();
+    let orders = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "orders"}});
+    apply(&admin, "", orders).await.unwrap();
+    for Part { heading, file, account, within } in PARTS {
         for document in documents(&read(&format!("deploy/{file}"))) {
             apply(&admin, "", document).await.unwrap();
         }
         let text = under(&page, heading);
-        for rule in rules(file) {
-            granted.push((account, said(&rule)));
+        for rule in rules(file, account, within) {
+            granted.push((account, within, said(&rule)));
             narrow(&rule);
             for resource in rule.resources.iter().flatten() {
                 assert!(
@@ -124,16 +151,16 @@ async fn the_page_shows_what_each_account_may_do(_: Arc<World>, _: Space) {
         }
         let (namespace, name) = account;
         let identity = control_plane.service_account(namespace, name).await.unwrap();
-        let of_account = granted.iter().filter(|(of, _)| *of == account).map(|(_, rule)| rule.clone());
+        let of_account = granted.iter().filter(|(of, there, _)| (*of, *there) == (account, within));
+        let of_account = of_account.map(|(.., rule)| rule.clone());
         let expected: BTreeSet<_> = everybodys.iter().cloned().chain(of_account).collect();
         let deadline = Instant::now() + DEADLINE;
         // The API server takes a role in a moment after it was applied.
-        while reviewed(&identity, namespace).await != expected {
+        while reviewed(&identity, within).await != expected {
             assert!(Instant::now() < deadline, "{name} has other rights than those in deploy");
             sleep(Duration::from_millis(50)).await;
         }
-        let command =
-            format!("auth can-i --list -n {namespace} --as system:serviceaccount:{namespace}:{name}");
+        let command = format!("auth can-i --list -n {within} --as system:serviceaccount:{namespace}:{name}");
         lists.push(format!("$ kubectl {command} | grep -v '^ '\n{}", kubectl(&control_plane, &command)));
     }
     let fresh = with_lists(&page, &lists);

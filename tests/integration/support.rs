@@ -15,7 +15,7 @@ use control_plane::{ControlPlane, Identity};
 use credential_operator::{
     api::{self, ApiToken, ApiTokenState, Credential, CredentialState},
     controller::{self, Config, Context, ControllerError},
-    domain::{clock::Clock, token::Prefix},
+    domain::{clock::Clock, reach::Reach, token::Prefix},
 };
 use futures::{Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
@@ -178,10 +178,20 @@ impl World {
         self.operator_that(true, true, clock).await
     }
 
+    /// Starts an operator that works in some namespaces alone, and makes something new only while the admission policies
+    /// are in force.
+    pub async fn operator_within(&self, namespace: &str, reach: Reach, clock: Arc<dyn Clock>) -> Operator {
+        let config = Config { namespace: namespace.to_owned(), reach, ..config(false) };
+        self.operator_by(config, true, clock).await
+    }
+
     async fn operator_that(&self, mints: bool, guarded: bool, clock: Arc<dyn Clock>) -> Operator {
-        let identity =
-            self.control_plane.service_account(OPERATOR_NAMESPACE, "credential-operator").await.unwrap();
-        Operator::start(&identity, mints, guarded, clock)
+        self.operator_by(config(mints), guarded, clock).await
+    }
+
+    async fn operator_by(&self, config: Config, guarded: bool, clock: Arc<dyn Clock>) -> Operator {
+        let account = self.control_plane.service_account(&config.namespace, "credential-operator");
+        Operator::start(&account.await.unwrap(), config, guarded, clock)
     }
 
     /// Has the API server refuse every deletion of such objects in the namespace (empty for those in none: there, of
@@ -243,6 +253,16 @@ impl World {
     }
 }
 
+fn config(mints: bool) -> Config {
+    Config {
+        namespace: OPERATOR_NAMESPACE.to_owned(),
+        keyring_secret: KEYRING.to_owned(),
+        token_prefix: Prefix::default(),
+        service_account_tokens: mints,
+        reach: Reach::default(),
+    }
+}
+
 /// Something that an admission policy denies.
 pub struct Denial {
     admin: Client,
@@ -299,7 +319,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    fn start(identity: &Identity, mints: bool, guarded: bool, clock: Arc<dyn Clock>) -> Self {
+    fn start(identity: &Identity, settings: Config, guarded: bool, clock: Arc<dyn Clock>) -> Self {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let mut config = identity.config();
         config.default_retry = false;
@@ -310,14 +330,8 @@ impl Operator {
             request
         });
         let client = ClientBuilder::try_from(config).unwrap().with_layer(&layer).build();
-        let config = Config {
-            namespace: OPERATOR_NAMESPACE.to_owned(),
-            keyring_secret: KEYRING.to_owned(),
-            token_prefix: Prefix::default(),
-            service_account_tokens: mints,
-        };
         let random = Box::new(UnwrapErr(SysRng));
-        let ctx = Context::new(client, clock, random, config);
+        let ctx = Context::new(client, clock, random, settings);
         let ctx = Arc::new(if guarded { ctx.guarded() } else { ctx });
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(controller::run(ctx, stopped));

@@ -14,6 +14,7 @@ use std::{
 use control_plane::Part;
 use credential_operator::{
     api::{ApiToken, ApiTokenState, Credential},
+    domain::reach::Reach,
     verifier::{
         self, Listen, ServeError, Source, Verifier,
         routes::Routes,
@@ -233,8 +234,14 @@ impl Asked {
         let source = Source {
             namespace: OPERATOR_NAMESPACE.to_owned(),
             keyring_secret: KEYRING.to_owned(),
+            reach: Reach::default(),
             max_staleness,
         };
+        Self::of(client, clock, source).await
+    }
+
+    /// One that knows of that.
+    pub async fn of(client: Client, clock: Arc<SystemClock>, source: Source) -> Self {
         let introspection = Introspection { reviewer: Some(client.clone()), issuer: "tests".to_owned() };
         let verifier = Arc::new(Verifier::new(source, clock));
         let service = Arc::new(Service::new(verifier, Routes::read(ROUTES).unwrap(), Some(introspection)));

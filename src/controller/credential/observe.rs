@@ -103,7 +103,7 @@ async fn bindings(ctx: &Context, credential: &Credential) -> Result<Vec<Binding>
         && finalizers.into_iter().any(|finalizer| finalizer == name::FINALIZER);
     let mut found: BTreeMap<BindingKey, Binding> = ctx.bindings_for(&place);
     for key in wished.keys() {
-        if found.contains_key(key) {
+        if found.contains_key(key) || !ctx.config.reach.has_binding(key) {
             continue;
         }
         // One of the name, though it does not say that it is for this credential.

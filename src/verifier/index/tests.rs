@@ -96,24 +96,24 @@ proptest! {
                     }
                 }
                 Event::Reread { keep } => {
-                    index.begin(Reading::ApiTokens);
+                    index.begin(Reading::ApiTokens, None);
                     let kept: BTreeMap<_, _> = tokens.iter().zip(&keep).filter(|(_, keep)| **keep)
                         .map(|((place, value), _)| (*place, *value)).collect();
                     for (place, value) in &kept {
                         put(*place, Some(*value));
                     }
-                    index.end(Reading::ApiTokens);
+                    index.end(Reading::ApiTokens, None);
                     tokens = kept;
                 }
                 Event::RereadCredentials { keep } => {
-                    index.begin(Reading::Credentials);
+                    index.begin(Reading::Credentials, None);
                     if !keep {
                         credentials.clear();
                     }
                     for (namespace, owner) in &credentials {
                         index.put_facts(&format!("n{namespace}"), "c", uid(*owner).parse().unwrap(), facts());
                     }
-                    index.end(Reading::Credentials);
+                    index.end(Reading::Credentials, None);
                 }
             }
             prop_assert_eq!(index.len(), tokens.len());
@@ -151,9 +151,9 @@ fn what_stays_is_found_at_every_moment() {
             index.put(Kind::ApiToken, "n", "t", Some(token("n", "t", IDS[0], 1)));
             index.put(Kind::ApiToken, "n", &copy, None);
             if round % 7 == 0 {
-                index.begin(Reading::ApiTokens);
+                index.begin(Reading::ApiTokens, None);
                 index.put(Kind::ApiToken, "n", "t", Some(token("n", "t", IDS[0], 1)));
-                index.end(Reading::ApiTokens);
+                index.end(Reading::ApiTokens, None);
             }
         }
         stop.store(true, Ordering::Relaxed);
@@ -185,14 +185,14 @@ fn what_is_gone_is_gone_however_often_a_reading_came_to_no_end() {
         index.put(Kind::ApiToken, "n", "u", Some(token("n", "u", IDS[1], 1)));
         for reading in [Reading::Credentials, Reading::ApiTokens] {
             for attempt in 0..unended {
-                index.begin(reading);
+                index.begin(reading, None);
                 // Some of them came to the first page.
                 if attempt % 2 == 0 {
                     index.put(Kind::ApiToken, "n", "u", Some(token("n", "u", IDS[1], 1)));
                 }
             }
-            index.begin(reading);
-            index.end(reading);
+            index.begin(reading, None);
+            index.end(reading, None);
         }
         assert!(index.is_empty() && index.by_id.is_empty(), "after {unended}");
         assert!(index.writer().credentials.is_empty(), "after {unended}");
@@ -253,4 +253,19 @@ fn what_a_status_names_now_and_then_is_forgotten() {
     let writer = index.writer();
     let shared = [writer.slots.len(), writer.keys.len()];
     assert!(shared.iter().all(|shared| *shared <= TIDY_EVERY as usize + 1), "{shared:?}");
+}
+
+#[test]
+fn of_a_namespace_that_is_read_by_itself_nothing_else_is_gone() {
+    let index = Index::default();
+    for (namespace, id, n) in [("n", IDS[0], 1), ("m", IDS[1], 2)] {
+        index.put_facts(namespace, "c", uid(n).parse().unwrap(), facts());
+        index.put(Kind::ApiToken, namespace, "t", Some(token(namespace, "t", id, n)));
+    }
+    for reading in [Reading::Credentials, Reading::ApiTokens] {
+        index.begin(reading, Some("n"));
+        index.end(reading, Some("n"));
+    }
+    assert_eq!((index.len(), index.writer().credentials.len()), (1, 1));
+    assert!(index.find(Id::new(IDS[1]).unwrap(), |record| (record.name() == "t").then_some(())).is_some());
 }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use credential_operator::{
-    domain::clock::Clock,
+    domain::{clock::Clock, reach::Reach},
     verifier::{self, Listen, ServeError, Source, Verifier, routes::Routes, service::Service},
 };
 use http::{Request, header::AUTHORIZATION};
@@ -66,6 +66,7 @@ impl Asked {
         let source = Source {
             namespace: namespace.to_owned(),
             keyring_secret: KEYRING.to_owned(),
+            reach: Reach::default(),
             max_staleness: Duration::from_secs(30),
         };
         let verifier = Arc::new(Verifier::new(source, clock));

@@ -12,7 +12,7 @@ use std::{
 
 use credential_operator::{
     controller::{self, Config, Context, ControllerError},
-    domain::{clock::Clock, token::Prefix},
+    domain::{clock::Clock, reach::Reach, token::Prefix},
 };
 use jiff::{SignedDuration, Timestamp};
 use kube::{Client, client::ClientBuilder};
@@ -176,6 +176,7 @@ impl<'a> Run<'a> {
             keyring_secret: KEYRING.to_owned(),
             token_prefix: Prefix::default(),
             service_account_tokens: true,
+            reach: Reach::default(),
         };
         let random = Box::new(UnwrapErr(SysRng));
         let ctx = Arc::new(Context::new(client, self.clock.clone(), random, config));

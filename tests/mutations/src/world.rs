@@ -9,6 +9,7 @@ use credential_operator::{
         clock::Clock,
         digest::{self, Subject},
         keyring::Key,
+        reach::Reach,
         token::{Prefix, Token},
     },
     verifier::{
@@ -104,6 +105,7 @@ impl World {
         let source = Source {
             namespace: NAMESPACE.to_owned(),
             keyring_secret: KEYRING.to_owned(),
+            reach: Reach::default(),
             max_staleness: Duration::from_secs(30),
         };
         let verifier = Arc::new(Verifier::new(source, Arc::new(SystemClock)));

@@ -1,0 +1,186 @@
+//! Operators that work in some namespaces alone, by the Roles of deploy/namespaced.yaml, beside one another.
+
+use std::{sync::Arc, time::Duration};
+
+use credential_operator::{
+    admission::Account,
+    api::{ApiToken, ApiTokenState, Credential, CredentialState},
+    domain::reach::Reach,
+    verifier::Source,
+};
+use jiff::SignedDuration;
+use k8s_openapi::api::{core::v1::Secret, rbac::v1::RoleBinding};
+use kube::api::{DeleteParams, ListParams};
+use serde_json::json;
+
+use super::{
+    Admission,
+    case::{credential, named, token},
+    clean_up,
+};
+use crate::{
+    support::{KEYRING, Operator, Space, SystemClock, World, apply, condition, documents},
+    verifier::Asked,
+};
+
+crate::tests![each_works_in_its_namespaces_and_nowhere_else];
+
+/// An operator of its own.
+struct Install {
+    account: Account,
+    home: String,
+    watched: Vec<String>,
+    clock: Arc<SystemClock>,
+}
+
+impl Install {
+    async fn deploy(world: &World, spaces: &[&Space]) -> Self {
+        let watched: Vec<_> = spaces.iter().map(|space| space.namespace.clone()).collect();
+        let home = format!("credential-operator-{}", watched[0]);
+        for namespace in &watched {
+            // As it says itself: one more namespace has its own Roles, and the rest stays.
+            let yaml = include_str!("../../../deploy/namespaced.yaml")
+                .replace("credential-operator-orders", &home)
+                .replace("namespace: orders", &format!("namespace: {namespace}"));
+            for document in documents(&yaml) {
+                apply(&world.admin, "", document).await.unwrap();
+            }
+        }
+        let account = format!("{home}:credential-operator").parse().unwrap();
+        Self { account, home, watched, clock: SystemClock::shared() }
+    }
+
+    fn reach(&self) -> Reach {
+        Reach::within(self.watched.iter().cloned())
+    }
+
+    async fn start(&self, world: &World) -> Operator {
+        world.operator_within(&self.home, self.reach(), self.clock.clone()).await
+    }
+
+    async fn verifier(&self, world: &World) -> Asked {
+        let account = world.control_plane.service_account(&self.home, "credential-operator-verifier").await;
+        let source = Source {
+            namespace: self.home.clone(),
+            keyring_secret: KEYRING.to_owned(),
+            reach: self.reach(),
+            max_staleness: Duration::from_secs(30),
+        };
+        Asked::of(account.unwrap().client().unwrap(), self.clock.clone(), source).await
+    }
+
+    /// What the API server wrote down of its requests that are none of its business.
+    fn strayed(&self, world: &World) -> Vec<String> {
+        let users = ["credential-operator", "credential-operator-verifier"]
+            .map(|name| format!("system:serviceaccount:{}:{name}", self.home));
+        let log = world.control_plane.audit_log().unwrap();
+        let of_it: Vec<_> = log.iter().filter(|event| users.contains(&event.user.username)).collect();
+        assert!(of_it.len() > 20, "{} requests", of_it.len());
+        let strayed = of_it.into_iter().filter(|event| {
+            let object = event.object_ref.clone().unwrap_or_default();
+            let (verb, resource) = (event.verb.as_str(), object.resource.as_str());
+            let canary = verb == "create" && resource == "credentials" && object.namespace == self.home;
+            let refused = event.response_status.as_ref().is_some_and(|status| status.code == 403);
+            let within = object.namespace == self.home || self.watched.contains(&object.namespace);
+            let read = ["get", "list", "watch"].contains(&verb)
+                && [
+                    "credentialpolicies",
+                    "namespaces",
+                    "validatingadmissionpolicies",
+                    "validatingadmissionpolicybindings",
+                ]
+                .contains(&resource);
+            let of_cluster = object.namespace.is_empty() || resource == "namespaces";
+            let itself = verb == "create" && resource == "selfsubjectreviews";
+            (refused && !canary) || !(within || of_cluster && (read || itself))
+        });
+        strayed.map(|event| format!("{} {}", event.verb, event.request_uri)).collect()
+    }
+}
+
+/// Issued, bound, and accepted by that verifier.
+async fn works(space: &Space, verifier: &Asked) -> String {
+    let spec = "{type: ClientSecret, roles: [{kind: ClusterRole, name: view}]}";
+    space.apply(&(credential(spec) + &token("expiresIn: 1h"))).await;
+    space.published("c", 0).await;
+    space.token("t", ApiTokenState::Active).await;
+    assert_eq!(space.api::<RoleBinding>().list(&ListParams::default()).await.unwrap().items.len(), 3);
+    let value = space.value("t-token").await;
+    verifier.until("", &value, 200).await;
+    value
+}
+
+async fn each_works_in_its_namespaces_and_nowhere_else(world: Arc<World>, one: Space) {
+    let [two, other, nobodys] =
+        [world.space("two").await, world.space("other").await, world.space("nobodys").await];
+    let mine = Install::deploy(&world, &[&one, &two]).await;
+    let theirs = Install::deploy(&world, &[&other]).await;
+    let admission = Admission::of(&world, &[mine.account.clone(), theirs.account.clone()]).await;
+    let operators = [mine.start(&world).await, theirs.start(&world).await];
+    let verifiers = [mine.verifier(&world).await, theirs.verifier(&world).await];
+
+    nobodys.apply(&credential("{}")).await;
+    let first = works(&one, &verifiers[0]).await;
+    works(&two, &verifiers[0]).await;
+    let foreign = works(&other, &verifiers[1]).await;
+    // Each has a keyring of its own.
+    assert_eq!((verifiers[0].bearer("", &foreign).await, verifiers[1].bearer("", &first).await), (401, 401));
+
+    // Within its namespaces roles may reach from one to another; nowhere else, whatever policies allow.
+    let grant = |name: &str, grant: &str| {
+        named(name, &format!("{{roles: [{{kind: ClusterRole, name: view, {grant}}}]}}"))
+    };
+    one.apply(&grant("across", &format!("namespace: {}", two.namespace))).await;
+    one.credential("across", CredentialState::Active).await;
+    for (name, target, told) in [
+        ("elsewhere", format!("namespace: {}", other.namespace), format!("namespace {}", other.namespace)),
+        ("everywhere", "clusterWide: true".to_owned(), "the whole cluster".to_owned()),
+    ] {
+        one.apply(&grant(name, &target)).await;
+        let refused = one.credential(name, CredentialState::Failed).await;
+        let (ready, reason, message) = condition(&refused, "Ready");
+        assert_eq!((ready, reason.as_str()), (false, "PolicyViolation"));
+        let mut names = [one.namespace.as_str(), &two.namespace];
+        names.sort_unstable();
+        let expected = format!(
+            "this operator works in namespaces {} alone, so it cannot grant ClusterRole view in {told};",
+            names.join(", ")
+        );
+        assert!(message.starts_with(&expected), "{message}");
+        one.patch::<Credential>(name, json!({"spec": {"roles": []}})).await.unwrap();
+        one.credential(name, CredentialState::Active).await;
+        one.apply(&grant(name, &target)).await;
+        one.credential(name, CredentialState::Failed).await;
+    }
+    for name in ["across", "elsewhere", "everywhere"] {
+        one.api::<Credential>().delete(name, &DeleteParams::default()).await.unwrap();
+        one.until::<Credential>(name, |found| found.is_none()).await;
+    }
+
+    mine.clock.step(SignedDuration::from_hours(2));
+    for space in [&one, &two] {
+        space.token("t", ApiTokenState::Expired).await;
+        space.until::<Secret>("t-token", |secret| secret.is_none()).await;
+    }
+    // The other operator's clock says otherwise.
+    assert_eq!(other.value("t-token").await, foreign);
+    other.patch::<ApiToken>("t", json!({"spec": {"revoked": true}})).await.unwrap();
+    other.token("t", ApiTokenState::Revoked).await;
+    let untouched = nobodys.api::<Credential>().get("c").await.unwrap();
+    assert!(untouched.status.is_none(), "{:?}", untouched.status);
+
+    for verifier in verifiers {
+        verifier.stop().await;
+    }
+    for operator in operators {
+        operator.stop().await;
+    }
+    for install in [&mine, &theirs] {
+        let strayed = install.strayed(&world);
+        assert!(strayed.is_empty(), "{strayed:#?}");
+    }
+    admission.stop().await;
+    for space in [one, two, other, nobodys] {
+        clean_up(&space).await;
+    }
+}

@@ -64,6 +64,10 @@ pub enum Bug {
     ForgetPrevious,
     /// Deletes a token at its end, though its `ttlAfterExpired` has just begun.
     EarlyGoing,
+    /// Binds one role more than was asked for, and unbinds it again.
+    GrantMore,
+    /// None of its own: the admission policies are not in force, and it does not look.
+    NoAdmission,
     /// Deletes no token.
     KeepToken,
     /// Deletes no account, which garbage collection does but for orphans.
@@ -88,7 +92,9 @@ pub enum Bug {
 
 impl Bug {
     /// All of them, each with a plan that catches it and the law that it breaks; of several one is enough.
-    pub const ALL: [(Self, &'static str, &'static str); 31] = [
+    pub const ALL: [(Self, &'static str, &'static str); 33] = [
+        (Self::GrantMore, "change-roles:", "S7"),
+        (Self::NoAdmission, "grant-too-much:", "S7"),
         (Self::DeleteWithoutUid, "revoke:", "S6"),
         (Self::DeleteWithoutUid, "ttl-while-down:", "S6"),
         (Self::EarlyGoing, "ttl:", "S15"),
@@ -130,6 +136,12 @@ impl Bug {
             Self::DeafToDeletion => Some("\"type\":\"DELETED\""),
             _ => None,
         }
+    }
+
+    /// Whether it is a mistake that the admission policies would keep from having any effect.
+    #[must_use]
+    pub fn is_unguarded(self) -> bool {
+        matches!(self, Self::NoAdmission | Self::AnotherAccount)
     }
 
     /// Whether it deletes nothing of that kind.
@@ -234,6 +246,9 @@ impl Mistaken {
                 }
                 self.insist(answer, parts, bytes, body, &about.name).await
             }
+            Bug::GrantMore if about.verb == "create" && about.resource == "rolebindings" => {
+                self.grant_more(parts, bytes, body).await
+            }
             bug if about.verb == "delete" && bug.keeps(&about.resource) => Ok(done()),
             Bug::EndFromNow if states => {
                 body["status"]["expiresAt"] = json!((now() + SignedDuration::from_hours(720)).to_string());
@@ -317,6 +332,15 @@ impl Mistaken {
         delete.uri = uri(&delete, delete.uri.path().trim_end_matches("/status"));
         let uid = json!({"preconditions": {"uid": body["metadata"]["uid"]}});
         let _ = self.send(delete, to_bytes(&uid)).await;
+        self.send(parts, bytes).await
+    }
+
+    /// Binds another role first.
+    async fn grant_more(&self, parts: Parts, bytes: Bytes, mut body: Value) -> Answer {
+        let name = body["metadata"]["name"].as_str().unwrap_or_default();
+        body["metadata"]["name"] = json!(format!("{name}-2"));
+        body["roleRef"]["name"] = json!("edit");
+        let _ = self.send(parts.clone(), to_bytes(&body)).await;
         self.send(parts, bytes).await
     }
 

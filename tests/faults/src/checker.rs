@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use control_plane::AuditEvent;
 use credential_operator::{
     api::{
         ApiToken, ApiTokenState, Credential, CredentialPolicy, CredentialState, Instant, Lifetime,
@@ -50,11 +49,13 @@ use tokio::{
 use crate::{
     acceptance::{Due, KNOWN_WITHIN, Seen},
     asked::{Asked as AskedVerifier, ELSEWHERE},
+    authors,
     deliveries::{self, Deliveries},
     minted,
     run::{KEYRING, Violation},
     space::Space,
     state,
+    world::Requests,
 };
 
 /// Creation times have whole seconds, and a watch takes a moment.
@@ -227,9 +228,12 @@ impl Checker {
     /// Where two operators may have been at work at one time, a request of the one may arrive long after it was sent, and
     /// make a value of which the other's status knows nothing. The API server cannot fence a create off; so there a value
     /// that no status ever names, and nobody ever accepts, is no violation.
-    pub async fn end(&self, space: &Space, audit: &[AuditEvent], race: bool) -> Vec<Violation> {
+    pub async fn end(&self, space: &Space, requests: &Requests, race: bool) -> Vec<Violation> {
         let now = self.facts().clock.now();
+        let audit = &requests.operator;
         let mut found = bindings(space, now).await;
+        let gained = authors::gained(&space.client, audit, &requests.authors).await;
+        found.extend(gained.into_iter().map(|what| violation("S7", what)));
         found.extend(minted::wrong(space, now).await.into_iter().map(|what| violation("S18", what)));
         let mut facts = self.facts();
         found.append(&mut facts.found);

@@ -7,10 +7,14 @@
 //! [`checker`] has watched the API server throughout and presented every value to a verifier that was [`asked`] all the
 //! while, so that it can be told what must never be [accepted](acceptance). [`bug`]s are put in on purpose, to prove that they are caught.
 //!
+//! Whoever writes Credentials has rights of their own ([`authors`]), and the [`admission`] policies are in force.
+//!
 //! Nothing of this is in the operator: the harness links the library and has a `main` of its own.
 
 pub mod acceptance;
+pub mod admission;
 pub mod asked;
+pub mod authors;
 pub mod body;
 pub mod bug;
 pub mod checker;

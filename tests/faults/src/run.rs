@@ -135,6 +135,9 @@ impl<'a> Run<'a> {
     pub async fn start(world: &'a World, plan: &Plan, bug: Option<Bug>) -> Outcome<Self> {
         let space = world.space(&plan.scenario).await?;
         space.policy(ROLES_EVERYWHERE).await?;
+        if bug.is_some_and(Bug::is_unguarded) {
+            space.unguard().await?;
+        }
         let clock = clock();
         let (sender, signals) = mpsc::unbounded_channel();
         let wire = Wire::new(&space.namespace, clock.clone(), &plan.injections, sender);
@@ -309,8 +312,8 @@ pub async fn run(world: &World, plan: &Plan, bug: Option<Bug>, undisturbed: Opti
     }
     run.stop_operators();
     report.not_struck = run.wire.not_struck();
-    let audit = world.audit(&run.space).unwrap_or_default();
-    report.violations.extend(checker.end(&run.space, &audit, plan.may_race()).await);
+    let requests = world.requests(&run.space).unwrap_or_default();
+    report.violations.extend(checker.end(&run.space, &requests, plan.may_race()).await);
     report.slowest_end = checker.slowest_end();
     let ended = std::mem::take(&mut *run.ended.lock().unwrap_or_else(PoisonError::into_inner));
     report.violations.extend(ended.into_iter().map(|what| Violation { law: "crash", what }));

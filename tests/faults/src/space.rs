@@ -7,7 +7,7 @@ use std::{
 };
 
 use credential_operator::{
-    api::{ApiToken, ApiTokenState, Credential, CredentialState},
+    api::{ApiToken, ApiTokenState, Credential, CredentialState, GROUP},
     domain::clock::Clock,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -21,6 +21,8 @@ use kube::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::admission::UNGUARDED;
 
 /// By when the desired state must be reached once nothing goes wrong any more (L1).
 pub const DEADLINE: Duration = Duration::from_mins(1);
@@ -68,6 +70,8 @@ pub const ELSEWHERE: &str = "elsewhere";
 pub struct Space {
     /// The administrator's client.
     pub client: Client,
+    /// The client of who writes Credentials and ApiTokens.
+    pub author: Client,
     /// The namespace.
     pub namespace: String,
 }
@@ -80,6 +84,12 @@ impl Space {
     #[must_use]
     pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The API of a kind in the namespace, for who writes it.
+    fn written<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        let client = if K::group(&()) == GROUP { &self.author } else { &self.client };
+        Api::namespaced(client.clone(), &self.namespace)
     }
 
     /// What the names of this run's bindings outside its namespace begin with.
@@ -105,13 +115,23 @@ impl Space {
             let api: Api<DynamicObject> = if everywhere {
                 Api::all_with(self.client.clone(), &resource)
             } else {
-                Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+                let client = if group == GROUP { &self.author } else { &self.client };
+                Api::namespaced_with(client.clone(), &self.namespace, &resource)
             };
             let params = PatchParams::apply("user").force();
             let patch = Patch::Apply(&object);
             stubbornly(|| api.patch(&name, &params, &patch)).await?;
         }
         Ok(())
+    }
+
+    /// Takes this namespace out of what the admission policies judge.
+    ///
+    /// # Errors
+    /// When it does not work in time.
+    pub async fn unguard(&self) -> Outcome {
+        let metadata = format!("{{name: {}, labels: {{{UNGUARDED}: 'true'}}}}", self.namespace);
+        self.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {metadata}\n")).await
     }
 
     /// Sets the policy of this namespace: the one that it has, with these rules. It is known by its label to the operators
@@ -138,9 +158,28 @@ impl Space {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
     {
-        let api = self.api::<K>();
+        let api = self.written::<K>();
         let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
         stubbornly(|| api.patch(name, &params, &patch)).await.map(drop)
+    }
+
+    /// A merge patch that is to be refused, by a message that contains this; whether it was.
+    ///
+    /// # Errors
+    /// When the API server says neither in time.
+    pub async fn is_refused<K>(&self, name: &str, patch: Value, says: &str) -> Outcome<bool>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        let api = self.written::<K>();
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        stubbornly(|| async {
+            match api.patch(name, &params, &patch).await {
+                Err(kube::Error::Api(status)) if status.message.contains(says) => Ok(true),
+                other => other.map(|_| false),
+            }
+        })
+        .await
     }
 
     /// Deletes an object, which may be gone already.
@@ -162,7 +201,7 @@ impl Space {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
     {
-        let api = self.api::<K>();
+        let api = self.written::<K>();
         stubbornly(|| async {
             match api.delete(name, params).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),

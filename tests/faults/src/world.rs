@@ -21,6 +21,8 @@ use kube::{
 use tokio::sync::OnceCell;
 
 use crate::{
+    admission,
+    authors::{self, AUTHOR},
     plan::Plan,
     run::{self, Report, Run},
     scenario,
@@ -37,12 +39,48 @@ pub struct World {
     pub control_plane: ControlPlane,
     /// Somebody who may do everything.
     pub admin: Client,
+    author: Client,
     /// The operator's own `ServiceAccount`.
     pub operator: Identity,
     spaces: AtomicUsize,
-    audit: Mutex<(AuditTail, HashMap<String, Vec<AuditEvent>>)>,
+    audit: Mutex<Log>,
     undisturbed: Mutex<BTreeMap<String, Arc<OnceCell<Undisturbed>>>>,
 }
+
+/// The audit log, as far as it was read.
+struct Log {
+    tail: AuditTail,
+    requests: HashMap<String, Requests>,
+}
+
+/// What was done in the namespace of one run.
+#[derive(Clone, Default)]
+pub struct Requests {
+    /// By the operator.
+    pub operator: Vec<AuditEvent>,
+    /// To Credentials, by their authors.
+    pub authors: Vec<AuditEvent>,
+}
+
+/// As usual, and what authors write into Credentials.
+const AUDIT_POLICY: &str = r#"
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: None, userGroups: ["system:masters"]}
+- {level: None, users: ["system:apiserver", "system:kube-controller-manager", "system:anonymous"]}
+- {level: None, userGroups: ["system:serviceaccounts:kube-system"]}
+- {level: Request, verbs: [delete, deletecollection]}
+- level: Request
+  verbs: [create]
+  resources: [{group: rbac.authorization.k8s.io, resources: [rolebindings, clusterrolebindings]}]
+- level: Request
+  users: [author]
+  verbs: [create, update, patch]
+  resources: [{group: credential-operator.io, resources: [credentials]}]
+- {level: Metadata}
+"#;
 
 /// What a scenario comes to when nothing goes wrong.
 #[derive(Clone)]
@@ -62,9 +100,11 @@ impl World {
         let text = |error: &dyn std::error::Error| error.to_string();
         // A day at a time, as the API servers of some providers grant.
         let cap = "--service-account-max-token-expiration=24h";
-        let control_plane =
-            ControlPlane::builder().api_server_arg(cap).start().await.map_err(|error| text(&error))?;
+        let builder = ControlPlane::builder().api_server_arg(cap).audit_policy(AUDIT_POLICY);
+        let control_plane = builder.start().await.map_err(|error| text(&error))?;
         let admin = control_plane.admin().client().map_err(|error| text(&error))?;
+        let author = control_plane.user(AUTHOR, None).and_then(|author| author.client());
+        let author = author.map_err(|error| text(&error))?;
         let crds: Api<CustomResourceDefinition> = Api::all(admin.clone());
         let params = PatchParams::apply("tests").force();
         for crd in api::crds() {
@@ -74,9 +114,12 @@ impl World {
             let wait = kube::runtime::wait::await_condition(crds.clone(), &name, established);
             wait.await.map_err(|error| text(&error))?;
         }
-        let system = Space { client: admin.clone(), namespace: "credential-operator".to_owned() };
+        let namespace = "credential-operator".to_owned();
+        let system = Space { client: admin.clone(), author: author.clone(), namespace };
         system.apply(include_str!("../../../deploy/controller.yaml")).await?;
         system.apply(include_str!("../../../deploy/service-account-tokens.yaml")).await?;
+        system.apply(authors::RIGHTS).await?;
+        admission::install(&admin).await?;
         system.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {ELSEWHERE}}}\n")).await?;
         let operator = control_plane.service_account("credential-operator", "credential-operator").await;
         let operator = operator.map_err(|error| text(&error))?;
@@ -84,9 +127,10 @@ impl World {
         let world = Self {
             control_plane,
             admin,
+            author,
             operator,
             spaces: AtomicUsize::new(0),
-            audit: Mutex::new((tail, HashMap::new())),
+            audit: Mutex::new(Log { tail, requests: HashMap::new() }),
             undisturbed: Mutex::default(),
         };
         world.warm_up().await?;
@@ -110,7 +154,11 @@ impl World {
     /// When it cannot be made.
     pub async fn space(&self, purpose: &str) -> Outcome<Space> {
         let number = self.spaces.fetch_add(1, Ordering::Relaxed);
-        let space = Space { client: self.admin.clone(), namespace: format!("f{number}-{purpose}") };
+        let space = Space {
+            client: self.admin.clone(),
+            author: self.author.clone(),
+            namespace: format!("f{number}-{purpose}"),
+        };
         space
             .apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {}}}\n", space.namespace))
             .await?;
@@ -119,7 +167,8 @@ impl World {
 
     /// Forgets a run.
     pub fn forget(&self, space: &Space) {
-        self.audit.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&space.namespace);
+        let mut audit = self.audit.lock().unwrap_or_else(PoisonError::into_inner);
+        audit.requests.remove(&space.namespace);
     }
 
     /// What the API server wrote down of the operator in that space.
@@ -127,15 +176,25 @@ impl World {
     /// # Errors
     /// When the log cannot be read.
     pub fn audit(&self, space: &Space) -> Outcome<Vec<AuditEvent>> {
+        self.requests(space).map(|requests| requests.operator)
+    }
+
+    /// What the API server wrote down of everybody in that space.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn requests(&self, space: &Space) -> Outcome<Requests> {
         let mut audit = self.audit.lock().unwrap_or_else(PoisonError::into_inner);
-        let (tail, by_space) = &mut *audit;
+        let Log { tail, requests } = &mut *audit;
         for event in tail.read().map_err(|error| error.to_string())? {
-            if event.user.username != OPERATOR_USER || event.verb == "watch" {
-                continue;
+            let of_space = requests.entry(space_of(&event)).or_default();
+            match event.user.username.as_str() {
+                OPERATOR_USER if event.verb != "watch" => of_space.operator.push(event),
+                AUTHOR if event.request_object.is_some() => of_space.authors.push(event),
+                _ => {}
             }
-            by_space.entry(space_of(&event)).or_default().push(event);
         }
-        Ok(by_space.get(&space.namespace).cloned().unwrap_or_default())
+        Ok(requests.get(&space.namespace).cloned().unwrap_or_default())
     }
 
     /// What a scenario comes to when nothing goes wrong; it is run the first time.

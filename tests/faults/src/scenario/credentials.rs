@@ -19,6 +19,7 @@ use crate::{
 
 pub(super) const ALL: &[(&str, Drive)] = &[
     ("change-roles", |run| change_roles(run).boxed()),
+    ("grant-too-much", |run| grant_too_much(run).boxed()),
     ("suspend", |run| suspend(run).boxed()),
     ("cascade", |run| cascade(run).boxed()),
     ("orphan", |run| orphan(run).boxed()),
@@ -43,6 +44,17 @@ async fn change_roles(run: &Run<'_>) -> Outcome {
     run.space.credential("c", CredentialState::Active).await?;
     run.space.patch::<Credential>("c", json!({"spec": {"roles": []}})).await?;
     run.space.credential("c", CredentialState::Active).await.map(drop)
+}
+
+/// Somebody asks for a role that they may not bind, by way of a credential that they may edit.
+async fn grant_too_much(run: &Run<'_>) -> Outcome {
+    run.space.apply(&credential_with("c", &roles())).await?;
+    run.space.credential("c", CredentialState::Active).await?;
+    let more = json!({"spec": {"roles": [{"kind": "ClusterRole", "name": "edit"}]}});
+    let missing = "the verb bind on clusterroles/edit";
+    let refused = run.space.is_refused::<Credential>("c", more, missing).await?;
+    run.space.credential("c", CredentialState::Active).await?;
+    if refused { Ok(()) } else { Err("a role was granted by who may not bind it".to_owned()) }
 }
 
 async fn suspend(run: &Run<'_>) -> Outcome {

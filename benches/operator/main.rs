@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on ends")]
 
+mod admission;
 mod expire;
 mod floor;
 mod growth;
@@ -77,6 +78,8 @@ enum Bench {
     Visible,
     /// Memory of the verifier for each token.
     Memory,
+    /// Credentials created, with the admission policies and without; and what it costs to see that they are in force.
+    Admission,
 }
 
 impl Arguments {
@@ -124,6 +127,7 @@ async fn main() {
             [Bench::Verify] => verifier::speed::run(&world, &arguments).await,
             [Bench::Visible] => verifier::visible::run(&world, &arguments).await,
             [Bench::Memory] => verifier::memory::run(&world, &arguments).await,
+            [Bench::Admission] => admission::run(&world, &arguments).await,
             together => population::run(&world, &arguments, together).await,
         }
     }

@@ -4,11 +4,11 @@
 
 mod allowed;
 mod attacks;
-mod case;
+pub mod case;
 mod deletion;
 mod grants;
 mod issue;
-mod limits;
+pub mod limits;
 mod missing;
 mod namespaced;
 mod others;
@@ -174,7 +174,7 @@ async fn each<C: Case>(world: Arc<World>, cases: Vec<C>) {
 }
 
 /// Deletes what a case has left, whatever holds it.
-async fn clean_up(space: &Space) {
+pub async fn clean_up(space: &Space) {
     async fn let_go<K>(space: &Space)
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>

@@ -28,6 +28,7 @@ mod rights;
 mod support;
 mod token;
 mod ttl;
+mod unguarded;
 mod verifier;
 
 use std::{process::ExitCode, sync::Arc};
@@ -52,6 +53,8 @@ fn main() -> ExitCode {
         material::tests(),
         minted::tests(),
         policy::tests(),
+        unguarded::tests(),
+        unguarded::forged::tests(),
         verifier::tests(),
         ends::tests(),
         events::tests(),
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         renewal::tests(),
         rights::tests(),
         ttl::tests(),
+        unguarded::forged::forged_alone::tests(),
         verifier::verifier_alone::tests(),
         // Last, since whoever writes a status by hand cannot while these run.
         admission::tests(),

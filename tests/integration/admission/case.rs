@@ -2,11 +2,18 @@
 
 use std::time::Duration;
 
-use credential_operator::api::{ApiToken, Credential, CredentialPolicy};
+use credential_operator::{
+    api::{
+        ApiToken, Credential, CredentialPolicy,
+        credential::{Grant, RoleKind},
+    },
+    domain::name,
+};
 use k8s_openapi::api::{
     admissionregistration::v1::ValidatingAdmissionPolicy,
     authentication::v1::TokenRequest,
-    core::v1::{Namespace, ServiceAccount},
+    core::v1::{Namespace, Secret, ServiceAccount},
+    rbac::v1::RoleBinding,
 };
 use kube::{
     Api, Client, ResourceExt,
@@ -29,10 +36,13 @@ pub enum Kind {
     CredentialPolicy,
     Namespace,
     Policy,
+    Secret,
+    ServiceAccount,
+    RoleBinding,
 }
 
 impl Kind {
-    fn api(self, client: &Client, namespace: &str) -> Api<DynamicObject> {
+    pub fn api(self, client: &Client, namespace: &str) -> Api<DynamicObject> {
         let namespaced = |resource| Api::namespaced_with(client.clone(), namespace, &resource);
         let all = |resource| Api::all_with(client.clone(), &resource);
         match self {
@@ -41,6 +51,9 @@ impl Kind {
             Self::CredentialPolicy => all(ApiResource::erase::<CredentialPolicy>(&())),
             Self::Namespace => all(ApiResource::erase::<Namespace>(&())),
             Self::Policy => all(ApiResource::erase::<ValidatingAdmissionPolicy>(&())),
+            Self::Secret => namespaced(ApiResource::erase::<Secret>(&())),
+            Self::ServiceAccount => namespaced(ApiResource::erase::<ServiceAccount>(&())),
+            Self::RoleBinding => namespaced(ApiResource::erase::<RoleBinding>(&())),
         }
     }
 }
@@ -191,7 +204,21 @@ impl Who {
 }
 
 impl Act {
-    async fn run(&self, client: &Client, space: &Space) -> kube::Result<()> {
+    /// The same, with that for each `what`.
+    pub fn with(&self, what: &str, text: &str) -> Self {
+        let value = |value: &Value| serde_json::from_str(&value.to_string().replace(what, text)).unwrap();
+        match self {
+            Self::Apply(yaml) => Self::Apply(yaml.replace(what, text)),
+            Self::Create(yaml) => Self::Create(yaml.replace(what, text)),
+            Self::DryRun(act) => Self::DryRun(Box::new(act.with(what, text))),
+            Self::Replace(kind, name, patch) => Self::Replace(*kind, name, value(patch)),
+            Self::Merge(kind, name, patch) => Self::Merge(*kind, name, value(patch)),
+            Self::Status(kind, name, status) => Self::Status(*kind, name, value(status)),
+            Self::Delete(..) | Self::DeleteAll(_) | Self::Mint(_) => self.clone(),
+        }
+    }
+
+    pub async fn run(&self, client: &Client, space: &Space) -> kube::Result<()> {
         match self {
             Self::DryRun(act) => act.send(client, space, true).await,
             act => act.send(client, space, false).await,
@@ -270,8 +297,21 @@ fn merge(into: &mut Value, patch: &Value) {
     }
 }
 
-fn placed(text: &str, space: &Space) -> String {
-    text.replace("$ns", &space.namespace).replace("$other", &format!("{}-other", space.namespace))
+/// `$bound` is the name of the binding of the ClusterRole view for the credential `c`, `$there` that in the other namespace,
+/// and `$everywhere` that in the whole cluster.
+pub fn placed(text: &str, space: &Space) -> String {
+    let (own, other) = (&space.namespace, format!("{}-other", space.namespace));
+    let view = |namespace, cluster_wide| Grant {
+        kind: RoleKind::ClusterRole,
+        name: "view".to_owned(),
+        namespace,
+        cluster_wide,
+    };
+    text.replace("$ns", own)
+        .replace("$other", &other)
+        .replace("$bound", &name::binding(own, "c", &view(None, false)))
+        .replace("$there", &name::binding(own, "c", &view(Some(other), false)))
+        .replace("$everywhere", &name::binding(own, "c", &view(None, true)))
 }
 
 async fn prepared(world: &World, space: &Space, given: &str, who: Who, may: &[&'static str]) -> Person {

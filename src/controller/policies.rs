@@ -4,6 +4,8 @@
 //! or namespace that changes has all credentials judged anew, and those reconciled for whom something else comes of it. So
 //! ten thousand who are not concerned cost no place of work, and nobody waits behind them.
 
+mod lost;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
@@ -13,6 +15,7 @@ use std::{
 use kube::{Api, api::PostParams};
 use tokio::time::Instant;
 
+use self::lost::Lost;
 use super::{
     Context, Key, Place,
     cache::Kept,
@@ -38,6 +41,8 @@ const AT_A_TIME: usize = 64;
 #[derive(Default)]
 pub(super) struct Judgements {
     policies: Arc<Policies>,
+    /// Those of them that are not there any more.
+    lost: Lost,
     /// Whether a policy or a namespace's labels changed since whom it concerns was looked for.
     changed: bool,
     /// Why nothing new may be made anywhere: the admission policies are not in force.
@@ -104,6 +109,7 @@ impl Context {
         let out_of_reach = self.config.reach.refusal(&credential.spec, place.namespace());
         breaches.extend(out_of_reach.map(Breach::out_of_reach));
         breaches.extend(judgements.unguarded.clone().map(Breach::unguarded));
+        breaches.extend(judgements.while_lost());
         if brief.over {
             breaches.clear();
         }
@@ -157,11 +163,15 @@ impl Context {
 
     /// Takes in what the policies are now.
     pub(super) fn read_policies(&self) {
-        let unreadable = self.policies.unreadable().iter().map(|place| place.name().to_owned()).collect();
-        let policies = Policies::new(self.policies.all().collect(), unreadable);
         let judgements = &mut self.memory().policy;
-        judgements.policies = Arc::new(policies);
-        judgements.changed = true;
+        let (policies, unreadable) = self.policies_there();
+        judgements.take_in(policies, unreadable);
+    }
+
+    /// Those that are there, and the names of those that cannot be read.
+    fn policies_there(&self) -> (Vec<CredentialPolicy>, Vec<String>) {
+        let unreadable = self.policies.unreadable().iter().map(|place| place.name().to_owned()).collect();
+        (self.policies.all().collect(), unreadable)
     }
 
     /// Takes in whether the admission policies are in force, or why not; tells whether that is news.
@@ -244,6 +254,8 @@ struct Count {
 /// # Errors
 /// The first status that could not be written, after the others were tried.
 pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
+    // What fails there changes nothing of what holds.
+    let mut failed = lost::reconcile(ctx).await.err();
     let (policies, changed) = {
         let judgements = &mut ctx.memory().policy;
         (judgements.policies.clone(), std::mem::take(&mut judgements.changed))
@@ -274,9 +286,8 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     }
     // Who sees a part of the cluster has nothing to count, and others count, too.
     if !ctx.config.reach.is_everywhere() {
-        return Ok(());
+        return failed.map_or(Ok(()), Err);
     }
-    let mut failed = None;
     for name in policies.names() {
         let count = counts.get(name).copied().unwrap_or_default();
         if let Err(error) = write_status(ctx, name, count).await {

@@ -79,6 +79,12 @@ impl Breach {
         breach(Severity::Refused, None, message)
     }
 
+    /// Nobody knows what policies allow, so nothing new may be made in any namespace.
+    #[must_use]
+    pub const fn unknown(message: String) -> Self {
+        Self { severity: Severity::Unknown, policy: None, message, until: None }
+    }
+
     /// The reason that conditions give.
     #[must_use]
     pub const fn reason(&self) -> Reason {
@@ -132,6 +138,12 @@ impl Policies {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.policies.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// Those that can be read.
+    #[must_use]
+    pub fn all(&self) -> &[CredentialPolicy] {
+        &self.policies
     }
 
     /// The names of those that can be read.

@@ -77,6 +77,7 @@ fn main() -> ExitCode {
         renewal::tests(),
         rights::tests(),
         ttl::tests(),
+        unguarded::crd::tests(),
         unguarded::forged::forged_alone::tests(),
         verifier::verifier_alone::tests(),
         // Last, since whoever writes a status by hand cannot while these run.

@@ -4,6 +4,7 @@
 //! (`admission::missing`). This one goes on, so that each case shows what it refuses by itself.
 
 mod case;
+pub mod crd;
 pub mod forged;
 mod limits;
 mod planted;

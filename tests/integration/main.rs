@@ -77,6 +77,7 @@ fn main() -> ExitCode {
         renewal::tests(),
         rights::tests(),
         ttl::tests(),
+        unguarded::own_operator::tests(),
         unguarded::crd::tests(),
         unguarded::forged::forged_alone::tests(),
         verifier::verifier_alone::tests(),

@@ -7,6 +7,7 @@ mod case;
 pub mod crd;
 pub mod forged;
 mod limits;
+pub mod own_operator;
 mod planted;
 mod provided;
 

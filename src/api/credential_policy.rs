@@ -1,7 +1,8 @@
 //! `CredentialPolicy`: what namespaces may ask for.
 //!
 //! Every list is atomic, because absent and empty ones differ: of a list that is a set, server-side apply takes the last item
-//! away together with the list, and what was to be none would be all.
+//! away together with the list, and what was to be none would be all. So is the block of a selector, and that of tokens: of
+//! others it leaves null, which the schema refuses.
 
 use std::collections::BTreeMap;
 
@@ -97,7 +98,7 @@ pub struct CredentialPolicySpec {
 
 /// Namespaces, by their labels: those that fit all of matchLabels and matchExpressions.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-map-type" = "atomic"))]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.matchLabels) || self.matchLabels.all(k, k.size() <= 317 && self.matchLabels[k].matches('^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$') && k.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$'))").message("not a label, so that no namespace could have it: keys look like example.com/name, values like v1.2-a, with at most 63 characters").field_path(".matchLabels")
@@ -173,7 +174,7 @@ pub struct AllowedRole {
 
 /// What holds for tokens.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-map-type" = "atomic"))]
 #[serde(rename_all = "camelCase")]
 pub struct TokenPolicy {
     /// How long one value may live at most; that of a ClientSecret, too, by its rotation.every and overlap, or by its

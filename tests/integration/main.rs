@@ -14,6 +14,7 @@ mod conflict;
 mod credential;
 mod delivery;
 mod edits;
+mod emptied;
 mod ends;
 mod events;
 mod keyring;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         credential::tests(),
         conflict::tests(),
         bad_input::tests(),
+        emptied::tests(),
         kubeconfig::tests(),
         material::tests(),
         minted::tests(),

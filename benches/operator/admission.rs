@@ -84,6 +84,7 @@ pub async fn run(world: &World, arguments: &Arguments) {
     for document in AUTHOR.split("\n---\n") {
         apply(&world.admin, serde_yaml_ng::from_str(document).unwrap()).await;
     }
+    guard(world, true).await;
     let author = world.service_account("author").await.client().unwrap();
     let rounds = arguments.rounds_or(4);
     let (few, many) = (world.space("few").await, world.space("many").await);
@@ -181,16 +182,22 @@ async fn guard(world: &World, guarded: bool) {
         .filter(|policy| for_each || policy.spec.as_ref().is_some_and(|spec| spec.param_kind.is_none()));
     let deadline = Instant::now() + DEADLINE;
     for policy in asked {
-        while refuses(world, &policy.name_any()).await != guarded {
-            assert!(Instant::now() < deadline, "the policies do not come into force, or out of it");
-            sleep(Duration::from_millis(20)).await;
-        }
+        until(deadline, async || refuses(world, bait(&policy.name_any())).await == guarded).await;
+    }
+    // Until it has read the CredentialPolicies, the API server refuses whatever is to be held to them.
+    until(deadline, async || !refuses(world, credential("plain", 0)).await).await;
+}
+
+async fn until(deadline: Instant, holds: impl AsyncFn() -> bool) {
+    while !holds().await {
+        assert!(Instant::now() < deadline, "the policies do not come into force, or out of it");
+        sleep(Duration::from_millis(20)).await;
     }
 }
 
-async fn refuses(world: &World, policy: &str) -> bool {
+async fn refuses(world: &World, credential: Credential) -> bool {
     let api: Api<Credential> = Api::namespaced(world.admin.clone(), OPERATOR_NAMESPACE);
-    api.create(&dry_run(), &bait(policy)).await.is_err()
+    api.create(&dry_run(), &credential).await.is_err()
 }
 
 fn dry_run() -> PostParams {

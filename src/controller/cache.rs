@@ -250,13 +250,16 @@ impl<K: Kept> Cache<K> {
                 if listed.went_back {
                     watched.seen = listed.latest;
                 }
-                let stays = |place: &Place| {
-                    listed.places.contains(place) || scope.is_some_and(|scope| scope != place.namespace())
+                let is_gone = |place: &Place| {
+                    !listed.places.contains(place) && scope.is_none_or(|scope| scope == place.namespace())
                 };
-                state.unreadable.retain(|place| stays(place));
+                let unread: Vec<_> = state.unreadable.extract_if(is_gone).collect();
                 // What we wrote during the list may go missing here. It is looked up before it is believed lost.
-                let gone: Vec<_> = state.objects.keys().filter(|place| !stays(place)).cloned().collect();
-                gone.into_iter().filter_map(|place| remove(&mut state, place)).collect()
+                let gone: Vec<_> = state.objects.keys().filter(|place| is_gone(place)).cloned().collect();
+                let gone: Vec<_> = gone.into_iter().filter_map(|place| remove(&mut state, place)).collect();
+                // What could not be read kept others from something.
+                let unread = unread.into_iter().map(|place| Change { place, before: None, after: None });
+                gone.into_iter().chain(unread).collect()
             }
         }
     }
@@ -531,6 +534,20 @@ mod tests {
         assert!(cache.is_complete());
         cache.remember(object("a", "1", 9));
         assert!(cache.places().is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_read_and_is_not_in_a_new_list_is_news() {
+        let cache = cache();
+        cache.observe(Event::Init);
+        cache.observe(Event::InitApply(object("a", "1", 9)));
+        cache.lose(&Place::new("ns", "odd"), Lost::Unreadable);
+        assert!(cache.observe(Event::InitDone).is_empty());
+        cache.observe(Event::Init);
+        cache.observe(Event::InitApply(object("a", "1", 9)));
+        let gone = cache.observe(Event::InitDone);
+        assert_eq!(gone.iter().map(|change| change.place.name()).collect::<Vec<_>>(), ["odd"]);
+        assert!(!cache.has_unreadable());
     }
 
     #[test]

@@ -126,7 +126,7 @@ pub fn attacks() -> Vec<Tried> {
             Act::Apply(credential("{type: ClientSecret, secret: {name: other-credential}}")),
             (Kind::Credential, "c"),
             "Secret other-credential exists and is not this credential's",
-            Act::Delete(Kind::Credential, "other", None),
+            Act::Merge(Kind::Credential, "c", json!({"spec": {"secret": {"name": "own"}}})),
         ),
         writing(
             "material over what is provided",

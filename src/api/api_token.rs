@@ -36,6 +36,8 @@ use super::{
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
+    validation = Rule::new("!has(self.scopes) || self.scopes.all(a, self.scopes.exists_one(b, a == b))").message("a scope is named twice; name it once").field_path(".scopes"),
+    validation = Rule::new("!has(self.audiences) || self.audiences.all(a, self.audiences.exists_one(b, a == b))").message("an audience is named twice; name it once").field_path(".audiences"),
     validation = Rule::new("has(self.renewBefore) || has(self.expiresIn) != has(self.expiresAt)").message("set exactly one of expiresIn (a span of time, such as 30d) and expiresAt (an instant, such as 2027-01-01T00:00:00Z); both only together with renewBefore"),
     validation = Rule::new("!has(self.renewBefore) || has(self.expiresIn)").message("renewBefore needs expiresIn, the life of each value; set expiresIn, such as 30d, or remove renewBefore").field_path(".renewBefore"),
     validation = Rule::new("!has(self.renewBefore) || !has(self.expiresIn) || 2 * int(self.renewBefore.substring(0, self.renewBefore.size() - 1)) * (self.renewBefore.endsWith('m') ? 1 : self.renewBefore.endsWith('h') ? 60 : self.renewBefore.endsWith('d') ? 1440 : self.renewBefore.endsWith('w') ? 10080 : 525600) <= int(self.expiresIn.substring(0, self.expiresIn.size() - 1)) * (self.expiresIn.endsWith('m') ? 1 : self.expiresIn.endsWith('h') ? 60 : self.expiresIn.endsWith('d') ? 1440 : self.expiresIn.endsWith('w') ? 10080 : 525600)").message("renewBefore is more than half of expiresIn, but at most two values are valid at a time; shorten renewBefore, or give the values a longer life").field_path(".renewBefore"),

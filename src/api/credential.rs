@@ -49,6 +49,8 @@ pub const MAX_GRANTS: usize = 16;
 #[x_kube(
     validation = Rule::new("!has(oldSelf.expiresAt) || (has(self.expiresAt) && self.expiresAt <= oldSelf.expiresAt)").message("expiresAt can only be brought forward; for a longer life create another credential").field_path(".expiresAt"),
     validation = Rule::new("!has(self.roles) || self.roles.all(a, self.roles.exists_one(b, a == b))").message("a role is granted twice with the same target; remove one of the two").field_path(".roles"),
+    validation = Rule::new("!has(self.scopes) || self.scopes.all(a, self.scopes.exists_one(b, a == b))").message("a scope is named twice; name it once").field_path(".scopes"),
+    validation = Rule::new("!has(self.audiences) || self.audiences.all(a, self.audiences.exists_one(b, a == b))").message("an audience is named twice; name it once").field_path(".audiences"),
     validation = Rule::new("!has(self.basicAuth) || self.type == 'BasicAuth'").message("basicAuth goes with type BasicAuth only; remove it, or create a credential of that type").field_path(".basicAuth"),
     validation = Rule::new("!has(self.sshKey) || self.type == 'SshKey'").message("sshKey goes with type SshKey only; remove it, or create a credential of that type").field_path(".sshKey"),
     validation = Rule::new("!has(self.tls) || self.type == 'Tls'").message("tls goes with type Tls only; remove it, or create a credential of that type").field_path(".tls"),

@@ -204,6 +204,8 @@ async fn tokens_that_make_no_sense(_: Arc<World>, space: Space) {
             "annotations of kubernetes.io",
         ),
         ("expiresIn: 1h, secret: {labels: {app: 'no label value!'}}", "not a label"),
+        ("expiresIn: 1h, scopes: [a, a]", "a scope is named twice; name it once"),
+        ("expiresIn: 1h, audiences: [a, a]", "an audience is named twice; name it once"),
     ];
     for (rest, expected) in cases {
         let message = space.refused(&token("t", rest)).await;

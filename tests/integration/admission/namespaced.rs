@@ -23,7 +23,7 @@ use crate::{
     verifier::Asked,
 };
 
-crate::tests![each_works_in_its_namespaces_and_nowhere_else];
+crate::tests![each_keeps_to_its_namespaces];
 
 /// An operator of its own.
 struct Install {
@@ -110,7 +110,7 @@ async fn works(space: &Space, verifier: &Asked) -> String {
     value
 }
 
-async fn each_works_in_its_namespaces_and_nowhere_else(world: Arc<World>, one: Space) {
+async fn each_keeps_to_its_namespaces(world: Arc<World>, one: Space) {
     let [two, other, nobodys] =
         [world.space("two").await, world.space("other").await, world.space("nobodys").await];
     let mine = Install::deploy(&world, &[&one, &two]).await;

@@ -49,9 +49,10 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
         .filter(|asked| Some(asked) != annotation(name::ROTATED_ANNOTATION).as_ref());
     let now = ctx.clock.now();
     let empty = keyring.keys().next().is_none();
-    // Of a token that cannot be read nobody knows which key it names.
-    let droppable =
-        if ctx.tokens.has_unreadable() { Vec::new() } else { keyring.droppable(&in_use(ctx).await, now) };
+    // Of what cannot be read, or stands where we do not look any more, nobody knows which key it names.
+    let sees_all =
+        !ctx.tokens.has_unreadable() && !ctx.credentials.has_unreadable() && ctx.config.reach.is_everywhere();
+    let droppable = if sees_all { keyring.droppable(&in_use(ctx).await, now) } else { Vec::new() };
     let mut data: Map<String, Value> = droppable.into_iter().map(|id| (id, Value::Null)).collect();
     if empty || requested.is_some() {
         let key = ctx.draw(|random| keyring.draw(now, random));

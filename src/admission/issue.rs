@@ -15,6 +15,10 @@ pub(super) const VERB: &str = "issue";
 const HARMLESS: [&str; 7] =
     ["displayName", "description", "state", "type", "roles", "expiresAt", "deletionProtection"];
 
+/// What of a token may be edited without it: likewise. Whom a token is for is among them only where fewer are left.
+const HARMLESS_FOR_TOKENS: [&str; 6] =
+    ["description", "expiresAt", "ttlAfterExpired", "revoked", "scopes", "secret"];
+
 pub(super) fn draft() -> Draft {
     let mut variables = before_and_after();
     variables.push(("ofToken", "request.resource.resource == 'apitokens'".to_owned()));
@@ -29,12 +33,19 @@ pub(super) fn draft() -> Draft {
          variables.old.filter(k, !(k in variables.spec))"
             .to_owned(),
     ));
-    let harmless = HARMLESS.map(|field| format!("'{field}'")).join(", ");
+    let listed =
+        |fields: &[&str]| fields.iter().map(|field| format!("'{field}'")).collect::<Vec<_>>().join(", ");
+    let (harmless, harmless_for_tokens) = (listed(&HARMLESS), listed(&HARMLESS_FOR_TOKENS));
+    // A ServiceAccount token without audiences is for the API server's own, which others are no part of.
+    variables.push((
+        "narrows",
+        "has(variables.old.audiences) || !(has(variables.spec.type) && variables.spec.type == 'ServiceAccount')".to_owned(),
+    ));
     variables.push((
         "asked",
         format!(
             "(variables.ofToken ? (oldObject == null ? ['a new token'] : \
-             variables.changed.filter(k, k == 'delivery').map(k, 'spec.' + k)) : \
+             variables.changed.filter(k, !(k in [{harmless_for_tokens}]) && !(k == 'audiences' && variables.narrows)).map(k, 'spec.' + k)) : \
              variables.changed.filter(k, !(k in [{harmless}])).map(k, 'spec.' + k)) + \
              (variables.activated ? ['spec.state'] : []) + \
              ['{ROTATE_ANNOTATION}', '{ACKNOWLEDGED_ANNOTATION}'].filter(k, k in variables.marks && \

@@ -1,19 +1,24 @@
 //! Nobody reads a Secret, or has one made that looks as they like, by way of a credential, who may not do so themselves.
 
 use super::draft::{Draft, Law, Rule, before_and_after};
-use crate::api::GROUP;
+use crate::{api::GROUP, domain::name};
 
-/// The fields that refer to a Secret: a name for expressions, the field, and what must be there for it to be.
-const REFERENCES: [(&str, &str, &[&str]); 2] = [
-    ("provided", "provided.secretRef.name", &["provided"]),
-    ("issuer", "tls.issuer.secretRef.name", &["tls", "tls.issuer"]),
+/// The fields that refer to a Secret: a name for expressions, the field, what must be there for it to be, and what decides what
+/// is had of that Secret: an authority signs whatever `tls` says.
+const REFERENCES: [(&str, &str, &[&str], &str); 2] = [
+    ("provided", "provided.secretRef.name", &["provided"], "provided.secretRef.name"),
+    ("issuer", "tls.issuer.secretRef.name", &["tls", "tls.issuer"], "tls"),
 ];
+
+/// Whether a credential or a token says of its Secret what it said before.
+const AS_IT_LOOKED: &str = "(has(variables.spec.secret) == has(variables.old.secret) && \
+                            (!has(variables.spec.secret) || variables.spec.secret == variables.old.secret))";
 
 pub(super) fn draft() -> Draft {
     let mut variables = before_and_after();
     let mut laws = Vec::new();
-    for (name, field, parents) in REFERENCES {
-        variables.push((name, set_or_changed(field, parents)));
+    for (name, field, parents, decides) in REFERENCES {
+        variables.push((name, set_or_changed(field, parents, decides)));
         laws.push(Law {
             holds: format!(
                 "variables.{name} == '' || authorizer.group('').resource('secrets').namespace(request.namespace)\
@@ -28,18 +33,38 @@ pub(super) fn draft() -> Draft {
         });
     }
     laws.push(Law {
-        holds: "(has(variables.spec.secret) == has(variables.old.secret) && \
-                (!has(variables.spec.secret) || variables.spec.secret == variables.old.secret)) || \
-                authorizer.group('').resource('secrets').namespace(request.namespace).check('create').allowed()"
-            .to_owned(),
+        holds: format!(
+            "{AS_IT_LOOKED} || \
+             authorizer.group('').resource('secrets').namespace(request.namespace).check('create').allowed()"
+        ),
         message: "who says what a Secret looks like needs the right to create secrets",
         says: "'user ' + request.userInfo.username + ' may not set or change spec.secret: the right to create secrets in \
                namespace ' + request.namespace + ' is missing; ask for it, or leave spec.secret as it is'"
             .to_owned(),
     });
+    // What is in it would be under a name that others may read, or wherever its new annotations have it copied to.
+    variables.push((
+        "shown",
+        format!(
+            "oldObject == null || {AS_IT_LOOKED} ? '' : has(variables.old.secret) && has(variables.old.secret.name) ? \
+             string(variables.old.secret.name) : \
+             string(object.metadata.name) + (request.resource.resource == 'apitokens' ? '{token}' : '{material}')",
+            token = name::token_secret(""),
+            material = name::material_secret(""),
+        ),
+    ));
+    laws.push(Law {
+        holds: "variables.shown == '' || authorizer.group('').resource('secrets').namespace(request.namespace)\
+                .name(variables.shown).check('get').allowed()"
+            .to_owned(),
+        message: "who changes where a Secret is found needs the right to get it",
+        says: "'user ' + request.userInfo.username + ' may not change spec.secret: the right to get secrets/' + variables.shown + \
+               ' in namespace ' + request.namespace + ' is missing; ask for it, or leave spec.secret as it is'"
+            .to_owned(),
+    });
     Draft {
         name: "secrets".to_owned(),
-        about: "Who refers to a Secret must be allowed to get it; who says what one looks like, to create it.",
+        about: "Who refers to a Secret must be allowed to get it; who says what one looks like, to create it; who changes that, both.",
         rules: vec![Rule {
             group: GROUP,
             resources: &["credentials", "apitokens"],
@@ -51,13 +76,13 @@ pub(super) fn draft() -> Draft {
     }
 }
 
-/// The name that the field has now and had not before; empty where that is as it was, or not there.
-fn set_or_changed(field: &str, parents: &[&str]) -> String {
+/// The name that the field has, where what decides has changed; empty where that is as it was, or there is none.
+fn set_or_changed(field: &str, parents: &[&str], decides: &str) -> String {
     let there = |of: &str| {
         parents.iter().map(|parent| format!("has(variables.{of}.{parent})")).collect::<Vec<_>>().join(" && ")
     };
     format!(
-        "({now}) && !({before} && variables.old.{field} == variables.spec.{field}) ? string(variables.spec.{field}) : ''",
+        "({now}) && !({before} && variables.old.{decides} == variables.spec.{decides}) ? string(variables.spec.{field}) : ''",
         now = there("spec"),
         before = there("old"),
     )

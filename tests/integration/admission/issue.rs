@@ -41,6 +41,12 @@ pub fn attacks() -> Vec<Attack> {
             "user $user may not issue for credential c (a new token): the verb issue on credentials.credential-operator.io/c in \
              namespace $ns is missing; ask for it, or leave that as it is",
         ),
+        attack(
+            "an audience for a token that was for the API server",
+            &(credential("{audiences: [bank]}") + &token("type: ServiceAccount, expiresIn: 1h")),
+            Act::Merge(Kind::ApiToken, "t", json!({"spec": {"audiences": ["bank"]}})),
+            "user $user may not issue for credential c (spec.audiences): the verb issue on",
+        ),
         Attack {
             may: &["issue credentials mine"],
             ..attack(
@@ -150,7 +156,7 @@ pub fn attacks() -> Vec<Attack> {
             )
         },
         Attack {
-            may: &["create secrets"],
+            may: &["create secrets", "get secrets one"],
             ..edit(
                 "another Secret for the values",
                 "{type: ClientSecret, secret: {name: one}}",

@@ -7,6 +7,9 @@ use super::case::{Act, Attack, EDITOR, Kind, Remedy, credential, secret, token};
 const ISSUE: &str = "issue credentials c";
 const GET_OTHER: Remedy = Remedy::Rights(&["get secrets other"]);
 const CREATE: Remedy = Remedy::Rights(&["create secrets"]);
+const SHOW: Remedy = Remedy::Rights(&["create secrets", "get secrets c-credential"]);
+const NO_GET: &str = "user $user may not change spec.secret: the right to get secrets/c-credential in namespace $ns is missing; ask \
+                      for it, or leave spec.secret as it is";
 const NO_CREATE: &str = "user $user may not set or change spec.secret: the right to create secrets in namespace $ns is missing; ask \
                          for it, or leave spec.secret as it is";
 
@@ -116,19 +119,19 @@ pub fn attacks() -> Vec<Attack> {
             "an annotation that has a Secret copied",
             "{type: ClientSecret}",
             json!({"spec": {"secret": {"annotations": {"reflector.example/copy-to": "everywhere"}}}}),
-            CREATE,
+            SHOW,
         ),
         edit(
             "another annotation",
             "{type: ClientSecret, secret: {annotations: {example.com/a: b}}}",
             json!({"spec": {"secret": {"annotations": {"example.com/a": "c"}}}}),
-            CREATE,
+            SHOW,
         ),
         edit(
             "back to the name by default",
             "{type: ClientSecret, secret: {name: one}}",
             json!({"spec": {"secret": null}}),
-            CREATE,
+            Remedy::Rights(&["create secrets", "get secrets one"]),
         ),
         attack(
             "the name of the Secret of a token",
@@ -146,7 +149,39 @@ pub fn attacks() -> Vec<Attack> {
                 json!({"spec": {"secret": {"annotations": {"reflector.example/copy-to": "everywhere"}}}}),
             ),
             NO_CREATE,
-            CREATE,
+            Remedy::Rights(&["create secrets", "get secrets t-token"]),
+        ),
+        Attack {
+            may: &[ISSUE, "create secrets", "get secrets mine"],
+            ..attack(
+                "a name that one may read for a Secret that one may not",
+                credential("{type: SshKey}"),
+                Act::Merge(Kind::Credential, "c", json!({"spec": {"secret": {"name": "mine"}}})),
+                NO_GET,
+                SHOW,
+            )
+        },
+        Attack {
+            may: &[ISSUE, "create secrets"],
+            ..attack(
+                "an annotation that has a provided Secret copied",
+                secret("other") + &credential("{type: BasicAuth, provided: {secretRef: {name: other}}}"),
+                Act::Merge(
+                    Kind::Credential,
+                    "c",
+                    json!({"spec": {"secret": {"annotations": {"reflector.example/copy-to": "everywhere"}}}}),
+                ),
+                NO_GET,
+                SHOW,
+            )
+        },
+        attack(
+            "a name signed by an authority of others",
+            secret("other") + &credential("{type: Tls, tls: {issuer: {secretRef: {name: other}}}}"),
+            Act::Merge(Kind::Credential, "c", json!({"spec": {"tls": {"dnsNames": ["root.example"]}}})),
+            "may not refer to Secret other (spec.tls.issuer.secretRef.name): the right to get secrets/other in namespace $ns is \
+             missing",
+            GET_OTHER,
         ),
     ]
 }

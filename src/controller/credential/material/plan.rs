@@ -91,7 +91,9 @@ pub fn plan(
         Wanted::No => decision.ended(),
         Wanted::Untouched => {
             let material = decision.told_before();
-            Plan { secret: decision.recorded, material, ..Plan::default() }
+            // It may have gone at the end, before a clock that was set back.
+            let gone = matches!(seen.secret, SecretSeen::Absent) && seen.former.is_none();
+            Plan { secret: decision.recorded.filter(|_| !gone), material, ..Plan::default() }
         }
     }
 }

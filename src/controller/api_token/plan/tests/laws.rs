@@ -230,6 +230,10 @@ prop_compose! {
                 status.token_id = status.token_id.take().map(|_| value.attestation().id);
             }
         }
+        // What is said there is keyed, so of a token that does not renew it names none before. A status may name any.
+        if let Some(value) = secret.as_mut().and_then(|secret| secret.value.as_mut()) && !renews {
+            value.previous = None;
+        }
         let mut world = World::fresh();
         let token = world.token.as_mut().unwrap();
         token.spec = spec;

@@ -42,6 +42,13 @@ pub(super) struct Rule {
     pub(super) operations: &'static [&'static str],
 }
 
+impl Rule {
+    /// Whatever is written into these of our kinds.
+    pub(super) const fn writes(resources: &'static [&'static str]) -> Self {
+        Self { group: GROUP, resources, operations: &["CREATE", "UPDATE"] }
+    }
+}
+
 /// Something that must hold.
 pub(super) struct Law {
     /// True where it does.

@@ -1,7 +1,7 @@
 //! Nobody has a role bound by way of a credential that they could not have bound themselves.
 
 use super::draft::{Draft, Law, Rule, before_and_after};
-use crate::api::{GROUP, credential::MAX_GRANTS};
+use crate::api::credential::MAX_GRANTS;
 
 /// How many grants one policy judges, with two questions each.
 const GRANTS_EACH: usize = 8;
@@ -44,7 +44,7 @@ fn draft(number: usize, first: usize, end: usize) -> Draft {
     Draft {
         name: format!("grants-{number}"),
         about: "Who adds a role to a credential, or switches it on, must be allowed to bind that role there.",
-        rules: vec![Rule { group: GROUP, resources: &["credentials"], operations: &["CREATE", "UPDATE"] }],
+        rules: vec![Rule::writes(&["credentials"])],
         variables,
         laws,
         for_each_policy: false,

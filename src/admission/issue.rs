@@ -45,7 +45,8 @@ pub(super) fn draft() -> Draft {
         "asked",
         format!(
             "(variables.ofToken ? (oldObject == null ? ['a new token'] : \
-             variables.changed.filter(k, !(k in [{harmless_for_tokens}]) && !(k == 'audiences' && variables.narrows)).map(k, 'spec.' + k)) : \
+             variables.changed.filter(k, !(k in [{harmless_for_tokens}]) && !(k == 'audiences' && variables.narrows))\
+             .map(k, 'spec.' + k)) : \
              variables.changed.filter(k, !(k in [{harmless}])).map(k, 'spec.' + k)) + \
              (variables.activated ? ['spec.state'] : []) + \
              ['{ROTATE_ANNOTATION}', '{ACKNOWLEDGED_ANNOTATION}'].filter(k, k in variables.marks && \
@@ -55,11 +56,7 @@ pub(super) fn draft() -> Draft {
     Draft {
         name: "issue".to_owned(),
         about: "Who has values of a credential made, or made otherwise, must have the verb issue on it.",
-        rules: vec![Rule {
-            group: GROUP,
-            resources: &["credentials", "apitokens"],
-            operations: &["CREATE", "UPDATE"],
-        }],
+        rules: vec![Rule::writes(&["credentials", "apitokens"])],
         variables,
         laws: vec![Law {
             holds: format!(

@@ -8,7 +8,7 @@ use super::{
     draft::{Draft, Law, Rule, before_and_after},
     grants,
 };
-use crate::api::{DEFAULT_AUDIENCE, GROUP};
+use crate::api::DEFAULT_AUDIENCE;
 
 pub(super) fn draft() -> Draft {
     let mut variables = selection();
@@ -22,7 +22,7 @@ pub(super) fn draft() -> Draft {
     Draft {
         name: "limits".to_owned(),
         about: "Credentials keep to what the CredentialPolicies of their namespace allow.",
-        rules: vec![Rule { group: GROUP, resources: &["credentials"], operations: &["CREATE", "UPDATE"] }],
+        rules: vec![Rule::writes(&["credentials"])],
         variables,
         laws: vec![
             Law {

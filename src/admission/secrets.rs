@@ -1,7 +1,7 @@
 //! Nobody reads a Secret, or has one made that looks as they like, by way of a credential, who may not do so themselves.
 
 use super::draft::{Draft, Law, Rule, before_and_after};
-use crate::{api::GROUP, domain::name};
+use crate::domain::name;
 
 /// The fields that refer to a Secret: a name for expressions, the field, what must be there for it to be, and what decides what
 /// is had of that Secret: an authority signs whatever `tls` says.
@@ -9,10 +9,6 @@ const REFERENCES: [(&str, &str, &[&str], &str); 2] = [
     ("provided", "provided.secretRef.name", &["provided"], "provided.secretRef.name"),
     ("issuer", "tls.issuer.secretRef.name", &["tls", "tls.issuer"], "tls"),
 ];
-
-/// Whether a credential or a token says of its Secret what it said before.
-const AS_IT_LOOKED: &str = "(has(variables.spec.secret) == has(variables.old.secret) && \
-                            (!has(variables.spec.secret) || variables.spec.secret == variables.old.secret))";
 
 pub(super) fn draft() -> Draft {
     let mut variables = before_and_after();
@@ -32,11 +28,16 @@ pub(super) fn draft() -> Draft {
             ),
         });
     }
+    variables.push((
+        "asItLooked",
+        "has(variables.spec.secret) == has(variables.old.secret) && \
+         (!has(variables.spec.secret) || variables.spec.secret == variables.old.secret)"
+            .to_owned(),
+    ));
     laws.push(Law {
-        holds: format!(
-            "{AS_IT_LOOKED} || \
-             authorizer.group('').resource('secrets').namespace(request.namespace).check('create').allowed()"
-        ),
+        holds: "variables.asItLooked || \
+                authorizer.group('').resource('secrets').namespace(request.namespace).check('create').allowed()"
+            .to_owned(),
         message: "who says what a Secret looks like needs the right to create secrets",
         says: "'user ' + request.userInfo.username + ' may not set or change spec.secret: the right to create secrets in \
                namespace ' + request.namespace + ' is missing; ask for it, or leave spec.secret as it is'"
@@ -46,7 +47,7 @@ pub(super) fn draft() -> Draft {
     variables.push((
         "shown",
         format!(
-            "oldObject == null || {AS_IT_LOOKED} ? '' : has(variables.old.secret) && has(variables.old.secret.name) ? \
+            "oldObject == null || variables.asItLooked ? '' : has(variables.old.secret) && has(variables.old.secret.name) ? \
              string(variables.old.secret.name) : \
              string(object.metadata.name) + (request.resource.resource == 'apitokens' ? '{token}' : '{material}')",
             token = name::token_secret(""),
@@ -65,11 +66,7 @@ pub(super) fn draft() -> Draft {
     Draft {
         name: "secrets".to_owned(),
         about: "Who refers to a Secret must be allowed to get it; who says what one looks like, to create it; who changes that, both.",
-        rules: vec![Rule {
-            group: GROUP,
-            resources: &["credentials", "apitokens"],
-            operations: &["CREATE", "UPDATE"],
-        }],
+        rules: vec![Rule::writes(&["credentials", "apitokens"])],
         variables,
         laws,
         for_each_policy: false,

@@ -20,6 +20,7 @@ mod working;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use control_plane::Namespaced;
 use credential_operator::{
     admission::{self, Account, CANARY_ANNOTATION},
     api::{ApiToken, Credential, CredentialPolicy},
@@ -177,10 +178,7 @@ async fn each<C: Case>(world: Arc<World>, cases: Vec<C>) {
 pub async fn clean_up(space: &Space) {
     async fn let_go<K>(space: &Space)
     where
-        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + Clone
-            + serde::de::DeserializeOwned
-            + std::fmt::Debug,
+        K: Namespaced,
     {
         for object in space.api::<K>().list_metadata(&ListParams::default()).await.unwrap() {
             let patch = json!({"metadata": {"finalizers": null}});

@@ -3,17 +3,15 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use control_plane::Namespaced;
 use credential_operator::{
     api::{ApiToken, ApiTokenState, Credential, CredentialState},
     domain::clock::Clock,
 };
 use jiff::SignedDuration;
-use k8s_openapi::{
-    NamespaceResourceScope,
-    api::{
-        core::v1::{Namespace, Secret, ServiceAccount},
-        rbac::v1::{ClusterRoleBinding, RoleBinding},
-    },
+use k8s_openapi::api::{
+    core::v1::{Namespace, Secret, ServiceAccount},
+    rbac::v1::{ClusterRoleBinding, RoleBinding},
 };
 use kube::{
     Api, Resource, ResourceExt,
@@ -274,10 +272,7 @@ where
 async fn version(space: &Space, other: &str) -> Option<String> {
     async fn of<K>(space: &Space, name: &str) -> Option<String>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + std::fmt::Debug,
+        K: Namespaced,
     {
         space.api::<K>().get_metadata_opt(name).await.unwrap()?.resource_version()
     }

@@ -9,6 +9,7 @@
 mod access;
 mod admission;
 mod bad_input;
+mod bearer;
 mod canary;
 mod conflict;
 mod credential;

@@ -11,16 +11,16 @@ use futures::future::join_all;
 use jiff::SignedDuration;
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec},
-    core::v1::{ConfigMap, Secret, ServiceAccount},
+    core::v1::{Secret, ServiceAccount},
 };
 use kube::{
-    Api, Client, Config,
-    api::{DeleteParams, ListParams, PostParams},
+    Api,
+    api::{DeleteParams, PostParams},
 };
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
 
 use crate::{
+    bearer::{asked, until},
     support::{DEADLINE, Space, SystemClock, World, condition},
     verifier::Asked,
 };
@@ -72,37 +72,6 @@ fn token(name: &str, credential: &str, rest: &str) -> String {
     format!(
         "apiVersion: credential-operator.io/v1alpha1\nkind: ApiToken\nmetadata: {{name: {name}}}\nspec: {{credentialRef: {{name: {credential}}}, type: ServiceAccount, {rest}}}\n"
     )
-}
-
-/// Somebody who has nothing but a token.
-fn bearer(world: &World, token: &str) -> Client {
-    let mut config = Config::new(world.control_plane.server().parse().unwrap());
-    config.root_cert = world.control_plane.admin().config().root_cert;
-    config.auth_info.token = Some(token.to_owned().into());
-    config.default_retry = false;
-    Client::try_from(config).unwrap()
-}
-
-/// What the API server answers to whoever lists config maps with it.
-async fn asked(world: &World, space: &Space, token: &str) -> u16 {
-    let api: Api<ConfigMap> = Api::namespaced(bearer(world, token), &space.namespace);
-    match api.list(&ListParams::default()).await {
-        Ok(_) => 200,
-        Err(kube::Error::Api(status)) => status.code,
-        Err(error) => panic!("{error}"),
-    }
-}
-
-async fn until(world: &World, space: &Space, token: &str, expected: u16, within: Duration) {
-    let deadline = Instant::now() + within;
-    loop {
-        let told = asked(world, space, token).await;
-        if told == expected {
-            return;
-        }
-        assert!(Instant::now() < deadline, "it answers {told}, not {expected}");
-        sleep(Duration::from_millis(200)).await;
-    }
 }
 
 /// Waits for the next value, and returns the token and it.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use control_plane::{ControlPlane, Identity};
+use control_plane::{ControlPlane, Identity, Namespaced};
 use credential_operator::{
     api::{self, ApiToken, ApiTokenState, Credential, CredentialState},
     controller::{self, Config, Context, ControllerError},
@@ -20,7 +20,6 @@ use credential_operator::{
 use futures::{Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
-    NamespaceResourceScope,
     api::{
         admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
         core::v1::{Namespace, Secret},
@@ -35,7 +34,7 @@ use kube::{
 };
 use libtest_mimic::Trial;
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
     runtime::Runtime,
@@ -369,7 +368,7 @@ pub struct Space {
 }
 
 impl Space {
-    pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+    pub fn api<K: Namespaced>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
@@ -410,7 +409,7 @@ impl Space {
     /// A merge patch, by the admin.
     pub async fn patch<K>(&self, name: &str, patch: Value) -> kube::Result<K>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+        K: Namespaced,
     {
         self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await
     }
@@ -418,12 +417,7 @@ impl Space {
     /// Waits until an object is as `expected`; `None` stands for its absence.
     pub async fn until<K>(&self, name: &str, expected: impl Fn(Option<&K>) -> bool) -> Option<K>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Debug
-            + Send
-            + 'static,
+        K: Namespaced,
     {
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let events = watcher(self.api::<K>(), config).default_backoff();

@@ -17,6 +17,7 @@ mod audit;
 mod certificates;
 mod error;
 mod identity;
+mod namespaced;
 mod part;
 mod programs;
 mod start;
@@ -35,6 +36,7 @@ pub use self::{
     audit::{AuditEvent, AuditObject, AuditStatus, AuditTail, AuditUser},
     error::Error,
     identity::Identity,
+    namespaced::Namespaced,
     start::Builder,
 };
 use self::{

@@ -32,21 +32,23 @@ rules:
 - level: Request
   verbs: [create]
   resources: [{group: rbac.authorization.k8s.io, resources: [rolebindings, clusterrolebindings]}]
-- {level: Metadata}
 "#;
+/// Of all else, that it was.
+const AUDIT_THE_REST: &str = "- {level: Metadata}\n";
 
 /// What is not as usual in a control plane.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
-    audit_policy: Option<String>,
+    audited: String,
     api_server_arguments: Vec<String>,
 }
 
 impl Builder {
-    /// What the audit log tells, as the YAML of an `audit.k8s.io/v1` `Policy`.
+    /// What the audit log tells beside what it always does: more rules of an `audit.k8s.io/v1` `Policy`, as YAML. They
+    /// come before the last one, by which everything else is told without its body.
     #[must_use]
-    pub fn audit_policy(mut self, policy: impl Into<String>) -> Self {
-        self.audit_policy = Some(policy.into());
+    pub fn audit(mut self, rules: &str) -> Self {
+        self.audited.push_str(rules);
         self
     }
 
@@ -91,8 +93,8 @@ impl Builder {
         write(&directory.join("ca.crt"), &authority.certificate())?;
         write_pair(&directory, "server", &authority.server()?)?;
         write_pair(&directory, "accounts", &certificates::key_pair()?)?;
-        let policy = self.audit_policy.as_deref().unwrap_or(AUDIT_POLICY);
-        write(&directory.join("audit-policy.yaml"), policy)?;
+        let policy = [AUDIT_POLICY, &self.audited, AUDIT_THE_REST].concat();
+        write(&directory.join("audit-policy.yaml"), &policy)?;
         let server = format!("https://127.0.0.1:{}", ports.api_server);
         let certified = |name, group| Identity::certified(&authority, &directory, &server, name, group);
         let admin = certified("admin", Some("system:masters"))?;

@@ -1,24 +1,23 @@
 //! A namespace, a clock, and what users do there.
 
 use std::{
-    fmt::Debug,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use control_plane::Namespaced;
 use credential_operator::{
     api::{ApiToken, ApiTokenState, Credential, CredentialState, GROUP},
     domain::clock::Clock,
 };
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::NamespaceResourceScope;
 use kube::{
-    Api, Client, Resource,
+    Api, Client,
     api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams},
     core::GroupVersionKind,
     runtime::wait::{Condition, await_condition},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -82,12 +81,12 @@ pub type Outcome<T = ()> = Result<T, String>;
 impl Space {
     /// The API of a kind in the namespace.
     #[must_use]
-    pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+    pub fn api<K: Namespaced>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     /// The API of a kind in the namespace, for who writes it.
-    fn written<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+    fn written<K: Namespaced>(&self) -> Api<K> {
         let client = if K::group(&()) == GROUP { &self.author } else { &self.client };
         Api::namespaced(client.clone(), &self.namespace)
     }
@@ -156,7 +155,7 @@ impl Space {
     /// When it does not work in time.
     pub async fn patch<K>(&self, name: &str, patch: Value) -> Outcome
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+        K: Namespaced,
     {
         let api = self.written::<K>();
         let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
@@ -169,7 +168,7 @@ impl Space {
     /// When the API server says neither in time.
     pub async fn is_refused<K>(&self, name: &str, patch: Value, says: &str) -> Outcome<bool>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+        K: Namespaced,
     {
         let api = self.written::<K>();
         let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
@@ -188,7 +187,7 @@ impl Space {
     /// When it does not work in time.
     pub async fn delete<K>(&self, name: &str) -> Outcome
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+        K: Namespaced,
     {
         self.delete_by::<K>(name, &DeleteParams::background()).await
     }
@@ -199,7 +198,7 @@ impl Space {
     /// When it does not work in time.
     pub async fn delete_by<K>(&self, name: &str, params: &DeleteParams) -> Outcome
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+        K: Namespaced,
     {
         let api = self.written::<K>();
         stubbornly(|| async {
@@ -217,13 +216,7 @@ impl Space {
     /// When it is not in time.
     pub async fn until<K>(&self, name: &str, expected: impl Condition<K> + Clone) -> Outcome<Option<K>>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Serialize
-            + Debug
-            + Send
-            + 'static,
+        K: Namespaced,
     {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -248,13 +241,7 @@ impl Space {
     /// When it is not in time.
     pub async fn gone<K>(&self, name: &str) -> Outcome
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Serialize
-            + Debug
-            + Send
-            + 'static,
+        K: Namespaced,
     {
         self.until::<K>(name, |found: Option<&K>| found.is_none()).await.map(drop)
     }

@@ -2,23 +2,20 @@
 
 use std::{collections::BTreeMap, fmt::Debug};
 
-use control_plane::AuditEvent;
+use control_plane::{AuditEvent, Namespaced};
 use credential_operator::{
     api::{ApiToken, Credential, CredentialPolicy},
     domain::name,
 };
-use k8s_openapi::{
-    NamespaceResourceScope,
-    api::{
-        core::v1::{Secret, ServiceAccount},
-        rbac::v1::{ClusterRoleBinding, RoleBinding},
-    },
+use k8s_openapi::api::{
+    core::v1::{Secret, ServiceAccount},
+    rbac::v1::{ClusterRoleBinding, RoleBinding},
 };
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, ListParams},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
@@ -176,11 +173,7 @@ pub async fn release(space: &Space) {
 
 async fn list<K>(from: &Space, space: &Space, objects: &mut BTreeMap<String, Value>)
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + Serialize
-        + Debug,
+    K: Namespaced,
 {
     let found = from.api::<K>().list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
     for object in found {

@@ -62,25 +62,13 @@ pub struct Requests {
     pub authors: Vec<AuditEvent>,
 }
 
-/// As usual, and what authors write into Credentials.
-const AUDIT_POLICY: &str = r#"
-apiVersion: audit.k8s.io/v1
-kind: Policy
-omitStages: [RequestReceived]
-rules:
-- {level: None, userGroups: ["system:masters"]}
-- {level: None, users: ["system:apiserver", "system:kube-controller-manager", "system:anonymous"]}
-- {level: None, userGroups: ["system:serviceaccounts:kube-system"]}
-- {level: Request, verbs: [delete, deletecollection]}
-- level: Request
-  verbs: [create]
-  resources: [{group: rbac.authorization.k8s.io, resources: [rolebindings, clusterrolebindings]}]
+/// What authors write into Credentials.
+const AUDITED: &str = "
 - level: Request
   users: [author]
   verbs: [create, update, patch]
   resources: [{group: credential-operator.io, resources: [credentials]}]
-- {level: Metadata}
-"#;
+";
 
 /// What a scenario comes to when nothing goes wrong.
 #[derive(Clone)]
@@ -100,7 +88,7 @@ impl World {
         let text = |error: &dyn std::error::Error| error.to_string();
         // A day at a time, as the API servers of some providers grant.
         let cap = "--service-account-max-token-expiration=24h";
-        let builder = ControlPlane::builder().api_server_arg(cap).audit_policy(AUDIT_POLICY);
+        let builder = ControlPlane::builder().api_server_arg(cap).audit(AUDITED);
         let control_plane = builder.start().await.map_err(|error| text(&error))?;
         let admin = control_plane.admin().client().map_err(|error| text(&error))?;
         let author = control_plane.user(AUTHOR, None).and_then(|author| author.client());

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use control_plane::Namespaced;
 use credential_operator::{
     api::{ApiToken, Credential, CredentialPolicy},
     domain::clock::Clock,
@@ -10,11 +11,10 @@ use credential_operator::{
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use kube::{
-    Api, Resource,
+    Api,
     api::{Patch, PatchParams, PostParams},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
-use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -147,11 +147,7 @@ fn token(random: &mut StdRng) -> Value {
 /// What the API server says of it, if it refuses it.
 async fn refusal<K>(space: &Space, object: &Value) -> Option<String>
 where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + Serialize
-        + DeserializeOwned
-        + std::fmt::Debug,
+    K: Namespaced,
 {
     let mut object = object.clone();
     object["apiVersion"] = json!(K::api_version(&()));

@@ -2,13 +2,11 @@
 
 use std::{collections::BTreeMap, fmt::Debug};
 
+use control_plane::Namespaced;
 use credential_operator::api::{ApiToken, Credential};
-use k8s_openapi::{
-    NamespaceResourceScope,
-    api::{
-        core::v1::{Secret, ServiceAccount},
-        rbac::v1::{ClusterRoleBinding, RoleBinding},
-    },
+use k8s_openapi::api::{
+    core::v1::{Secret, ServiceAccount},
+    rbac::v1::{ClusterRoleBinding, RoleBinding},
 };
 use kube::{Api, Resource, ResourceExt, api::ListParams};
 use serde::{Serialize, de::DeserializeOwned};
@@ -123,13 +121,7 @@ async fn run(act: &Act, world: &World, space: &Space) {
 
 async fn until<K>(space: &Space, name: &str, expected: impl Fn(&(bool, String, String)) -> bool)
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + Serialize
-        + Debug
-        + Send
-        + 'static,
+    K: Namespaced,
 {
     space
         .until::<K>(name, |found| {
@@ -146,13 +138,7 @@ fn answered<K: Resource + Serialize>(object: &K) -> bool {
 /// Waits until the operator has said something of each.
 async fn settled<K>(space: &Space)
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + Serialize
-        + Debug
-        + Send
-        + 'static,
+    K: Namespaced,
 {
     for object in space.api::<K>().list_metadata(&ListParams::default()).await.unwrap() {
         space

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use control_plane::Namespaced;
 use credential_operator::api::{ApiToken, ApiTokenState, Credential};
 use k8s_openapi::api::{core::v1::Secret, rbac::v1::RoleBinding};
 use kube::{
@@ -39,10 +40,7 @@ pub mod forged_alone {
 
 async fn forge<K>(space: &Space, name: &str, status: &Value)
 where
-    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + serde::de::DeserializeOwned
-        + std::fmt::Debug,
+    K: Namespaced,
 {
     let patch = Patch::Merge(json!({"status": status}));
     space.api::<K>().patch_status(name, &PatchParams::default(), &patch).await.unwrap();

@@ -6,11 +6,11 @@ use credential_operator::api::{ApiToken, ApiTokenState, Credential, CredentialPo
 use futures::future::join_all;
 use k8s_openapi::api::{
     authentication::v1::TokenRequest,
-    core::v1::{ConfigMap, Secret, ServiceAccount},
+    core::v1::{Secret, ServiceAccount},
     rbac::v1::RoleBinding,
 };
 use kube::{
-    Api, Client, Config, ResourceExt,
+    Api, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
 };
 use serde_json::json;
@@ -22,6 +22,7 @@ use crate::{
         case::{credential, named, object, placed, policy, token},
         clean_up,
     },
+    bearer::until,
     support::{DEADLINE, Space, SystemClock, World, condition},
 };
 
@@ -41,32 +42,6 @@ async fn mint(space: &Space) -> String {
     let asked = TokenRequest::default();
     let minted = accounts.create_token_request("c-credential", &PostParams::default(), &asked).await.unwrap();
     minted.status.unwrap().token
-}
-
-/// What the API server answers to whoever lists config maps with it.
-async fn asked(world: &World, space: &Space, token: &str) -> u16 {
-    let mut config = Config::new(world.control_plane.server().parse().unwrap());
-    config.root_cert = world.control_plane.admin().config().root_cert;
-    config.auth_info.token = Some(token.to_owned().into());
-    config.default_retry = false;
-    let api: Api<ConfigMap> = Api::namespaced(Client::try_from(config).unwrap(), &space.namespace);
-    match api.list_metadata(&ListParams::default()).await {
-        Ok(_) => 200,
-        Err(kube::Error::Api(status)) => status.code,
-        Err(error) => panic!("{error}"),
-    }
-}
-
-async fn until(world: &World, space: &Space, token: &str, expected: u16, within: Duration) {
-    let deadline = Instant::now() + within;
-    loop {
-        let told = asked(world, space, token).await;
-        if told == expected {
-            return;
-        }
-        assert!(Instant::now() < deadline, "it answers {told}, not {expected}");
-        sleep(Duration::from_millis(50)).await;
-    }
 }
 
 async fn an_account_that_somebody_else_made_gets_nothing(world: Arc<World>, space: Space) {

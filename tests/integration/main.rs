@@ -56,9 +56,11 @@ fn main() -> ExitCode {
         material::tests(),
         minted::tests(),
         policy::tests(),
+        policy::counts::tests(),
         unguarded::tests(),
         unguarded::forged::tests(),
         verifier::tests(),
+        verifier::introspection::tests(),
         ends::tests(),
         events::tests(),
     ]

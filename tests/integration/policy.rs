@@ -1,22 +1,24 @@
 //! What policies allow, refuse and count.
 
+pub mod counts;
+pub mod policy_alone;
+
 use std::{sync::Arc, time::Duration};
 
 use credential_operator::api::{ApiToken, ApiTokenState, Credential, CredentialPolicy, CredentialState};
-use futures::future::join_all;
 use k8s_openapi::api::{
     core::v1::{Namespace, Secret, ServiceAccount},
     rbac::v1::RoleBinding,
 };
 use kube::{
-    Api, ResourceExt,
-    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    Api,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::{
-    support::{DEADLINE, Space, World, condition, credential, token},
+    support::{Space, World, condition, credential, token},
     verifier::Asked,
 };
 
@@ -25,27 +27,10 @@ crate::tests![
     a_relabelled_namespace_is_judged_by_what_selects_it_now,
     each_rule_refuses_and_says_what_to_do,
     grants_elsewhere_need_a_policy_that_names_them,
-    over_the_count_the_oldest_keep_their_places,
-    of_many_at_once_no_more_get_a_place_than_there_are,
     tokens_are_issued_as_far_as_policies_allow,
-    a_policy_counts_whom_it_concerns,
     absent_and_empty_lists_are_kept_apart,
     policies_that_make_no_sense,
 ];
-
-pub mod policy_alone {
-    use super::{Arc, Space, World};
-
-    crate::tests![what_was_refused_stays_so_while_nobody_looks, one_that_cannot_be_read_stops_what_is_new];
-
-    async fn what_was_refused_stays_so_while_nobody_looks(world: Arc<World>, space: Space) {
-        super::refused_without_operator(&world, &space).await;
-    }
-
-    async fn one_that_cannot_be_read_stops_what_is_new(world: Arc<World>, space: Space) {
-        super::unreadable(&world, &space).await;
-    }
-}
 
 /// How soon a changed policy holds everywhere.
 const HOLDS_WITHIN: Duration = Duration::from_secs(5);
@@ -310,91 +295,6 @@ async fn grants_elsewhere_need_a_policy_that_names_them(_: Arc<World>, space: Sp
     silent.delete().await;
 }
 
-async fn over_the_count_the_oldest_keep_their_places(_: Arc<World>, space: Space) {
-    let policy = Policy::of(&space, "p", json!({"maxCredentials": 2})).await;
-    let view = "roles: [{kind: ClusterRole, name: view}]";
-    for name in ["first", "second"] {
-        space.apply(&with(name, view)).await;
-        space.credential(name, CredentialState::Active).await;
-        // Creation times have whole seconds.
-        sleep(Duration::from_millis(1_100)).await;
-    }
-    space.apply(&with("a-third", view)).await;
-    let (third, message) = not_ready(&space, "a-third", "QuotaExceeded").await;
-    assert!(message.contains("allows 2 credentials in this namespace"), "{message}");
-    assert_eq!(third.status.unwrap().state, Some(CredentialState::Pending));
-    assert!(space.api::<ServiceAccount>().get_opt("a-third-credential").await.unwrap().is_none());
-    space.apply(&token("t", "expiresIn: 1h").replace("{name: c}", "{name: a-third}")).await;
-    let waiting = space.token("t", ApiTokenState::Pending).await;
-    assert_eq!(condition(&waiting, "Ready").1, "QuotaExceeded");
-    // A place that is left goes to who waits.
-    space.api::<Credential>().delete("first", &DeleteParams::default()).await.unwrap();
-    space.credential("a-third", CredentialState::Active).await;
-    space.token("t", ApiTokenState::Active).await;
-    // Who is over a lower count keeps what he has.
-    policy.set(&space, json!({"maxCredentials": 1})).await;
-    let (third, _) = not_ready(&space, "a-third", "QuotaExceeded").await;
-    assert!(condition(&third, "Usable").0);
-    let bound = space.api::<RoleBinding>().list(&ListParams::default()).await.unwrap();
-    let is_third =
-        |binding: &RoleBinding| binding.owner_references().iter().any(|owner| owner.name == "a-third");
-    assert_eq!(bound.iter().filter(|binding| is_third(binding)).count(), 1);
-    space.token("t", ApiTokenState::Active).await;
-    space.apply(&token("u", "expiresIn: 1h").replace("{name: c}", "{name: a-third}")).await;
-    space.token("u", ApiTokenState::Pending).await;
-    space.credential("second", CredentialState::Active).await;
-    policy.delete().await;
-    space.token("u", ApiTokenState::Active).await;
-}
-
-async fn of_many_at_once_no_more_get_a_place_than_there_are(_: Arc<World>, space: Space) {
-    let limits = json!({"maxCredentials": 5, "tokens": {"maxPerCredential": 3}});
-    let policy = Policy::of(&space, "p", limits).await;
-    let manifests: Vec<_> = (0..50).map(|n| credential(&format!("c{n}"))).collect();
-    join_all(manifests.iter().map(|manifest| space.apply(manifest))).await;
-    let names: Vec<_> = (0..50).map(|n| format!("c{n}")).collect();
-    let answered = async |name: &String| {
-        let answered = |found: Option<&Credential>| found.is_some_and(|found| found.status.is_some());
-        condition(&space.until::<Credential>(name, answered).await.unwrap(), "Ready").0
-    };
-    let active: Vec<_> = join_all(names.iter().map(answered)).await;
-    let winners: Vec<_> =
-        names.iter().zip(active).filter(|(_, active)| *active).map(|(name, _)| name).collect();
-    assert_eq!(winners.len(), 5);
-    let accounts = space.api::<ServiceAccount>().list_metadata(&ListParams::default()).await.unwrap();
-    assert_eq!(accounts.iter().filter(|account| account.name_any().ends_with("-credential")).count(), 5);
-
-    let of_winner = format!("{{name: {}}}", winners[0]);
-    let tokens: Vec<_> =
-        (0..50).map(|n| token(&format!("t{n}"), "expiresIn: 1h").replace("{name: c}", &of_winner)).collect();
-    join_all(tokens.iter().map(|manifest| space.apply(manifest))).await;
-    let names: Vec<_> = (0..50).map(|n| format!("t{n}")).collect();
-    let answered = async |name: &String| {
-        let answered = |found: Option<&ApiToken>| found.is_some_and(|found| found.status.is_some());
-        let found = space.until::<ApiToken>(name, answered).await.unwrap();
-        found.status.unwrap().state == Some(ApiTokenState::Active)
-    };
-    let active = join_all(names.iter().map(answered)).await;
-    assert_eq!(active.iter().filter(|active| **active).count(), 3);
-    assert_eq!(secrets(&space).await.len(), 3);
-    // A token that ends leaves its place.
-    let (ended, _) = names.iter().zip(active).find(|(_, active)| *active).unwrap();
-    space.patch::<ApiToken>(ended, json!({"spec": {"revoked": true}})).await.unwrap();
-    space.token(ended, ApiTokenState::Revoked).await;
-    let deadline = Instant::now() + DEADLINE;
-    let active = async || {
-        let tokens = space.api::<ApiToken>().list(&ListParams::default()).await.unwrap();
-        let states = tokens.into_iter().filter_map(|token| token.status?.state);
-        states.filter(|state| *state == ApiTokenState::Active).count()
-    };
-    while active().await < 3 {
-        assert!(Instant::now() < deadline, "nobody got the place");
-        sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(secrets(&space).await.len(), 3);
-    policy.delete().await;
-}
-
 async fn tokens_are_issued_as_far_as_policies_allow(_: Arc<World>, space: Space) {
     space.apply(&(credential("c") + "---\n" + &token("long", "expiresIn: 1y"))).await;
     space.token("long", ApiTokenState::Active).await;
@@ -435,36 +335,6 @@ async fn tokens_are_issued_as_far_as_policies_allow(_: Arc<World>, space: Space)
     for name in ["longer", "unlisted", "late", "by-deliveries", "by-types"] {
         space.token(name, ApiTokenState::Active).await;
     }
-}
-
-async fn a_policy_counts_whom_it_concerns(_: Arc<World>, space: Space) {
-    for (name, scopes) in [("a", "[]"), ("b", "[x]"), ("c", "[y]")] {
-        space.apply(&with(name, &format!("scopes: {scopes}"))).await;
-        space.credential(name, CredentialState::Active).await;
-    }
-    let policy = Policy::of(&space, "p", json!({"scopes": ["x"]})).await;
-    let counts = async |expected: [i64; 3]| {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let found = policy.api.get(&policy.name).await.unwrap();
-            let status = found.status.clone().unwrap_or_default();
-            let counts = [status.namespaces, status.credentials, status.violations];
-            if counts == expected.map(Some) && status.observed_generation == found.metadata.generation {
-                assert!(condition(&found, "Ready").0);
-                return;
-            }
-            assert!(Instant::now() < deadline, "{counts:?} is not {expected:?}");
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    counts([1, 3, 1]).await;
-    policy.set(&space, json!({"scopes": []})).await;
-    counts([1, 3, 2]).await;
-    space.api::<Credential>().delete("c", &DeleteParams::default()).await.unwrap();
-    counts([1, 2, 1]).await;
-    policy.set(&space, json!({"namespaceSelector": {"matchLabels": {"no/namespace": "has-it"}}})).await;
-    counts([0, 0, 0]).await;
-    policy.delete().await;
 }
 
 async fn absent_and_empty_lists_are_kept_apart(_: Arc<World>, space: Space) {
@@ -547,64 +417,4 @@ async fn policies_that_make_no_sense(_: Arc<World>, space: Space) {
         let message = space.refused(&policy(spec)).await;
         assert!(message.contains(expected), "{spec}: {message}");
     }
-}
-
-async fn refused_without_operator(world: &Arc<World>, space: &Space) {
-    let operator = world.operator(crate::support::SystemClock::shared()).await;
-    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
-    space.token("t", ApiTokenState::Active).await;
-    let value = space.value("t-token").await;
-    let policy = Policy::of(space, "p", json!({"types": []})).await;
-    space.credential("c", CredentialState::Failed).await;
-    operator.stop().await;
-    // Nor does it help to edit the credential, or to take the policy away, until somebody has judged that.
-    let verifier = Asked::start(world).await;
-    verifier.until("", &value, 401).await;
-    space.patch::<Credential>("c", json!({"spec": {"description": "edited"}})).await.unwrap();
-    policy.delete().await;
-    space.apply(&credential("d")).await;
-    space.until::<Credential>("d", |found| found.is_some()).await;
-    verifier.until("", &value, 401).await;
-    let operator = world.operator(crate::support::SystemClock::shared()).await;
-    verifier.until("", &value, 200).await;
-    operator.stop().await;
-    verifier.stop().await;
-}
-
-async fn unreadable(world: &Arc<World>, space: &Space) {
-    let [_, _, crd] = <[_; 3]>::try_from(credential_operator::api::crds()).unwrap();
-    let operator = world.operator(crate::support::SystemClock::shared()).await;
-    space
-        .apply(
-            &(with("c", "roles: [{kind: ClusterRole, name: view}]") + "---\n" + &token("t", "expiresIn: 1h")),
-        )
-        .await;
-    space.token("t", ApiTokenState::Active).await;
-    space.credential("c", CredentialState::Active).await;
-    crate::support::install_crd(&world.admin, &crate::keyring::without_rules(crd.clone())).await;
-    let odd = format!(
-        "apiVersion: credential-operator.io/v1alpha1\nkind: CredentialPolicy\nmetadata: {{name: {}}}\n\
-         spec: {{namespaceSelector: {{}}, scopes: {{not: a list}}}}\n",
-        space.namespace
-    );
-    space.apply(&odd).await;
-    crate::support::install_crd(&world.admin, &crd).await;
-    space.apply(&token("u", "expiresIn: 1h")).await;
-    let waiting = space.token("u", ApiTokenState::Pending).await;
-    let message = condition(&waiting, "Ready").2;
-    assert!(
-        message.starts_with(&format!("CredentialPolicy {} cannot be read", space.namespace)),
-        "{message}"
-    );
-    space.apply(&credential("d")).await;
-    not_ready(space, "d", "Pending").await;
-    space.token("t", ApiTokenState::Active).await;
-    space.credential("c", CredentialState::Active).await;
-    assert_eq!(bindings(space).await, 1);
-    let policies: Api<DynamicObject> =
-        Api::all_with(space.client.clone(), &ApiResource::erase::<CredentialPolicy>(&()));
-    policies.delete(&space.namespace, &DeleteParams::default()).await.unwrap();
-    space.token("u", ApiTokenState::Active).await;
-    space.credential("d", CredentialState::Active).await;
-    operator.stop().await;
 }

@@ -1,9 +1,11 @@
 //! The verifier on a real API server, as its own `ServiceAccount`: what it accepts follows what there is.
 
+pub mod introspection;
+pub mod verifier_alone;
+
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -11,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use control_plane::Part;
 use credential_operator::{
     api::{ApiToken, ApiTokenState, Credential},
     domain::reach::Reach,
@@ -22,11 +23,10 @@ use credential_operator::{
     },
 };
 use data_encoding::BASE64;
-use http::{Method, Request, Response, StatusCode, header::AUTHORIZATION};
+use http::{Request, Response, header::AUTHORIZATION};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::{client::legacy::Client as HttpClient, rt::TokioExecutor};
-use jiff::SignedDuration;
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
     authorization::v1::{SelfSubjectRulesReview, SelfSubjectRulesReviewSpec},
@@ -37,12 +37,9 @@ use kube::{
     api::{DeleteParams, PostParams},
     client::Body,
 };
-use oauth2::{AccessToken, ClientId, IntrospectionUrl, TokenIntrospectionResponse, basic::BasicClient};
 use serde_json::json;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::{Notify, oneshot},
+    sync::oneshot,
     task::JoinHandle,
     time::{Instant, sleep},
 };
@@ -54,148 +51,9 @@ crate::tests![
     what_is_accepted_follows_the_token,
     what_is_accepted_follows_the_credential,
     a_client_secret_opens_by_http_basic_until_its_overlap_ends,
-    an_oauth_client_introspects_if_kubernetes_lets_it,
-    what_it_answers_last_is_as_true_as_what_it_answered_first,
     without_the_right_to_watch_it_reads_all_only_now_and_then,
     its_account_may_do_no_more,
 ];
-
-/// Tests that need the control plane, a clock or the keyring to themselves.
-pub mod verifier_alone {
-    use credential_operator::domain::clock::Clock;
-
-    use super::{
-        ApiToken, ApiTokenState, Arc, Asked, Body, Client, Duration, Instant, KEYRING, Notify,
-        OPERATOR_NAMESPACE, Part, Request, Secret, SignedDuration, Space, SystemClock, World, credential,
-        json, service_fn, sleep, token, verifiers_client,
-    };
-
-    crate::tests![
-        where_nothing_happens_it_stays_up_to_date,
-        an_api_server_that_stops_is_outlived_and_then_not_trusted,
-        a_slow_answer_holds_up_no_revocation,
-        a_new_key_refuses_no_valid_token
-    ];
-
-    async fn an_api_server_that_stops_is_outlived_and_then_not_trusted(world: Arc<World>, space: Space) {
-        let clock = SystemClock::shared();
-        let operator = world.operator(clock.clone()).await;
-        let end = clock.now() + SignedDuration::from_secs(25);
-        space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
-        space.apply(&token("short", &format!("expiresAt: '{end}'"))).await;
-        space.token("t", ApiTokenState::Active).await;
-        space.token("short", ApiTokenState::Active).await;
-        let (value, short) = (space.value("t-token").await, space.value("short-token").await);
-        let patient = Asked::trusting(&world, Duration::from_mins(10)).await;
-        let strict = Asked::trusting(&world, Duration::from_secs(10)).await;
-        patient.until("", &short, 200).await;
-        strict.until("", &value, 200).await;
-        operator.stop().await;
-
-        world.control_plane.pause(Part::ApiServer).unwrap();
-        let paused = Instant::now();
-        assert_eq!(strict.bearer("", &value).await, 200, "it is still fresh");
-        while paused.elapsed() < Duration::from_secs(30) {
-            assert_eq!(patient.bearer("", &value).await, 200);
-            // Nobody can be asked, and it knows when each value ends.
-            let (before, told, after) = (clock.now(), patient.bearer("", &short).await, clock.now());
-            assert!(told == 200 || after >= end, "{told} before the end");
-            assert!(told == 401 || before < end, "{told} after the end");
-            sleep(Duration::from_millis(100)).await;
-        }
-        assert_eq!(strict.bearer("", &value).await, 503, "it knows nothing for certain any more");
-        assert_eq!(strict.health("/readyz").await, 503);
-        assert_eq!(strict.health("/livez").await, 200, "to restart it would not help");
-        world.control_plane.resume(Part::ApiServer).unwrap();
-        strict.until("", &value, 200).await;
-        assert_eq!(strict.health("/readyz").await, 200);
-        // It follows again.
-        space.patch::<ApiToken>("t", json!({"spec": {"revoked": true}})).await.unwrap();
-        for verifier in [patient, strict] {
-            verifier.until("", &value, 401).await;
-            verifier.stop().await;
-        }
-    }
-
-    async fn where_nothing_happens_it_stays_up_to_date(world: Arc<World>, space: Space) {
-        let operator = world.operator(SystemClock::shared()).await;
-        space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
-        space.token("t", ApiTokenState::Active).await;
-        let value = space.value("t-token").await;
-        operator.stop().await;
-        let strict = Asked::trusting(&world, Duration::from_secs(10)).await;
-        strict.until("", &value, 200).await;
-        let started = Instant::now();
-        while started.elapsed() < Duration::from_secs(15) {
-            assert_eq!(strict.bearer("", &value).await, 200, "after {:?}", started.elapsed());
-            sleep(Duration::from_millis(50)).await;
-        }
-        strict.stop().await;
-    }
-
-    async fn a_slow_answer_holds_up_no_revocation(world: Arc<World>, space: Space) {
-        let operator = world.operator(SystemClock::shared()).await;
-        space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
-        space.token("t", ApiTokenState::Active).await;
-        let value = space.value("t-token").await;
-        operator.stop().await;
-        // It asks after silence, and is answered just in time.
-        let asked = Arc::new(Notify::new());
-        let (client, asks) = (verifiers_client(&world).await, asked.clone());
-        let slow = service_fn(move |request: Request<Body>| {
-            let (client, asks) = (client.clone(), asks.clone());
-            async move {
-                if request.uri().path().ends_with("/apitokens")
-                    && request
-                        .uri()
-                        .query()
-                        .is_some_and(|query| query.split('&').any(|part| part == "limit=1"))
-                {
-                    asks.notify_one();
-                    sleep(Duration::from_millis(4500)).await;
-                }
-                client.send(request).await
-            }
-        });
-        let verifier =
-            Asked::by(Client::new(slow, "default"), SystemClock::shared(), Duration::from_secs(10)).await;
-        verifier.until("", &value, 200).await;
-        asked.notified().await;
-        let revoked = Instant::now();
-        space.patch::<ApiToken>("t", json!({"spec": {"revoked": true}})).await.unwrap();
-        verifier.until("", &value, 401).await;
-        assert!(revoked.elapsed() < Duration::from_secs(2), "after {:?}", revoked.elapsed());
-        verifier.stop().await;
-    }
-
-    async fn a_new_key_refuses_no_valid_token(world: Arc<World>, space: Space) {
-        let clock = SystemClock::shared();
-        let operator = world.operator(clock.clone()).await;
-        let verifiers = [Asked::start(&world).await, Asked::start(&world).await];
-        space.apply(&(credential("c") + "---\n" + &token("old", "expiresIn: 1y"))).await;
-        space.token("old", ApiTokenState::Active).await;
-        let old = space.value("old-token").await;
-        let keyring = Space { client: space.client.clone(), namespace: OPERATOR_NAMESPACE.to_owned() };
-        let request = json!({"metadata": {"annotations": {"credential-operator.io/rotate-requested-at": space.namespace}}});
-        keyring.patch::<Secret>(KEYRING, request).await.unwrap();
-        for round in 0..4 {
-            let name = format!("t{round}");
-            space.apply(&token(&name, "expiresIn: 1y")).await;
-            space.token(&name, ApiTokenState::Active).await;
-            let value = space.value(&format!("{name}-token")).await;
-            for verifier in &verifiers {
-                verifier.until("", &value, 200).await;
-                assert_eq!(verifier.bearer("", &old).await, 200);
-            }
-            // The new key begins to sign on the way.
-            clock.step(SignedDuration::from_mins(4));
-        }
-        operator.stop().await;
-        for verifier in verifiers {
-            verifier.stop().await;
-        }
-    }
-}
 
 async fn verifiers_client(world: &World) -> Client {
     let account = world.control_plane.service_account(OPERATOR_NAMESPACE, "credential-operator-verifier");
@@ -390,21 +248,6 @@ async fn a_client_secret_opens_by_http_basic_until_its_overlap_ends(world: Arc<W
     verifier.stop().await;
 }
 
-/// Who shows a token of Kubernetes, whatever client id and secret a library would.
-struct Caller {
-    verifier: Arc<Asked>,
-    token: String,
-}
-
-impl<'c> oauth2::AsyncHttpClient<'c> for Caller {
-    type Error = std::io::Error;
-    type Future = Pin<Box<dyn Future<Output = std::io::Result<oauth2::HttpResponse>> + Send + 'c>>;
-
-    fn call(&'c self, request: oauth2::HttpRequest) -> Self::Future {
-        Box::pin(async { Ok(self.verifier.send_as(request, &self.token).await) })
-    }
-}
-
 /// A token of a new `ServiceAccount`, as a service has one.
 async fn service_token(space: &Space, name: &str) -> String {
     let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
@@ -413,114 +256,6 @@ async fn service_token(space: &Space, name: &str) -> String {
     let request = TokenRequest { spec: TokenRequestSpec::default(), ..TokenRequest::default() };
     let minted = accounts.create_token_request(name, &PostParams::default(), &request).await.unwrap();
     minted.status.unwrap().token
-}
-
-async fn let_introspect(space: &Space, account: &str) {
-    let rights = format!(
-        "
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {{name: {0}-introspects}}
-rules: [{{nonResourceURLs: [/introspect], verbs: [create]}}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {{name: {0}-introspects}}
-roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {0}-introspects}}
-subjects: [{{kind: ServiceAccount, name: {account}, namespace: {0}}}]
-",
-        space.namespace
-    );
-    space.apply(&rights).await;
-}
-
-async fn an_oauth_client_introspects_if_kubernetes_lets_it(world: Arc<World>, space: Space) {
-    let verifier = Arc::new(Asked::start(&world).await);
-    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
-    let issued = space.token("t", ApiTokenState::Active).await.status.unwrap();
-    let value = space.value("t-token").await;
-    verifier.until("", &value, 200).await;
-    let (may, may_not) = (service_token(&space, "may").await, service_token(&space, "may-not").await);
-    let_introspect(&space, "may").await;
-
-    let url = IntrospectionUrl::new(format!("http://{}/introspect", verifier.address)).unwrap();
-    let oauth = BasicClient::new(ClientId::new("orders".to_owned())).set_introspection_url(url);
-    let service = Caller { verifier: verifier.clone(), token: may };
-    let introspect = async |value: &str| {
-        let value = AccessToken::new(value.to_owned());
-        oauth.introspect(&value).set_token_type_hint("access_token").request_async(&service).await
-    };
-    // Rights take a moment until every part of the API server knows of them.
-    let deadline = Instant::now() + DEADLINE;
-    let told = loop {
-        match introspect(&value).await {
-            Ok(told) => break told,
-            Err(error) => assert!(Instant::now() < deadline, "{error:?}"),
-        }
-        sleep(Duration::from_secs(1)).await;
-    };
-    assert!(told.active());
-    let identity = format!("{}/c", space.namespace);
-    assert_eq!((told.username(), told.jti()), (Some(&*identity), issued.token_id.as_deref()));
-    assert_eq!(
-        (told.iss(), told.aud().unwrap().as_slice()),
-        (Some("tests"), &["credential-operator".to_owned()][..])
-    );
-    let end = issued.expires_at.unwrap().timestamp().unwrap();
-    assert_eq!(told.exp().unwrap().timestamp(), end.as_second());
-    assert!(!introspect("cop_000000000000_nothing").await.unwrap().active());
-    for (caller, status) in [(&*may_not, 403), ("made-up", 401)] {
-        let request =
-            Request::builder().method(Method::POST).uri(format!("http://{}/introspect", verifier.address));
-        let request = request.header("content-type", "application/x-www-form-urlencoded");
-        let request = request.body(format!("token={value}").into_bytes()).unwrap();
-        assert_eq!(verifier.send_as(request, caller).await.status(), StatusCode::from_u16(status).unwrap());
-    }
-    drop(service);
-    Arc::into_inner(verifier).unwrap().stop().await;
-}
-
-async fn what_it_answers_last_is_as_true_as_what_it_answered_first(world: Arc<World>, space: Space) {
-    let verifier = Asked::start(&world).await;
-    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
-    space.token("t", ApiTokenState::Active).await;
-    let value = space.value("t-token").await;
-    verifier.until("", &value, 200).await;
-    let caller = service_token(&space, "slow").await;
-    let_introspect(&space, "slow").await;
-    let form = format!("token={value}");
-    let request = |body: &str| {
-        let request = Request::post(format!("http://{}/introspect", verifier.address));
-        let request = request.header("content-type", "application/x-www-form-urlencoded");
-        request.body(body.as_bytes().to_vec()).unwrap()
-    };
-    let deadline = Instant::now() + DEADLINE;
-    while verifier.send_as(request(&form), &caller).await.status() != 200 {
-        assert!(Instant::now() < deadline, "he may not ask");
-        sleep(Duration::from_millis(500)).await;
-    }
-
-    // He is slow to ask, the verifier is told to stop, and then the token is revoked.
-    let mut stream = TcpStream::connect(verifier.address).await.unwrap();
-    let head = format!(
-        "POST /introspect HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {caller}\r\n\
-         content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\r\n",
-        form.len()
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    // By this it says that it waits for the rest.
-    let mut continues = [0; 25];
-    stream.read_exact(&mut continues).await.unwrap();
-    assert_eq!(&continues, b"HTTP/1.1 100 Continue\r\n\r\n");
-    let stopping = tokio::spawn(verifier.stop());
-    sleep(Duration::from_millis(500)).await;
-    space.patch::<ApiToken>("t", json!({"spec": {"revoked": true}})).await.unwrap();
-    sleep(Duration::from_secs(2)).await;
-    stream.write_all(form.as_bytes()).await.unwrap();
-    let mut told = String::new();
-    stream.read_to_string(&mut told).await.unwrap();
-    assert!(told.ends_with("{\"active\":false}"), "{told}");
-    stopping.await.unwrap();
 }
 
 async fn without_the_right_to_watch_it_reads_all_only_now_and_then(world: Arc<World>, space: Space) {

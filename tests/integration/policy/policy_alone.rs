@@ -1,0 +1,78 @@
+//! What needs to be without an operator, or concerns every namespace.
+
+use std::sync::Arc;
+
+use credential_operator::api::{ApiTokenState, Credential, CredentialPolicy, CredentialState};
+use kube::{
+    Api,
+    api::{ApiResource, DeleteParams, DynamicObject},
+};
+use serde_json::json;
+
+use super::{Policy, bindings, not_ready, with};
+use crate::{
+    support::{Space, SystemClock, World, condition, credential, install_crd, token},
+    verifier::Asked,
+};
+
+crate::tests![what_was_refused_stays_so_while_nobody_looks, one_that_cannot_be_read_stops_what_is_new];
+
+async fn what_was_refused_stays_so_while_nobody_looks(world: Arc<World>, space: Space) {
+    let operator = world.operator(SystemClock::shared()).await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
+    space.token("t", ApiTokenState::Active).await;
+    let value = space.value("t-token").await;
+    let policy = Policy::of(&space, "p", json!({"types": []})).await;
+    space.credential("c", CredentialState::Failed).await;
+    operator.stop().await;
+    // Nor does it help to edit the credential, or to take the policy away, until somebody has judged that.
+    let verifier = Asked::start(&world).await;
+    verifier.until("", &value, 401).await;
+    space.patch::<Credential>("c", json!({"spec": {"description": "edited"}})).await.unwrap();
+    policy.delete().await;
+    space.apply(&credential("d")).await;
+    space.until::<Credential>("d", |found| found.is_some()).await;
+    verifier.until("", &value, 401).await;
+    let operator = world.operator(SystemClock::shared()).await;
+    verifier.until("", &value, 200).await;
+    operator.stop().await;
+    verifier.stop().await;
+}
+
+async fn one_that_cannot_be_read_stops_what_is_new(world: Arc<World>, space: Space) {
+    let [_, _, crd] = <[_; 3]>::try_from(credential_operator::api::crds()).unwrap();
+    let operator = world.operator(SystemClock::shared()).await;
+    space
+        .apply(
+            &(with("c", "roles: [{kind: ClusterRole, name: view}]") + "---\n" + &token("t", "expiresIn: 1h")),
+        )
+        .await;
+    space.token("t", ApiTokenState::Active).await;
+    space.credential("c", CredentialState::Active).await;
+    install_crd(&world.admin, &crate::keyring::without_rules(crd.clone())).await;
+    let odd = format!(
+        "apiVersion: credential-operator.io/v1alpha1\nkind: CredentialPolicy\nmetadata: {{name: {}}}\n\
+         spec: {{namespaceSelector: {{}}, scopes: {{not: a list}}}}\n",
+        space.namespace
+    );
+    space.apply(&odd).await;
+    install_crd(&world.admin, &crd).await;
+    space.apply(&token("u", "expiresIn: 1h")).await;
+    let waiting = space.token("u", ApiTokenState::Pending).await;
+    let message = condition(&waiting, "Ready").2;
+    assert!(
+        message.starts_with(&format!("CredentialPolicy {} cannot be read", space.namespace)),
+        "{message}"
+    );
+    space.apply(&credential("d")).await;
+    not_ready(&space, "d", "Pending").await;
+    space.token("t", ApiTokenState::Active).await;
+    space.credential("c", CredentialState::Active).await;
+    assert_eq!(bindings(&space).await, 1);
+    let policies: Api<DynamicObject> =
+        Api::all_with(space.client.clone(), &ApiResource::erase::<CredentialPolicy>(&()));
+    policies.delete(&space.namespace, &DeleteParams::default()).await.unwrap();
+    space.token("u", ApiTokenState::Active).await;
+    space.credential("d", CredentialState::Active).await;
+    operator.stop().await;
+}

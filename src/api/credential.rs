@@ -273,8 +273,10 @@ impl RoleKind {
 /// What the operator last saw and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+// Before the operator's first answer there would be no status, which tools that wait take for done (kstatus).
+#[schemars(extend("default" = {"observedGeneration": -1}))]
 pub struct CredentialStatus {
-    /// The generation of the spec that this status speaks of.
+    /// The generation of the spec that this status speaks of; -1 before the operator's first answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Ready, Usable and, while they hold, Reconciling and Stalled.

@@ -65,7 +65,9 @@ async fn of_many_at_once_no_more_get_a_place_than_there_are(_: Arc<World>, space
     join_all(manifests.iter().map(|manifest| space.apply(manifest))).await;
     let names: Vec<_> = (0..50).map(|n| format!("c{n}")).collect();
     let answered = async |name: &String| {
-        let answered = |found: Option<&Credential>| found.is_some_and(|found| found.status.is_some());
+        let answered = |found: Option<&Credential>| {
+            found.is_some_and(|found| json!(found)["status"]["conditions"].is_array())
+        };
         condition(&space.until::<Credential>(name, answered).await.unwrap(), "Ready").0
     };
     let active: Vec<_> = join_all(names.iter().map(answered)).await;
@@ -81,7 +83,9 @@ async fn of_many_at_once_no_more_get_a_place_than_there_are(_: Arc<World>, space
     join_all(tokens.iter().map(|manifest| space.apply(manifest))).await;
     let names: Vec<_> = (0..50).map(|n| format!("t{n}")).collect();
     let answered = async |name: &String| {
-        let answered = |found: Option<&ApiToken>| found.is_some_and(|found| found.status.is_some());
+        let answered = |found: Option<&ApiToken>| {
+            found.is_some_and(|found| json!(found)["status"]["conditions"].is_array())
+        };
         let found = space.until::<ApiToken>(name, answered).await.unwrap();
         found.status.unwrap().state == Some(ApiTokenState::Active)
     };

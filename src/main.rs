@@ -61,6 +61,23 @@ struct CommonArguments {
     log: String,
 }
 
+impl CommonArguments {
+    /// Where to work.
+    ///
+    /// # Errors
+    /// When that is where the keyring lives: who is given a namespace may read the Secrets in it.
+    fn reach(&self) -> Result<Reach, String> {
+        if self.watch_namespaces.contains(&self.namespace) {
+            return Err(format!(
+                "--watch-namespaces names {}, where the keyring lives: whoever may read Secrets there could sign tokens; give the \
+                 operator a namespace of its own by --namespace, or take this one out",
+                self.namespace
+            ));
+        }
+        Ok(Reach::within(self.watch_namespaces.iter().cloned()))
+    }
+}
+
 #[derive(Args)]
 struct ControllerArguments {
     #[command(flatten)]
@@ -189,13 +206,14 @@ fn print_crds(arguments: &CrdsArguments) -> Outcome {
 }
 
 async fn run_controller(arguments: ControllerArguments) -> Outcome {
+    let reach = arguments.common.reach()?;
     let client = start(&arguments.common).await?;
     let config = Config {
         namespace: arguments.common.namespace,
         keyring_secret: arguments.common.keyring_secret,
         token_prefix: arguments.token_prefix,
         service_account_tokens: arguments.service_account_tokens,
-        reach: Reach::within(arguments.common.watch_namespaces),
+        reach,
     };
     let ctx = Context::new(client, Arc::new(SystemClock), Box::new(UnwrapErr(SysRng)), config).guarded();
     controller::run(Arc::new(ctx), stopped()?).await?;
@@ -210,11 +228,12 @@ async fn run_verifier(arguments: VerifierArguments) -> Outcome {
         }
         None => Routes::default(),
     };
+    let reach = arguments.common.reach()?;
     let client = start(&arguments.common).await?;
     let source = Source {
         namespace: arguments.common.namespace,
         keyring_secret: arguments.common.keyring_secret,
-        reach: Reach::within(arguments.common.watch_namespaces),
+        reach,
         max_staleness: arguments.max_staleness,
     };
     let introspection = arguments

@@ -298,6 +298,11 @@ pub struct CredentialStatus {
     /// The names of the granted roles, for the column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roles: Option<String>,
+    /// Where roles are bound beside its own namespace: the namespaces, and * for the whole cluster. Said before any is bound, and
+    /// until all are unbound, so that an operator that works in fewer namespaces than before knows what it cannot see.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "set"))]
+    pub bound_in: Vec<String>,
     /// How many ApiTokens refer to the credential; brought up to date at most every 10 seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokenCount>,

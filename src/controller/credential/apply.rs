@@ -52,7 +52,7 @@ pub async fn apply(
     let mut later = false;
     for step in plan.steps {
         match step {
-            Step::Refuse(status) => current = write_status(ctx, &current, *status).await?.unwrap_or(current),
+            Step::Say(status) => current = write_status(ctx, &current, *status).await?.unwrap_or(current),
             Step::CreateAccount => {
                 let account = create_account(ctx, credential).await?;
                 if let Some(status) = &mut status {

@@ -43,6 +43,7 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Observed,
     }
     Ok(Observed {
         policy: ctx.judge(credential),
+        reach: ctx.config.reach.clone(),
         ended: ctx.has_ended(credential),
         account,
         material,

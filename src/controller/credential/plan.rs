@@ -2,13 +2,14 @@
 //!
 //! Pure and infallible: no client, no clock, no randomness. A spec that makes no sense is a plan too.
 
+mod elsewhere;
 mod policy;
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use self::policy::Policy;
+use self::{elsewhere::Elsewhere, policy::Policy};
 use super::material::{self, plan::Trouble};
 use crate::{
     api::{
@@ -21,6 +22,7 @@ use crate::{
         binding::{Binding, BindingKey, Owner, Ownership},
         material as domain_material, name,
         policy::Breach,
+        reach::Reach,
     },
 };
 
@@ -37,6 +39,8 @@ pub struct Observed {
     pub material: Option<material::Seen>,
     /// What policies have against it.
     pub policy: Option<Breach>,
+    /// Where the operator works.
+    pub reach: Reach,
     /// Whether its end was reached already, whatever the clock says now.
     pub ended: bool,
     /// Its tokens, counted, when the status may be brought up to date now.
@@ -114,8 +118,9 @@ impl Plan {
 /// One write.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Say in the status that a policy has its values refused, before anything that takes longer.
-    Refuse(Box<CredentialStatus>),
+    /// Say in the status what is to be known before the next steps: that a policy has its values refused, or where roles are
+    /// about to be bound.
+    Say(Box<CredentialStatus>),
     /// Create the `ServiceAccount`; its UID goes into the status.
     CreateAccount,
     /// Put label and owner reference of the `ServiceAccount` of this UID and version back.
@@ -176,8 +181,8 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     if active && !steps.is_empty() {
         steps.splice(0..0, policy.refuse_first(now));
     }
-    let outside = wished.keys().any(|key| key.namespace.as_ref() != Some(&owner.namespace));
-    let held = credential.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == name::FINALIZER);
+    let elsewhere = Elsewhere::of(observed, wished.keys());
+    let held = is_held(credential);
     let wanted = match (terminating || past_end, expired_before) {
         (true, _) => material::plan::Wanted::No,
         (false, true) => material::plan::Wanted::Untouched,
@@ -189,10 +194,11 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let material = material.unwrap_or_default();
     if terminating {
         steps.extend(material.steps.into_iter().map(Step::Material));
-        if held {
+        if held && !elsewhere.is_any() {
             steps.push(Step::RemoveFinalizer);
         }
-        return Plan { steps, status: None, wake: None, again: false, waits_for_others: false };
+        let status = elsewhere.told(credential.status.clone().unwrap_or_default(), now);
+        return Plan { steps, status, wake: None, again: false, waits_for_others: false };
     }
     match &observed.account {
         AccountSeen::Absent if makes_account => steps.push(Step::CreateAccount),
@@ -205,12 +211,13 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         | AccountSeen::Predecessors
         | AccountSeen::Foreign => {}
     }
-    if outside && !held {
+    if elsewhere.is_any() && !held {
         steps.push(Step::AddFinalizer);
     }
+    steps.extend(elsewhere.say_first());
     let missing = wished.into_iter().filter(|(key, _)| !kept.contains(key) && !in_the_way.contains(key));
     steps.extend(missing.map(|(_, binding)| Step::CreateBinding(Box::new(binding))));
-    if held && !outside {
+    if held && !elsewhere.is_any() {
         steps.push(Step::RemoveFinalizer);
     }
 
@@ -235,11 +242,17 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let status = CredentialStatus {
         secret: material.secret,
         material: material.material,
+        bound_in: elsewhere.everywhere(),
         ..status(observed, verdict, delivered_at, end, now)
     };
+    let status = elsewhere.told(status.clone(), now).unwrap_or(status);
     let wakes = end.filter(|_| !past_end).into_iter().chain(look_again).chain(material.wake);
     let wake = wakes.chain(policy.heals_at(now)).min();
     Plan { steps, status: Some(status), wake, again: material.again, waits_for_others }
+}
+
+fn is_held(credential: &Credential) -> bool {
+    credential.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == name::FINALIZER)
 }
 
 /// Whether its status says that it has ended.
@@ -431,6 +444,7 @@ fn status(
         secret: None,
         material: None,
         roles: (!roles.is_empty()).then(|| roles.join(", ")),
+        bound_in: Vec::new(),
         tokens,
         next_expiry_at,
     }

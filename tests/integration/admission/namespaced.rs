@@ -10,7 +10,10 @@ use credential_operator::{
 };
 use jiff::SignedDuration;
 use k8s_openapi::api::{core::v1::Secret, rbac::v1::RoleBinding};
-use kube::api::{DeleteParams, ListParams};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams},
+};
 use serde_json::json;
 
 use super::{
@@ -23,7 +26,7 @@ use crate::{
     verifier::Asked,
 };
 
-crate::tests![each_keeps_to_its_namespaces];
+crate::tests![each_keeps_to_its_namespaces, what_is_bound_out_of_reach_holds_its_credential];
 
 /// An operator of its own.
 struct Install {
@@ -55,7 +58,11 @@ impl Install {
     }
 
     async fn start(&self, world: &World) -> Operator {
-        world.operator_within(&self.home, self.reach(), self.clock.clone()).await
+        self.start_within(world, self.reach()).await
+    }
+
+    async fn start_within(&self, world: &World, reach: Reach) -> Operator {
+        world.operator_within(&self.home, reach, self.clock.clone()).await
     }
 
     async fn verifier(&self, world: &World) -> Asked {
@@ -110,6 +117,10 @@ async fn works(space: &Space, verifier: &Asked) -> String {
     value
 }
 
+fn grant(name: &str, grant: &str) -> String {
+    named(name, &format!("{{roles: [{{kind: ClusterRole, name: view, {grant}}}]}}"))
+}
+
 async fn each_keeps_to_its_namespaces(world: Arc<World>, one: Space) {
     let [two, other, nobodys] =
         [world.space("two").await, world.space("other").await, world.space("nobodys").await];
@@ -119,7 +130,7 @@ async fn each_keeps_to_its_namespaces(world: Arc<World>, one: Space) {
     let operators = [mine.start(&world).await, theirs.start(&world).await];
     let verifiers = [mine.verifier(&world).await, theirs.verifier(&world).await];
 
-    nobodys.apply(&credential("{}")).await;
+    nobodys.apply(&(credential("{}") + &token("expiresIn: 1h"))).await;
     let first = works(&one, &verifiers[0]).await;
     works(&two, &verifiers[0]).await;
     let foreign = works(&other, &verifiers[1]).await;
@@ -127,9 +138,6 @@ async fn each_keeps_to_its_namespaces(world: Arc<World>, one: Space) {
     assert_eq!((verifiers[0].bearer("", &foreign).await, verifiers[1].bearer("", &first).await), (401, 401));
 
     // Within its namespaces roles may reach from one to another; nowhere else, whatever policies allow.
-    let grant = |name: &str, grant: &str| {
-        named(name, &format!("{{roles: [{{kind: ClusterRole, name: view, {grant}}}]}}"))
-    };
     one.apply(&grant("across", &format!("namespace: {}", two.namespace))).await;
     one.credential("across", CredentialState::Active).await;
     for (name, target, told) in [
@@ -166,8 +174,10 @@ async fn each_keeps_to_its_namespaces(world: Arc<World>, one: Space) {
     assert_eq!(other.value("t-token").await, foreign);
     other.patch::<ApiToken>("t", json!({"spec": {"revoked": true}})).await.unwrap();
     other.token("t", ApiTokenState::Revoked).await;
-    let untouched = nobodys.api::<Credential>().get("c").await.unwrap();
-    assert!(untouched.status.is_none(), "{:?}", untouched.status);
+    // By this whoever waits, as Helm and Flux do, tells what nobody has answered from what is done.
+    let unanswered = json!({"observedGeneration": -1});
+    assert_eq!(json!(nobodys.api::<Credential>().get("c").await.unwrap().status), unanswered);
+    assert_eq!(json!(nobodys.api::<ApiToken>().get("t").await.unwrap().status), unanswered);
 
     for verifier in verifiers {
         verifier.stop().await;
@@ -181,6 +191,59 @@ async fn each_keeps_to_its_namespaces(world: Arc<World>, one: Space) {
     }
     admission.stop().await;
     for space in [one, two, other, nobodys] {
+        clean_up(&space).await;
+    }
+}
+
+async fn what_is_bound_out_of_reach_holds_its_credential(world: Arc<World>, one: Space) {
+    let two = world.space("two").await;
+    let mine = Install::deploy(&world, &[&one, &two]).await;
+    let admission = Admission::of(&world, std::slice::from_ref(&mine.account)).await;
+    let operator = mine.start(&world).await;
+    let names = ["kept", "emptied", "deleted"];
+    for name in names {
+        one.apply(&grant(name, &format!("namespace: {}", two.namespace))).await;
+        let active = one.credential(name, CredentialState::Active).await;
+        assert_eq!(active.status.unwrap().bound_in, std::slice::from_ref(&two.namespace));
+    }
+    let bound = async || {
+        let bindings = two.api::<RoleBinding>().list_metadata(&ListParams::default()).await.unwrap().items;
+        bindings.into_iter().filter(|binding| binding.name_any().contains("-credential")).count()
+    };
+    let before = bound().await;
+    operator.stop().await;
+
+    let narrow = mine.start_within(&world, Reach::within([one.namespace.clone()])).await;
+    let waits = async |name: &str| {
+        let waits = |found: Option<&Credential>| {
+            found.is_some_and(|found| condition(found, "Ready").1 == "RoleNotBindable")
+        };
+        let found = one.until::<Credential>(name, waits).await.unwrap();
+        let message = condition(&found, "Ready").2;
+        let expected =
+            format!("roles of it stand bound in namespace {}, where this operator does not", two.namespace);
+        assert!(message.starts_with(&expected), "{name}: {message}");
+        assert_eq!(found.status.unwrap().bound_in, std::slice::from_ref(&two.namespace), "{name}");
+    };
+    waits("kept").await;
+    one.patch::<Credential>("emptied", json!({"spec": {"roles": []}})).await.unwrap();
+    one.api::<Credential>().delete("deleted", &DeleteParams::default()).await.unwrap();
+    for name in names {
+        waits(name).await;
+        assert!(one.api::<Credential>().get(name).await.unwrap().finalizers().len() == 1, "{name}");
+    }
+    assert_eq!(bound().await, before);
+    narrow.stop().await;
+
+    let operator = mine.start(&world).await;
+    one.until::<Credential>("deleted", |found| found.is_none()).await;
+    let emptied = one.credential("emptied", CredentialState::Active).await;
+    assert!(emptied.finalizers().is_empty() && emptied.status.unwrap().bound_in.is_empty());
+    one.credential("kept", CredentialState::Active).await;
+    assert_eq!(bound().await, before - 2);
+    operator.stop().await;
+    admission.stop().await;
+    for space in [one, two] {
         clean_up(&space).await;
     }
 }

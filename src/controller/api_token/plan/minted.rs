@@ -273,8 +273,8 @@ impl Live<'_> {
         let ready = format!("Secret {} holds the token", self.secret_name());
         let accepted = "the API server accepts the token until its end".to_owned();
         let (state, findings) = if self.observed.is_refused_by_policy() {
-            let say =
-                "the credential violates a policy; its roles are unbound, so that the token may do nothing";
+            let say = "the credential violates a policy; its roles are unbound wherever this operator works, so that the token may \
+                       do nothing there";
             let both = [(ConditionType::Ready, true, ready), (ConditionType::Usable, false, say.to_owned())];
             let findings = both.map(|(kind, holds, say)| finding(kind, holds, Reason::PolicyViolation, say));
             (ApiTokenState::Suspended, findings.into())

@@ -57,6 +57,7 @@ prop_compose! {
         account in prop::option::of(prop::sample::select(vec!["account-uid", "earlier"])),
         counted in prop::option::of(Just(TokenCount { active: 1, total: 2 })),
         next_expiry_at in prop::option::of(instants()),
+        bound_in in prop::sample::subsequence(vec!["*", "team-a", "team-b"], 0..=3),
     ) -> CredentialStatus {
         CredentialStatus {
             state,
@@ -66,6 +67,7 @@ prop_compose! {
             }),
             tokens: counted,
             next_expiry_at: next_expiry_at.map(Into::into),
+            bound_in: bound_in.into_iter().map(ToOwned::to_owned).collect(),
             ..CredentialStatus::default()
         }
     }
@@ -91,8 +93,15 @@ prop_compose! {
         severity in prop::option::weighted(0.4, prop::sample::select(vec![
             Severity::Refused, Severity::Unguarded, Severity::Unknown, Severity::Count, Severity::Terms,
         ])),
+        narrow in prop::bool::weighted(0.3),
     ) -> World {
         let mut observed = Observed { account, bindings, policy: severity.map(breach), ..fresh() };
+        let mut roles = roles;
+        if narrow {
+            observed.reach = Reach::within(["edge".to_owned()]);
+            roles.retain(|grant| !grant.cluster_wide && grant.namespace.as_deref().is_none_or(|place| place == "edge"));
+            observed.bindings.retain(|binding| binding.metadata.namespace.as_deref() == Some("edge"));
+        }
         observed.tokens = tokens.map(|end| Tokens {
             count: TokenCount { active: i64::from(end.is_some()), total: 3 },
             next_end: end.map(at),
@@ -155,6 +164,23 @@ proptest! {
             prop_assert!(leaves || foreign(&binding) || wished.contains_key(&binding.key()));
             let refused = world.seen.policy.as_ref().is_some_and(|breach| breach.severity == Severity::Refused);
             prop_assert!(leaves || foreign(&binding) || !refused);
+        }
+    }
+
+    /// What cannot be seen is not taken for gone.
+    #[test]
+    fn what_is_bound_out_of_reach_holds_on(world in worlds()) {
+        let reach = &world.seen.reach;
+        let out_of_reach = |place: &String| if place == "*" { !reach.is_everywhere() } else { !reach.has(place) };
+        let before = world.seen.credential.status.clone().unwrap_or_default().bound_in;
+        let stranded: Vec<_> = before.into_iter().filter(out_of_reach).collect();
+        let held = world.held();
+        let settled = world.clone().settle();
+        if held && !stranded.is_empty() {
+            prop_assert!(settled.held() && !settled.gone);
+            let said = settled.seen.credential.status.unwrap();
+            prop_assert!(stranded.iter().all(|place| said.bound_in.contains(place)));
+            prop_assert_eq!(&said.conditions[0].reason, Reason::RoleNotBindable.as_str());
         }
     }
 }

@@ -35,7 +35,7 @@ fn inactive_it_is_unbound_and_active_again_bound() {
     observed.credential.spec.state = DesiredState::Active;
     assert_eq!(
         told(&observed, now()),
-        "hold, bind nodes everywhere, bind view in edge, bind view in team-a \
+        "hold, say * team-a, bind nodes everywhere, bind view in edge, bind view in team-a \
          | Active Ready Usable (Published) | -"
     );
 }

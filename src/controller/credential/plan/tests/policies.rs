@@ -31,7 +31,7 @@ fn what_a_policy_refuses_is_said_before_it_is_unbound_and_heals() {
     observed.policy = None;
     assert_eq!(
         told(&observed, now()),
-        "hold, bind nodes everywhere, bind view in edge, bind view in team-a | Active Ready Usable (Published) | -"
+        "hold, say * team-a, bind nodes everywhere, bind view in edge, bind view in team-a | Active Ready Usable (Published) | -"
     );
 }
 
@@ -64,7 +64,10 @@ fn over_the_count_it_gets_nothing_new_and_keeps_what_it_has() {
     observed.policy = None;
     observed.account = ours("account-uid", true);
     observed.credential.spec.state = DesiredState::Active;
-    assert_eq!(told(&observed, now()), "hold, bind nodes everywhere | Active Ready Usable (Published) | -");
+    assert_eq!(
+        told(&observed, now()),
+        "hold, say *, bind nodes everywhere | Active Ready Usable (Published) | -"
+    );
 }
 
 #[test]

@@ -216,12 +216,12 @@ fn what_is_bound_outside_is_held_by_a_finalizer_for_just_as_long() {
             (
                 "first the finalizer",
                 |o| add_role(o, view_in_team()),
-                "hold, bind view in team-a | Active Ready Usable (Published) | -",
+                "hold, say team-a, bind view in team-a | Active Ready Usable (Published) | -",
             ),
             (
                 "everywhere is outside",
                 |o| add_role(o, nodes()),
-                "hold, bind nodes everywhere | Active Ready Usable (Published) | -",
+                "hold, say *, bind nodes everywhere | Active Ready Usable (Published) | -",
             ),
         ],
     );
@@ -249,5 +249,65 @@ fn what_is_bound_outside_is_held_by_a_finalizer_for_just_as_long() {
                 "unbind nodes everywhere, unbind view in edge, unbind view in team-a, let go | - | -",
             ),
         ],
+    );
+}
+
+#[test]
+fn what_is_bound_out_of_reach_holds_the_credential() {
+    // An operator that works in the credential's own namespace alone sees nothing of the rest.
+    let out_of_reach = || {
+        let mut observed = bound_outside();
+        observed.reach = Reach::within(["edge".to_owned()]);
+        observed.bindings.retain(|binding| binding.metadata.namespace.as_deref() == Some("edge"));
+        observed.policy = Some(breach(Severity::Refused));
+        observed
+    };
+    let no_more = |observed: &mut Observed| {
+        observed.credential.spec.roles = vec![view()];
+        observed.policy = None;
+    };
+    check(
+        out_of_reach,
+        &[
+            ("refused", |_| {}, "refuse, unbind view in edge | Failed Stalled (RoleNotBindable) | -"),
+            ("no longer asked for", no_more, "- | Failed Usable Stalled (RoleNotBindable) | -"),
+            ("ended", |o| end_at(o, NOW), "unbind view in edge | Expired Stalled (RoleNotBindable) | -"),
+            ("deleted", terminate, "unbind view in edge | Failed Usable Stalled (RoleNotBindable) | -"),
+            (
+                "let go by hand",
+                |o| {
+                    o.credential.metadata.finalizers = None;
+                    o.credential.spec.roles = vec![view()];
+                    o.policy = None;
+                },
+                BOUND,
+            ),
+            (
+                "in reach again",
+                |o| {
+                    o.reach = Reach::default();
+                    o.credential.spec.roles = vec![view()];
+                    o.policy = None;
+                },
+                "let go | Active Ready Usable (Published) | -",
+            ),
+            (
+                "deleted, in reach again",
+                |o| {
+                    o.reach = Reach::default();
+                    terminate(o);
+                },
+                "unbind view in edge, let go | - | -",
+            ),
+        ],
+    );
+    let mut observed = out_of_reach();
+    no_more(&mut observed);
+    let status = plan(&observed, now()).status.unwrap();
+    assert_eq!(status.bound_in, ["*", "team-a"]);
+    let said = &status.conditions[0].message;
+    assert!(
+        said.starts_with("roles of it stand bound in the whole cluster and namespace team-a, where"),
+        "{said}"
     );
 }

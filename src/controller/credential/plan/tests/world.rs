@@ -51,7 +51,7 @@ impl World {
         for step in plan.steps.into_iter().take(limit) {
             match step {
                 Step::Material(_) => unreachable!("a Token holds no material"),
-                Step::Refuse(status) => self.seen.credential.status = Some(*status),
+                Step::Say(status) => self.seen.credential.status = Some(*status),
                 Step::CreateAccount => {
                     assert_eq!(self.seen.account, AccountSeen::Absent, "409");
                     let uid = "account-uid".to_owned();
@@ -86,6 +86,14 @@ impl World {
                         self.held() || key.namespace.as_deref() == Some("edge"),
                         "{key} would be left behind"
                     );
+                    let place = key.namespace.as_deref().unwrap_or("*");
+                    let said = self
+                        .seen
+                        .credential
+                        .status
+                        .as_ref()
+                        .is_some_and(|status| status.bound_in.iter().any(|said| said == place));
+                    assert!(said || place == "edge", "nobody would know of {key}");
                     binding.metadata.uid = Some(self.uid());
                     self.seen.bindings.push(*binding);
                 }

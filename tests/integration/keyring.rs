@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use control_plane::Namespaced;
 use credential_operator::api::{
     self, ApiToken, ApiTokenState, Credential, CredentialState,
     credential::{Grant, RoleKind},
@@ -17,9 +18,11 @@ use kube::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::support::{
-    KEYRING, OPERATOR_NAMESPACE, Space, SystemClock, World, condition, credential, install_crd, token,
+    DEADLINE, KEYRING, OPERATOR_NAMESPACE, Space, SystemClock, World, condition, credential, install_crd,
+    token,
 };
 
 crate::tests![
@@ -30,6 +33,7 @@ crate::tests![
     a_binding_that_nothing_shows_goes_with_its_credential,
     a_lost_keyring_is_said_and_nothing_is_drawn_anew,
     objects_stored_before_the_rules_stop_nobody,
+    no_key_is_dropped_that_something_unreadable_may_name,
     clock_steps_end_nothing_early_and_revive_nothing,
     a_value_lost_too_often_waits_for_a_human,
 ];
@@ -83,6 +87,18 @@ async fn rotation_keeps_old_tokens_and_drops_the_key_when_nothing_names_it(world
     operator.stop().await;
 }
 
+/// Has a key drawn; whatever may be dropped by then is, in the same write. The word is to be another each time.
+async fn rotate(keyring: &Space, word: &str) -> Secret {
+    let request = json!({"metadata": {"annotations": {"credential-operator.io/rotate-requested-at": word}}});
+    keyring.patch::<Secret>(KEYRING, request).await.unwrap();
+    let answered = |secret: Option<&Secret>| {
+        let annotations = secret.and_then(|secret| secret.metadata.annotations.as_ref());
+        annotations.and_then(|all| all.get("credential-operator.io/rotate-answered")).map(String::as_str)
+            == Some(word)
+    };
+    keyring.until::<Secret>(KEYRING, answered).await.unwrap()
+}
+
 /// The state that a kill between the two writes of an issue leaves.
 async fn erase_status(space: &Space, name: &str) {
     let tokens = space.api::<ApiToken>();
@@ -97,15 +113,7 @@ async fn a_key_that_only_a_secret_names_is_kept(world: Arc<World>, space: Space)
     let key = key_of(&space.token("t", ApiTokenState::Active).await);
     let value = space.value("t-token").await;
     let keyring = operators(&space);
-    let request =
-        json!({"metadata": {"annotations": {"credential-operator.io/rotate-requested-at": space.namespace}}});
-    keyring.patch::<Secret>(KEYRING, request).await.unwrap();
-    let answered = |secret: Option<&Secret>| {
-        let annotations = secret.and_then(|secret| secret.metadata.annotations.as_ref());
-        annotations.and_then(|all| all.get("credential-operator.io/rotate-answered"))
-            == Some(&space.namespace)
-    };
-    keyring.until::<Secret>(KEYRING, answered).await;
+    rotate(&keyring, &space.namespace).await;
     operator.stop().await;
     erase_status(&space, "t").await;
     clock.step(SignedDuration::from_hours(2));
@@ -230,6 +238,14 @@ struct UntypedToken {
     status: Option<Value>,
 }
 
+/// A credential for whoever does not know its schema.
+#[derive(Clone, Debug, Deserialize, Serialize, kube::Resource)]
+#[resource(inherit = Credential)]
+struct UntypedCredential {
+    metadata: ObjectMeta,
+    status: Option<Value>,
+}
+
 async fn objects_stored_before_the_rules_stop_nobody(world: Arc<World>, space: Space) {
     let [credentials, tokens, _] = <[_; 3]>::try_from(api::crds()).unwrap();
     install_crd(&world.admin, &without_rules(tokens.clone())).await;
@@ -273,6 +289,56 @@ async fn objects_stored_before_the_rules_stop_nobody(world: Arc<World>, space: S
         space.until::<UntypedToken>(name, |found| found.is_none()).await;
     }
     operator.stop().await;
+}
+
+async fn no_key_is_dropped_that_something_unreadable_may_name(world: Arc<World>, space: Space) {
+    let clock = SystemClock::shared();
+    let operator = world.operator(clock.clone()).await;
+    let keyring = operators(&space);
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1y"))).await;
+    let key = key_of(&space.token("t", ApiTokenState::Active).await);
+    rotate(&keyring, &format!("{}-1", space.namespace)).await;
+    space.patch::<ApiToken>("t", json!({"spec": {"revoked": true}})).await.unwrap();
+    space.token("t", ApiTokenState::Revoked).await;
+    clock.step(SignedDuration::from_hours(2));
+
+    let [credentials, tokens, _] = <[_; 3]>::try_from(api::crds()).unwrap();
+    kept_for::<UntypedCredential>(&world, &space, &key, credentials, "type: Token").await;
+    kept_for::<UntypedToken>(&world, &space, &key, tokens, "credentialRef: {name: c}, expiresIn: 1h").await;
+    // That these are gone the operator learns a moment after us, and looks at keys when the keyring changes.
+    let deadline = Instant::now() + DEADLINE;
+    for number in 2.. {
+        let after = rotate(&keyring, &format!("{}-{number}", space.namespace)).await;
+        if !after.data.unwrap().contains_key(&key) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "nothing names it, and it stays");
+    }
+    operator.stop().await;
+}
+
+/// What cannot be read keeps the key for as long as it is there.
+async fn kept_for<K: Namespaced>(
+    world: &World,
+    space: &Space,
+    key: &str,
+    crd: CustomResourceDefinition,
+    spec: &str,
+) {
+    let kind = K::kind(&());
+    install_crd(&world.admin, &without_rules(crd.clone())).await;
+    let unreadable = format!(
+        "apiVersion: credential-operator.io/v1alpha1\nkind: {kind}\nmetadata: {{name: unreadable}}\n\
+         spec: {{{spec}, description: {{not: a text}}}}\n"
+    );
+    space.apply(&unreadable).await;
+    install_crd(&world.admin, &crd).await;
+    let stalled = |found: Option<&K>| found.is_some_and(|found| condition(found, "Stalled").0);
+    space.until::<K>("unreadable", stalled).await;
+    let kept = rotate(&operators(space), &format!("{}-{kind}", space.namespace)).await;
+    assert!(kept.data.unwrap().contains_key(key), "{kind}: a key that something unreadable may name is gone");
+    space.api::<K>().delete("unreadable", &DeleteParams::default()).await.unwrap();
+    space.until::<K>("unreadable", |found| found.is_none()).await;
 }
 
 async fn clock_steps_end_nothing_early_and_revive_nothing(world: Arc<World>, space: Space) {

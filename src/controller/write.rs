@@ -30,9 +30,9 @@ pub enum RequestError {
         #[source]
         source: Box<kube::Error>,
     },
-    /// A binding could not be created, because there is no such role.
+    /// A binding could not be created.
     #[error("could not bind {role}")]
-    NoSuchRole {
+    NotBound {
         /// Kind and name of the role.
         role: String,
         /// What the client says; the API server names the binding's kind and the role's name there.
@@ -92,12 +92,12 @@ pub enum Trouble {
 }
 
 impl RequestError {
-    /// Says of a 404 that it was the role which is missing.
+    /// Says which role it was about: the API server tells what rights that role has, or nothing.
     #[must_use]
-    pub fn into_no_such_role(self, role: String) -> Self {
+    pub fn into_not_bound(self, role: String) -> Self {
         match self {
-            Self::Api { source, .. } => Self::NoSuchRole { role, source },
-            other @ (Self::NoSuchRole { .. }
+            Self::Api { source, .. } => Self::NotBound { role, source },
+            other @ (Self::NotBound { .. }
             | Self::Stale { .. }
             | Self::Material { .. }
             | Self::Sealing { .. }
@@ -108,42 +108,51 @@ impl RequestError {
     /// Tells what kind of failure it is.
     #[must_use]
     pub fn trouble(&self) -> Trouble {
-        let source = match self {
-            Self::Api { source, .. } => source,
-            Self::NoSuchRole { role, .. } => {
-                return Trouble::Refused {
-                    reason: Reason::RoleNotFound,
-                    message: format!("there is no {role}"),
-                };
-            }
-            Self::Stale { .. } => return Trouble::Moved,
+        match self {
+            Self::Api { source, .. } => Trouble::of(source),
+            Self::NotBound { role, source } => match Trouble::of(source) {
+                // Nothing else can be missing: a namespace that is not there has a kind of its own.
+                Trouble::Gone => {
+                    Trouble::Refused { reason: Reason::RoleNotFound, message: format!("there is no {role}") }
+                }
+                Trouble::Refused { reason: reason @ Reason::RoleNotBindable, message } => {
+                    Trouble::Refused { reason, message: format!("{role} is not bound: {message}") }
+                }
+                trouble => trouble,
+            },
+            Self::Stale { .. } => Trouble::Moved,
             Self::Material { problem, .. } => {
                 let reason = match problem {
                     Problem::Options(_) => Reason::InvalidSpec,
                     Problem::Material(_) => Reason::MaterialInvalid,
                 };
-                return Trouble::Refused { reason, message: problem.to_string() };
+                Trouble::Refused { reason, message: problem.to_string() }
             }
             Self::Sealing { source, .. } => {
-                return Trouble::Refused { reason: Reason::InvalidSpec, message: source.to_string() };
+                Trouble::Refused { reason: Reason::InvalidSpec, message: source.to_string() }
             }
-            Self::Late { .. } => return Trouble::Passing,
+            Self::Late { .. } => Trouble::Passing,
+        }
+    }
+}
+
+impl Trouble {
+    fn of(error: &kube::Error) -> Self {
+        let kube::Error::Api(status) = error else {
+            return Self::Passing;
         };
-        let kube::Error::Api(status) = &**source else {
-            return Trouble::Passing;
-        };
-        let refused = |reason| Trouble::Refused { reason, message: status.message.clone() };
+        let refused = |reason| Self::Refused { reason, message: status.message.clone() };
         let causes = status.details.iter().flat_map(|details| &details.causes);
         let ending = causes.map(|cause| cause.reason.as_str()).any(|reason| reason == "NamespaceTerminating");
         let kind = status.details.as_ref().map(|details| details.kind.as_str()).unwrap_or_default();
         match (status.code, status.reason.as_str()) {
-            (409, "AlreadyExists") => Trouble::Exists,
-            (409, _) => Trouble::Moved,
+            (409, "AlreadyExists") => Self::Exists,
+            (409, _) => Self::Moved,
             (404, _) if kind == "namespaces" => refused(Reason::Pending),
-            (404, _) => Trouble::Gone,
+            (404, _) => Self::Gone,
             (403, _) if ending => refused(Reason::Pending),
             (403, _) if status.message.contains("exceeded quota") => refused(Reason::QuotaExceeded),
-            (403, _) if status.message.contains("\"serviceaccounts/token\"") => Trouble::Refused {
+            (403, _) if status.message.contains("\"serviceaccounts/token\"") => Self::Refused {
                 reason: Reason::Pending,
                 message: format!(
                     "{}; apply deploy/service-account-tokens.yaml, which has that right",
@@ -154,13 +163,13 @@ impl RequestError {
                 refused(Reason::RoleNotBindable)
             }
             (422, _) if status.message.contains("field is immutable when `immutable` is set") => {
-                Trouble::Refused {
+                Self::Refused {
                     reason: Reason::Pending,
                     message: format!("{}; delete the Secret, and another one is filled", status.message),
                 }
             }
             (400 | 401 | 403 | 405 | 413 | 422, _) => refused(Reason::Pending),
-            _ => Trouble::Passing,
+            _ => Self::Passing,
         }
     }
 }

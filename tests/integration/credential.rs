@@ -209,10 +209,10 @@ async fn a_role_that_the_operator_may_not_bind_is_said_and_heals(_: Arc<World>, 
     let failed = space.credential("c", CredentialState::Failed).await;
     let (ready, reason, message) = condition(&failed, "Ready");
     assert_eq!((ready, reason.as_str()), (false, "RoleNotBindable"));
+    let advice = "give the operator the verb bind on that role, or remove the role from the credential";
     assert!(
-        message.ends_with(
-            "give the operator the verb bind on that role, or remove the role from the credential"
-        )
+        message.starts_with("ClusterRole cluster-admin is not bound: ") && message.ends_with(advice),
+        "{message}"
     );
     assert!(condition(&failed, "Stalled").0);
     assert_eq!(bindings(&space).await.len(), 1, "the other role is bound all the same");

@@ -246,11 +246,7 @@ async fn create_binding(ctx: &Context, binding: Binding) -> Result<(), RequestEr
             .await
             .map(|created| ctx.cluster_role_bindings.remember(created))
     };
-    created.map_err(|error| match error {
-        // Nothing else can be missing: a namespace that is not there has a kind of its own.
-        error if error.trouble() == Trouble::Gone => error.into_no_such_role(role),
-        error => error,
-    })
+    created.map_err(|error| error.into_not_bound(role))
 }
 
 /// Deletes the binding of this UID; one that is gone already is as good.

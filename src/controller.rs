@@ -11,6 +11,7 @@ pub mod context;
 pub mod credential;
 pub mod draws;
 pub mod dress;
+pub mod election;
 pub mod events;
 mod kept;
 pub mod keyring;
@@ -35,6 +36,7 @@ use tracing::{Instrument, info, warn};
 use self::write::{RequestError, Trouble};
 pub use self::{
     context::{Config, Context, Key},
+    election::Candidate,
     place::Place,
 };
 use crate::api::{ApiToken, Credential, CredentialState, Reason};
@@ -50,6 +52,9 @@ pub enum ControllerError {
     /// A task ended that never should.
     #[error("the {0} ended unexpectedly")]
     TaskEnded(&'static str),
+    /// Another controller may have taken over.
+    #[error("the lease was lost, so that another controller may work")]
+    LeaseLost,
 }
 
 /// Runs the controller until `stop` is sent or dropped. Work that is under way is finished first.
@@ -57,18 +62,59 @@ pub enum ControllerError {
 /// # Errors
 /// When a part of it ends that never should.
 pub async fn run(ctx: Arc<Context>, stop: oneshot::Receiver<()>) -> Result<(), ControllerError> {
+    run_for(ctx, None, stop).await
+}
+
+/// Runs the controller for as long as it leads, and until then has its caches ready.
+///
+/// # Errors
+/// When it does not lead any more; it is to be started anew. When a part of it ends that never should.
+pub async fn run_elected(
+    ctx: Arc<Context>,
+    candidate: Candidate,
+    stop: oneshot::Receiver<()>,
+) -> Result<(), ControllerError> {
+    run_for(ctx, Some(candidate), stop).await
+}
+
+async fn run_for(
+    ctx: Arc<Context>,
+    candidate: Option<Candidate>,
+    stop: oneshot::Receiver<()>,
+) -> Result<(), ControllerError> {
     let mut watches = watch::start(&ctx);
     tokio::select! {
-        () = work(ctx, stop) => Ok(()),
+        ended = lead(ctx, candidate, stop) => ended,
         _ = watches.join_next() => Err(ControllerError::TaskEnded("watches")),
     }
 }
 
-async fn work(ctx: Arc<Context>, mut stop: oneshot::Receiver<()>) {
+async fn lead(
+    ctx: Arc<Context>,
+    candidate: Option<Candidate>,
+    mut stop: oneshot::Receiver<()>,
+) -> Result<(), ControllerError> {
     tokio::select! {
         () = watch::complete(&ctx) => {}
-        _ = &mut stop => return,
+        _ = &mut stop => return Ok(()),
     }
+    let Some(candidate) = candidate else {
+        work(ctx, stop).await;
+        return Ok(());
+    };
+    let mut leader = tokio::select! {
+        leader = candidate.lead() => leader,
+        _ = &mut stop => return Ok(()),
+    };
+    tokio::select! {
+        () = work(ctx, stop) => {}
+        () = leader.lost() => return Err(ControllerError::LeaseLost),
+    }
+    leader.let_go().await;
+    Ok(())
+}
+
+async fn work(ctx: Arc<Context>, mut stop: oneshot::Receiver<()>) {
     // Before the first decision, so that a restart tells nobody of what is not known yet.
     let known = tokio::select! {
         known = admission::reconcile(&ctx) => known,

@@ -2,11 +2,11 @@
 
 use std::{fs, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use credential_operator::{
     admission::{self, Account},
     api,
-    controller::{self, Config, Context},
+    controller::{self, Candidate, Config, Context},
     domain::{clock::Clock, reach::Reach, token::Prefix},
     telemetry::{self, LogFormat},
     verifier::{
@@ -85,6 +85,12 @@ struct ControllerArguments {
     /// What tokens start with: 2 to 16 lower-case letters and digits, a letter first.
     #[arg(long, default_value = "cop")]
     token_prefix: Prefix,
+    /// Work only while no other controller of the namespace does, by a Lease there. Without it, one alone may run.
+    #[arg(long, default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
+    leader_elect: bool,
+    /// What the holder of the Lease is called, beside some random characters.
+    #[arg(long, env = "HOSTNAME", default_value = "credential-operator")]
+    identity: String,
     /// Have the API server mint tokens for credentials: ApiTokens of type ServiceAccount, and Kubeconfig credentials. Needs
     /// the right in deploy/service-account-tokens.yaml.
     #[arg(long)]
@@ -215,8 +221,15 @@ async fn run_controller(arguments: ControllerArguments) -> Outcome {
         service_account_tokens: arguments.service_account_tokens,
         reach,
     };
+    let candidate = arguments.leader_elect.then(|| {
+        Candidate::new(client.clone(), &config.namespace, &arguments.identity, &mut UnwrapErr(SysRng))
+    });
     let ctx = Context::new(client, Arc::new(SystemClock), Box::new(UnwrapErr(SysRng)), config).guarded();
-    controller::run(Arc::new(ctx), stopped()?).await?;
+    let (ctx, stop) = (Arc::new(ctx), stopped()?);
+    match candidate {
+        Some(candidate) => controller::run_elected(ctx, candidate, stop).await?,
+        None => controller::run(ctx, stop).await?,
+    }
     Ok(())
 }
 

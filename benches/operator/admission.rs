@@ -69,7 +69,7 @@ subjects: [{kind: ServiceAccount, name: author, namespace: credential-operator}]
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
 metadata: {name: floor, namespace: credential-operator}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: credential-operator-canary}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: credential-operator}
 subjects: [{kind: ServiceAccount, name: floor, namespace: credential-operator}]
 ";
 

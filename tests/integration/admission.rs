@@ -6,6 +6,7 @@ mod allowed;
 mod attacks;
 pub mod case;
 mod deletion;
+mod election;
 mod grants;
 mod issue;
 pub mod limits;
@@ -47,6 +48,7 @@ pub fn tests() -> Vec<crate::support::Test> {
         working::tests(),
         missing::tests(),
         namespaced::tests(),
+        election::tests(),
     ]
     .into_iter()
     .flatten()

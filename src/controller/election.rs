@@ -1,0 +1,153 @@
+//! Which of several controllers works: the one that holds a `Lease`. The others have their caches ready, and take over.
+//!
+//! A lease does not fence: who was suspended while he held it writes on for a moment after another has taken it. So nothing rests
+//! on there being one; it keeps two from doing all work twice.
+
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, stream::BoxStream};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{
+    Api, Client,
+    runtime::{WatchStreamExt, watcher},
+};
+use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
+use rand::{CryptoRng, RngExt, distr::Alphanumeric};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+
+/// The name of the `Lease`, in the operator's own namespace.
+pub const LEASE: &str = "credential-operator";
+/// For how long the lease is held after it was renewed: how long after a crash of its holder another waits.
+const HELD_FOR: Duration = Duration::from_secs(12);
+/// How long before its end it is renewed.
+const RENEWED_BEFORE: Duration = Duration::from_secs(8);
+/// Whoever has not seen his lease renewed for so long stops, before another may take it.
+const STALE_AFTER: Duration = Duration::from_secs(10);
+/// How long a failure is waited out.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// No request may take longer.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// How many random characters tell one process from another of the same host.
+const SUFFIX: usize = 8;
+
+type Seen<'a> = BoxStream<'a, watcher::Result<Option<Lease>>>;
+
+/// A controller that would work.
+pub struct Candidate {
+    client: Client,
+    namespace: String,
+    identity: String,
+}
+
+impl Candidate {
+    /// One that is to be found as `host`, among those of a namespace.
+    pub fn new(client: Client, namespace: &str, host: &str, random: &mut impl CryptoRng) -> Self {
+        let suffix: String = random.sample_iter(Alphanumeric).take(SUFFIX).map(char::from).collect();
+        Self { client, namespace: namespace.to_owned(), identity: format!("{host}_{suffix}") }
+    }
+
+    /// Waits until it leads. It may be dropped at any time.
+    pub async fn lead(&self) -> Leader {
+        let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut seen = watcher::watch_object(api, LEASE).default_backoff().boxed();
+        info!(identity = self.identity, "waiting to lead");
+        loop {
+            match self.stand(&mut seen).await {
+                Ok(Some(manager)) => {
+                    info!(identity = self.identity, "leading");
+                    return Leader { manager, seen, identity: self.identity.clone() };
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    warn!(%error, "the lease is not to be had, and tried for again");
+                    sleep(RETRY_AFTER).await;
+                }
+            }
+        }
+    }
+
+    /// Stands until it is elected, or somebody has let go: a manager keeps what it knew of a lease until that has run out, so it
+    /// takes another one to look at once.
+    async fn stand(&self, seen: &mut Seen<'_>) -> Result<Option<LeaseManager>, LeaseManagerError> {
+        let manager = LeaseManagerBuilder::new(self.client.clone(), LEASE)
+            .with_namespace(&self.namespace)
+            .with_identity(&self.identity)
+            .with_field_manager(format!("credential-operator-{}", self.identity))
+            .with_grace(RENEWED_BEFORE.as_secs())
+            .with_duration(HELD_FOR.as_secs())
+            .build()
+            .await?;
+        let elected = tokio::select! {
+            elected = manager.changed() => elected?,
+            () = let_go(seen) => false,
+        };
+        Ok(elected.then_some(manager))
+    }
+}
+
+/// The controller that works.
+pub struct Leader {
+    manager: LeaseManager,
+    seen: Seen<'static>,
+    identity: String,
+}
+
+impl Leader {
+    /// Renews the lease, and resolves once it is another's, or was not seen to be renewed in time.
+    pub async fn lost(&mut self) {
+        let mut renewing = std::pin::pin!(renew(&self.manager));
+        let mut renewed_at = Instant::now();
+        loop {
+            tokio::select! {
+                () = &mut renewing => return,
+                holder = holder(&mut self.seen) => {
+                    if holder.as_ref() != Some(&self.identity) {
+                        return;
+                    }
+                    renewed_at = Instant::now();
+                }
+                () = tokio::time::sleep_until(renewed_at + STALE_AFTER) => return,
+            }
+        }
+    }
+
+    /// Lets another take over at once.
+    pub async fn let_go(self) {
+        match timeout(DEADLINE, self.manager.release()).await {
+            Ok(Ok(())) => info!("the lease is free"),
+            Ok(Err(error)) => warn!(%error, "the lease runs out by itself"),
+            Err(_) => warn!("no answer; the lease runs out by itself"),
+        }
+    }
+}
+
+/// Resolves once the lease is another's.
+async fn renew(manager: &LeaseManager) {
+    loop {
+        match manager.changed().await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                warn!(%error, "the lease was not renewed, which is tried again");
+                sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+}
+
+/// Resolves once nobody holds the lease.
+async fn let_go(seen: &mut Seen<'_>) {
+    while holder(seen).await.is_some() {}
+}
+
+/// Who holds the lease, whenever that or its end changes.
+async fn holder(seen: &mut (impl Stream<Item = watcher::Result<Option<Lease>>> + Unpin)) -> Option<String> {
+    loop {
+        match seen.next().await {
+            Some(Ok(lease)) => return lease?.spec?.holder_identity,
+            Some(Err(error)) => debug!(%error, "the lease is not to be seen"),
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -38,7 +38,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
     runtime::Runtime,
-    sync::oneshot,
+    sync::{OwnedRwLockWriteGuard, RwLock, oneshot},
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -313,6 +313,7 @@ impl Clock for SystemClock {
 pub struct Operator {
     /// By call (`create`, `patch`, `replace_status`, ...) and path, as the client sends them.
     requests: Arc<Mutex<Vec<(&'static str, String)>>>,
+    gate: Arc<RwLock<()>>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ControllerError>>,
 }
@@ -328,13 +329,21 @@ impl Operator {
             counted.lock().unwrap().push((call, request.uri().path().to_owned()));
             request
         });
-        let client = ClientBuilder::try_from(config).unwrap().with_layer(&layer).build();
+        let gate = Arc::new(RwLock::new(()));
+        let shut = gate.clone();
+        let waits = tower::util::MapFutureLayer::new(move |sent| once_open(shut.clone(), sent));
+        let client = ClientBuilder::try_from(config).unwrap().with_layer(&layer).with_layer(&waits).build();
         let random = Box::new(UnwrapErr(SysRng));
         let ctx = Context::new(client, clock, random, settings);
         let ctx = Arc::new(if guarded { ctx.guarded() } else { ctx });
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(controller::run(ctx, stopped));
-        Self { requests, stop, task }
+        Self { requests, gate, stop, task }
+    }
+
+    /// Has its requests wait until what is returned is dropped. Watches that run go on.
+    pub async fn hold(&self) -> OwnedRwLockWriteGuard<()> {
+        self.gate.clone().write_owned().await
     }
 
     /// How many requests in the namespace there were so far, by call and resource. Some requests are about other
@@ -355,6 +364,11 @@ impl Operator {
         let _ = self.stop.send(());
         self.task.await.unwrap().unwrap();
     }
+}
+
+async fn once_open<F: Future>(gate: Arc<RwLock<()>>, sent: F) -> F::Output {
+    drop(gate.read().await);
+    sent.await
 }
 
 /// The entries of a Secret.

@@ -2,7 +2,7 @@
 //!
 //! When a `CustomResourceDefinition` is deleted, the API server deletes its objects first, one by one. That somebody takes the
 //! definition away to install it anew is no reason to allow what policies did not. So what a policy said holds until it is
-//! known that the definition is there, and while it is not, nothing new is made.
+//! known that the definition is there and is the one that it was, by its UID; and while it is not, nothing new is made.
 
 use std::time::Duration;
 
@@ -26,24 +26,64 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What is not known of policies that are not there any more.
 #[derive(Default)]
 pub(super) struct Lost {
-    /// Whether any of those that hold are not there, and nobody has asked why.
-    in_doubt: bool,
-    /// When the definition was last seen to be missing.
+    /// The UIDs of those that hold and are not there, and nobody has asked why.
+    in_doubt: Vec<String>,
+    /// The UID of the definition that the policies are of, once somebody has looked.
+    definition: Option<String>,
+    /// When the definition was last seen to be missing, or first to be another.
     missing_at: Option<Instant>,
+}
+
+impl Lost {
+    /// Takes in which definition there is, if any, and tells whether it is the one that it was. Another one has come without
+    /// the policies of the one before, however short the time between was.
+    fn see(&mut self, found: Option<String>, now: Instant) -> bool {
+        let is_it = found.is_some() && (self.definition.is_none() || self.definition == found);
+        if !is_it {
+            self.missing_at = Some(now);
+        }
+        self.definition = found.or_else(|| self.definition.take());
+        is_it
+    }
 }
 
 impl Judgements {
     /// Takes in what policies there are; those that were there hold until it is known why they are not.
-    pub(super) fn take_in(&mut self, mut policies: Vec<CredentialPolicy>, unreadable: Vec<String>) {
+    pub(super) fn take_in(&mut self, policies: Vec<CredentialPolicy>, unreadable: Vec<String>) {
+        if self.policies.is_empty() {
+            // Where there were none, their definition may have been another since somebody looked.
+            self.lost.definition = None;
+        }
+        self.hold(policies, unreadable);
+    }
+
+    fn hold(&mut self, mut policies: Vec<CredentialPolicy>, unreadable: Vec<String>) {
         let is_there = |held: &CredentialPolicy| {
             let name = held.name_any();
             unreadable.contains(&name) || policies.iter().any(|policy| policy.name_any() == name)
         };
         let gone: Vec<_> = self.policies.all().iter().filter(|held| !is_there(held)).cloned().collect();
-        self.lost.in_doubt = !gone.is_empty();
+        self.lost.in_doubt = gone.iter().map(|gone| uid(gone).to_owned()).collect();
         policies.extend(gone);
         self.policies = Policies::new(policies, unreadable).into();
         self.changed = true;
+    }
+
+    /// Lets go of those of these UIDs: somebody wanted that, or they would be there again. Others that are not there either
+    /// went since that was found out.
+    fn let_go(&mut self, of: &[String], (policies, unreadable): (Vec<CredentialPolicy>, Vec<String>)) {
+        let stays = |held: &&CredentialPolicy| !of.iter().any(|of| of == uid(held));
+        let held = self.policies.all().iter().filter(stays).cloned().collect();
+        self.policies = Policies::new(held, Vec::new()).into();
+        self.lost.missing_at = None;
+        self.hold(policies, unreadable);
+    }
+
+    /// What there is to find out: of which policies it is not known why they went. `None`: nothing.
+    fn asked(&self) -> Option<Vec<String>> {
+        let Lost { in_doubt, definition, missing_at } = &self.lost;
+        let unknown = definition.is_none() && !self.policies.is_empty();
+        (unknown || !in_doubt.is_empty() || missing_at.is_some()).then(|| in_doubt.clone())
     }
 
     /// What that is to everybody.
@@ -59,9 +99,16 @@ impl Judgements {
 }
 
 impl Context {
-    fn lost(&self) -> (bool, Option<Instant>) {
-        let lost = &self.memory().policy.lost;
-        (lost.in_doubt, lost.missing_at)
+    /// Takes in which definition there is, and tells whether it is the one that it was, and when it was missing.
+    fn see_definition(&self, found: Option<String>) -> (bool, Option<Instant>) {
+        let judgements = &mut self.memory().policy;
+        let before = judgements.lost.missing_at;
+        let is_it = judgements.lost.see(found, Instant::now());
+        if !is_it && before.is_none() {
+            warn!("the definition of policies was deleted; nothing new is made");
+            judgements.changed = true;
+        }
+        (is_it, judgements.lost.missing_at)
     }
 }
 
@@ -70,43 +117,30 @@ impl Context {
 /// # Errors
 /// When a read fails; then they hold.
 pub(super) async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
-    let (in_doubt, missing_at) = ctx.lost();
-    if !in_doubt && missing_at.is_none() {
-        return Ok(());
-    }
-    if !is_defined(ctx).await? {
-        if missing_at.is_none() {
-            warn!("the definition of policies was deleted; nothing new is made");
+    // Of those that go after this, what is read next tells nothing.
+    let Some(asked) = ctx.memory().policy.asked() else { return Ok(()) };
+    let (is_it, missing_at) = ctx.see_definition(definition(ctx).await?);
+    if let Some(at) = missing_at {
+        if !(is_it && at.elapsed() >= PATIENCE && has_seen_all(ctx).await?) {
+            ctx.queue.add_after(&Key::Policies, LOOK_AGAIN);
+            return Ok(());
         }
-        let judgements = &mut ctx.memory().policy;
-        judgements.changed |= missing_at.is_none();
-        judgements.lost.missing_at = Some(Instant::now());
-        ctx.queue.add_after(&Key::Policies, LOOK_AGAIN);
-        return Ok(());
-    }
-    let patient = missing_at.is_none_or(|at| at.elapsed() >= PATIENCE);
-    if missing_at.is_some() && !(patient && has_seen_all(ctx).await?) {
-        ctx.queue.add_after(&Key::Policies, LOOK_AGAIN);
-        return Ok(());
-    }
-    if missing_at.is_some() {
         info!("the definition of policies is there again");
+    } else if asked.is_empty() {
+        return Ok(());
     }
     let judgements = &mut ctx.memory().policy;
-    judgements.policies = Policies::default().into();
-    judgements.lost = Lost::default();
-    let (policies, unreadable) = ctx.policies_there();
-    judgements.take_in(policies, unreadable);
+    judgements.let_go(&asked, ctx.policies_there());
     Ok(())
 }
 
-/// Whether the definition is there, and not being deleted.
-async fn is_defined(ctx: &Context) -> Result<bool, RequestError> {
+/// The UID of the definition, if it is there and not being deleted.
+async fn definition(ctx: &Context) -> Result<Option<String>, RequestError> {
     let api: Api<CustomResourceDefinition> = Api::all(ctx.client.clone());
     let name = CredentialPolicy::crd_name();
     let what = || format!("get CustomResourceDefinition {name}");
     let found = send(what, api.get_metadata_opt(name)).await?;
-    Ok(found.is_some_and(|found| found.metadata.deletion_timestamp.is_none()))
+    Ok(found.filter(|found| found.metadata.deletion_timestamp.is_none()).and_then(|found| found.uid()))
 }
 
 /// Whether the watch has shown what there is: it may be some time before it is taken up again.
@@ -119,4 +153,88 @@ async fn has_seen_all(ctx: &Context) -> Result<bool, RequestError> {
     listed.sort_unstable();
     seen.sort_unstable();
     Ok(listed == seen)
+}
+
+fn uid(policy: &CredentialPolicy) -> &str {
+    policy.metadata.uid.as_deref().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::CredentialPolicySpec;
+
+    fn policy(name: &str, uid: &str) -> CredentialPolicy {
+        let mut policy = CredentialPolicy::new(name, CredentialPolicySpec::default());
+        policy.metadata.uid = Some(uid.to_owned());
+        policy
+    }
+
+    fn of<const N: usize>(policies: [(&str, &str); N]) -> Vec<CredentialPolicy> {
+        policies.into_iter().map(|(name, uid)| policy(name, uid)).collect()
+    }
+
+    fn held(judgements: &Judgements) -> Vec<&str> {
+        judgements.policies.all().iter().map(uid).collect()
+    }
+
+    fn sees(lost: &mut Lost, found: Option<&str>, now: Instant) -> (bool, Option<Instant>) {
+        (lost.see(found.map(ToOwned::to_owned), now), lost.missing_at)
+    }
+
+    #[test]
+    fn another_definition_is_as_good_as_none() {
+        let now = Instant::now();
+        let [first, second, third] = [1, 2, 3].map(|seconds| now + Duration::from_secs(seconds));
+        let mut lost = Lost::default();
+        assert_eq!(sees(&mut lost, Some("a"), now), (true, None), "what is seen at the start is the one");
+        assert_eq!(sees(&mut lost, Some("a"), first), (true, None));
+        assert_eq!(sees(&mut lost, Some("b"), first), (false, Some(first)));
+        assert_eq!(sees(&mut lost, Some("b"), second), (true, Some(first)), "from then on it is the one");
+        assert_eq!(sees(&mut lost, Some("c"), second), (false, Some(second)));
+        let mut lost = Lost { definition: Some("a".to_owned()), ..Lost::default() };
+        assert_eq!(sees(&mut lost, None, now), (false, Some(now)));
+        assert_eq!(sees(&mut lost, None, first), (false, Some(first)));
+        assert_eq!(
+            sees(&mut lost, Some("b"), second),
+            (false, Some(second)),
+            "the time counts from its return"
+        );
+        assert_eq!(sees(&mut lost, Some("b"), third), (true, Some(second)));
+    }
+
+    #[test]
+    fn only_those_that_were_asked_about_are_let_go() {
+        let mut judgements = Judgements::default();
+        judgements.take_in(of([("p", "p1"), ("q", "q1"), ("r", "r1")]), Vec::new());
+        assert_eq!(judgements.asked().as_deref(), Some(&[][..]), "which definition they are of");
+        judgements.lost.see(Some("a".to_owned()), Instant::now());
+        assert_eq!(judgements.asked(), None);
+        judgements.take_in(of([("q", "q1"), ("r", "r1")]), Vec::new());
+        let asked = judgements.asked().unwrap();
+        assert_eq!(asked, ["p1"]);
+        // Meanwhile q goes, and p is made again and goes again.
+        judgements.take_in(of([("p", "p2"), ("r", "r1")]), Vec::new());
+        judgements.take_in(of([("r", "r1")]), Vec::new());
+        judgements.let_go(&asked, (of([("r", "r1")]), Vec::new()));
+        assert_eq!(held(&judgements), ["p2", "q1", "r1"]);
+        let asked = judgements.asked().unwrap();
+        assert_eq!(asked, ["p2", "q1"]);
+        // One that the watch shows again is there, whatever was asked.
+        judgements.let_go(&asked, (of([("q", "q1"), ("r", "r1")]), Vec::new()));
+        assert_eq!((held(&judgements), judgements.asked()), (vec!["q1", "r1"], None));
+    }
+
+    #[test]
+    fn the_first_policy_has_the_definition_looked_at_again() {
+        let mut judgements = Judgements::default();
+        assert_eq!(judgements.asked(), None);
+        judgements.lost.see(Some("a".to_owned()), Instant::now());
+        judgements.take_in(of([("p", "p1")]), Vec::new());
+        assert!(judgements.asked().is_some());
+        judgements.lost.see(Some("b".to_owned()), Instant::now());
+        assert_eq!((judgements.asked(), judgements.lost.missing_at), (None, None));
+        judgements.take_in(of([("p", "p1"), ("q", "q1")]), Vec::new());
+        assert_eq!(judgements.asked(), None);
+    }
 }

@@ -212,7 +212,8 @@ fn credential_changed(ctx: &Context, change: &Change<Credential>) {
     }
     let before = change.before.as_ref().map(|(brief, _)| brief);
     let after = change.after.as_ref().map(Kept::brief);
-    if before.map(|brief| &brief.identity) != after.as_ref().map(|brief| &brief.identity) {
+    // One that cannot be read comes, and goes, as a change from nothing to nothing.
+    if before.map(|brief| &brief.identity) != after.as_ref().map(|brief| &brief.identity) || after.is_none() {
         for token in ctx.tokens.places_owned_by(&key) {
             ctx.queue.add(Key::ApiToken(token));
         }

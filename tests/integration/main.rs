@@ -31,6 +31,7 @@ mod support;
 mod token;
 mod ttl;
 mod unguarded;
+mod unreadable;
 mod verifier;
 
 use std::{process::ExitCode, sync::Arc};
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         unguarded::own_operator::tests(),
         unguarded::crd::tests(),
         unguarded::forged::forged_alone::tests(),
+        unreadable::tests(),
         verifier::verifier_alone::tests(),
         // Last, since whoever writes a status by hand cannot while these run.
         admission::tests(),

@@ -4,7 +4,7 @@ mod minted;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, api::ObjectMeta};
+use kube::{Api, Resource, api::ObjectMeta};
 
 pub use self::minted::is_minted;
 use super::{
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::{
         ApiToken, ApiTokenState, ApiTokenStatus, Credential, DeliveryMode, credential::ObjectReference,
-        credential_policy::TokenType,
+        credential_policy::TokenType, lean::Lean,
     },
     controller::{
         Context, Key, Place, credential, keyring, mint,
@@ -48,14 +48,11 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
     let key_known =
         status.digest.as_deref().and_then(digest::key_id).is_none_or(|key| keyring.get(key).is_some());
     let credential = credential(ctx, token, &status).await?;
-    let issued_for = match &credential {
-        CredentialSeen::Present(present) => Some(&**present),
-        CredentialSeen::Absent | CredentialSeen::Gone => None,
-    };
+    let (issued_for, identity) = (credential.present(), credential.metadata());
     let native = minted::native(ctx, token, issued_for);
     let secret = match &native {
         Some(_) => minted::secret(ctx, token, &status).await?,
-        None => secret(ctx, token, &status, issued_for).await?,
+        None => secret(ctx, token, &status, identity).await?,
     };
     if matches!(&secret, SecretSeen::Ours(own) if matches!(own.content, Content::Strange)) {
         // It is about to be deleted for not being what the status says, so that must be the latest status, and whatever was
@@ -84,7 +81,7 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
     }
     let there = matches!(secret, SecretSeen::Ours(_));
     let is_for_it = |unsaid: &Attestation| {
-        issued_for.is_some_and(|present| present.metadata.uid.as_ref() == Some(&unsaid.credential))
+        identity.is_some_and(|present| present.uid.as_ref() == Some(&unsaid.credential))
     };
     let unsaid = ctx.unsaid(token).filter(is_for_it).filter(|_| !there && is_once(token));
     let (touched, token) = (ctx.touched(token), token.clone());
@@ -98,11 +95,11 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
 /// When any of it has changed, or a read fails.
 pub async fn confirm(ctx: &Context, observed: &Observed) -> Result<(), RequestError> {
     latest(ctx, &observed.token).await?;
-    let CredentialSeen::Present(credential) = &observed.credential else { return Ok(()) };
+    let Some(credential) = observed.credential.present() else { return Ok(()) };
     credential::observe::latest(ctx, credential).await?;
     match observed.native.as_ref().and_then(|native| native.account.as_ref()) {
         Some(account) => {
-            let place = Place::of(&**credential);
+            let place = Place::of(credential);
             mint::confirm(ctx, place.namespace(), account, credential.metadata.uid.as_deref()).await
         }
         None => Ok(()),
@@ -157,34 +154,42 @@ async fn credential(
     let namespace = token.metadata.namespace.clone().unwrap_or_default();
     let place = Place::new(namespace, token.spec.credential_ref.name.clone());
     let cached = ctx.credentials.get(&place);
-    let Some(issued_for) = &status.credential_uid else {
-        return Ok(cached.map_or(CredentialSeen::Absent, |held| CredentialSeen::Present(Box::new(held))));
-    };
-    if let Some(held) = cached.filter(|held| held.metadata.uid.as_ref() == Some(issued_for)) {
+    let issued_for = status.credential_uid.as_ref();
+    let is_it = |held: &Credential| issued_for.is_none() || held.metadata.uid.as_ref() == issued_for;
+    if let Some(held) = cached.filter(is_it) {
         return Ok(CredentialSeen::Present(Box::new(held)));
     }
+    if issued_for.is_none() && !ctx.credentials.is_unreadable(&place) {
+        return Ok(CredentialSeen::Absent);
+    }
     // What follows destroys; a watch that lags is not enough to go by.
-    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Api<Lean<Credential>> = Api::namespaced(ctx.client.clone(), place.namespace());
     let Some(found) = send(|| format!("get Credential {place}"), api.get_opt(place.name())).await? else {
-        return Ok(CredentialSeen::Gone);
+        return Ok(if issued_for.is_none() { CredentialSeen::Absent } else { CredentialSeen::Gone });
     };
     // Nor is a status that anybody might have written, where the Secret can prove that it was issued for this one. And a
     // token that is younger than this credential was meant for it: a lagging watch had it issued for the one before.
-    let present = found.metadata.uid.as_ref() == Some(issued_for)
-        || is_younger(token, &found)
-        || issued_for_it(ctx, token, status, &found).await?;
-    Ok(if present { CredentialSeen::Present(Box::new(found)) } else { CredentialSeen::Gone })
+    let identity = found.meta();
+    let present = issued_for.is_none()
+        || identity.uid.as_ref() == issued_for
+        || is_younger(token, identity)
+        || issued_for_it(ctx, token, status, identity).await?;
+    Ok(match found {
+        Lean(Ok(credential)) if present => CredentialSeen::Present(Box::new(credential)),
+        Lean(Err(metadata)) if present => CredentialSeen::Unreadable(metadata),
+        Lean(_) => CredentialSeen::Gone,
+    })
 }
 
-fn is_younger(token: &ApiToken, credential: &Credential) -> bool {
-    token.metadata.creation_timestamp > credential.metadata.creation_timestamp
+fn is_younger(token: &ApiToken, credential: &ObjectMeta) -> bool {
+    token.metadata.creation_timestamp > credential.creation_timestamp
 }
 
 async fn issued_for_it(
     ctx: &Context,
     token: &ApiToken,
     status: &ApiTokenStatus,
-    credential: &Credential,
+    credential: &ObjectMeta,
 ) -> Result<bool, RequestError> {
     if token.spec.token_type == TokenType::ServiceAccount {
         return minted::issued_for(ctx, token, status, credential).await;
@@ -199,7 +204,7 @@ async fn secret(
     ctx: &Context,
     token: &ApiToken,
     status: &ApiTokenStatus,
-    issued_for: Option<&Credential>,
+    issued_for: Option<&ObjectMeta>,
 ) -> Result<SecretSeen, RequestError> {
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret_name(token));
     let held = ctx.secrets.get(&place);
@@ -234,7 +239,7 @@ async fn read(
     ctx: &Context,
     token: &ApiToken,
     status: &ApiTokenStatus,
-    issued_for: Option<&Credential>,
+    issued_for: Option<&ObjectMeta>,
 ) -> Result<SecretSeen, RequestError> {
     let found = fetch(ctx, token).await?;
     Ok(found.map_or(SecretSeen::Absent, |found| judge(ctx, token, status, issued_for, &found)))
@@ -264,7 +269,7 @@ fn recorded(
     ctx: &Context,
     token: &ApiToken,
     status: &ApiTokenStatus,
-    issued_for: Option<&Credential>,
+    issued_for: Option<&ObjectMeta>,
     found: &ObjectMeta,
 ) -> Option<SecretSeen> {
     let attestation = attestation(found)?;
@@ -275,7 +280,7 @@ fn recorded(
         && status.secret.as_ref().map(|secret| &secret.uid) == found.uid.as_ref()
         && states(token, status, &attestation, ctx.clock.now())
         && status.digest.as_ref() == Some(&attestation.digest)
-        && issued_for.is_none_or(|present| present.metadata.uid.as_ref() == Some(&attestation.credential));
+        && issued_for.is_none_or(|present| present.uid.as_ref() == Some(&attestation.credential));
     (agreed && owned(token, found) && found.deletion_timestamp.is_none())
         .then(|| ours(token, found, Content::Recorded))
 }
@@ -296,7 +301,7 @@ fn judge(
     ctx: &Context,
     token: &ApiToken,
     status: &ApiTokenStatus,
-    issued_for: Option<&Credential>,
+    issued_for: Option<&ObjectMeta>,
     found: &Secret,
 ) -> SecretSeen {
     let metadata = &found.metadata;
@@ -322,7 +327,7 @@ fn judge(
     // Issued for another credential of the same name, it is nobody's value now; but a token that is younger than this
     // credential was never meant for the one before, and its value is only attested anew.
     let is_for_it = |attestation: &Attestation| {
-        issued_for.is_some_and(|present| present.metadata.uid.as_ref() == Some(&attestation.credential))
+        issued_for.is_some_and(|present| present.uid.as_ref() == Some(&attestation.credential))
     };
     let anothers = attested.as_ref().is_some_and(|attestation| !is_for_it(attestation));
     let meant_for_it = issued_for.is_some_and(|present| is_younger(token, present));

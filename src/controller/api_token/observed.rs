@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use kube::api::ObjectMeta;
+
 use crate::{
     api::{ApiToken, Credential, credential::ObjectReference},
     controller::mint::Native,
@@ -49,8 +51,31 @@ pub enum CredentialSeen {
     Absent,
     /// The one that the token was issued for, or will be.
     Present(Box<Credential>),
+    /// The same, but what it says cannot be read: it was stored before a rule existed that would have refused it.
+    Unreadable(Box<ObjectMeta>),
     /// The one that the token was issued for is gone, as an uncached read confirmed.
     Gone,
+}
+
+impl CredentialSeen {
+    /// What it says, where that can be read.
+    #[must_use]
+    pub fn present(&self) -> Option<&Credential> {
+        match self {
+            Self::Present(credential) => Some(credential),
+            Self::Absent | Self::Unreadable(_) | Self::Gone => None,
+        }
+    }
+
+    /// Which one it is, where it is there.
+    #[must_use]
+    pub fn metadata(&self) -> Option<&ObjectMeta> {
+        match self {
+            Self::Present(credential) => Some(&credential.metadata),
+            Self::Unreadable(metadata) => Some(metadata),
+            Self::Absent | Self::Gone => None,
+        }
+    }
 }
 
 /// The Secret of a token's name.

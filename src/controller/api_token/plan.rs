@@ -8,6 +8,7 @@ mod once;
 mod renewal;
 mod tell;
 mod ttl;
+mod unreadable;
 
 use std::collections::BTreeMap;
 
@@ -153,10 +154,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         Ok(terms) => terms,
         Err(error) => return invalid(observed, status, &error.to_string(), now),
     };
-    let credential = match &observed.credential {
-        CredentialSeen::Present(credential) => Some(&**credential),
-        CredentialSeen::Absent | CredentialSeen::Gone => None,
-    };
+    let credential = observed.credential.present();
     let credential_end =
         match credential.and_then(|credential| credential.spec.expires_at.as_ref()).map(Instant::timestamp) {
             Some(Err(_)) => {
@@ -185,6 +183,10 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     if !observed.key_known && !proven {
         let end = end_of(status.term.or(term));
         return closed(observed, Plan { wake: over_at, ..keyring_missing(observed, status, end, now) }, now);
+    }
+    if matches!(observed.credential, CredentialSeen::Unreadable(_)) {
+        let end = end_of(status.term.or(term));
+        return unreadable::plan(observed, status, end, over_at, now);
     }
     let end = Some(end_of(term));
     let Some(credential) = credential else {

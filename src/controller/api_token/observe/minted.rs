@@ -73,11 +73,11 @@ pub(super) async fn issued_for(
     ctx: &Context,
     token: &ApiToken,
     status: &ApiTokenStatus,
-    credential: &Credential,
+    credential: &ObjectMeta,
 ) -> Result<bool, RequestError> {
     let seen = fetch(ctx, token).await?.map(|found| judge(ctx, token, status, &found));
     Ok(matches!(seen, Some(SecretSeen::Ours(own))
-        if matches!(&own.content, Content::Minted(said) if Some(&said.credential) == credential.metadata.uid.as_ref())))
+        if matches!(&own.content, Content::Minted(said) if Some(&said.credential) == credential.uid.as_ref())))
 }
 
 fn judge(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus, found: &Secret) -> SecretSeen {

@@ -93,6 +93,12 @@ fn credential(observed: &mut Observed) -> &mut Credential {
     }
 }
 
+/// Its credential is there as before, but cannot be read.
+fn spoil(observed: &mut Observed) {
+    let metadata = observed.credential.metadata().unwrap().clone();
+    observed.credential = CredentialSeen::Unreadable(Box::new(metadata));
+}
+
 fn breach(severity: Severity) -> Breach {
     Breach { severity, policy: None, message: "CredentialPolicy p does not allow it".to_owned(), until: None }
 }

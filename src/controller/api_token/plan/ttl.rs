@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{Plan, gone};
 use crate::{
     api::{Instant, Lifetime},
-    controller::api_token::observed::{CredentialSeen, Observed},
+    controller::api_token::observed::Observed,
     domain::expiry::Terms,
 };
 
@@ -22,10 +22,9 @@ pub(super) fn goes_at(observed: &Observed) -> Option<Timestamp> {
     let ttl = ttl.map(Lifetime::duration)?.ok()?;
     let created_at = token.metadata.creation_timestamp.as_ref()?.0;
     let over_at = Terms::of(spec, created_at).ok()?.over_at()?;
-    let credential_end = match &observed.credential {
-        CredentialSeen::Present(credential) => credential.spec.expires_at.as_ref().map(Instant::timestamp),
-        CredentialSeen::Absent | CredentialSeen::Gone => None,
-    };
+    let credential = observed.credential.present();
+    let credential_end =
+        credential.and_then(|credential| credential.spec.expires_at.as_ref()).map(Instant::timestamp);
     let over_at = credential_end.transpose().ok()?.into_iter().fold(over_at, Timestamp::min);
     over_at.max(created_at).checked_add(ttl).ok()
 }

@@ -138,3 +138,57 @@ fn a_spec_without_an_end_waits_for_a_human_and_destroys_nothing() {
         rows,
     );
 }
+
+#[test]
+fn of_a_credential_that_cannot_be_read_nothing_is_issued_and_nothing_is_destroyed() {
+    let unreadable = "- | Failed Stalled (InvalidSpec) | end";
+    check(
+        fresh,
+        &[
+            ("none yet", spoil, unreadable),
+            (
+                "revoked",
+                |o| {
+                    spoil(o);
+                    o.token.spec.revoked = Some(true);
+                },
+                "- | Revoked Ready (Revoked) | -",
+            ),
+        ],
+    );
+    let spoilt = || {
+        let mut observed = issued();
+        spoil(&mut observed);
+        observed
+    };
+    check(
+        spoilt,
+        &[
+            ("issued", |_| {}, unreadable),
+            ("lost", |o| o.secret = SecretSeen::Absent, unreadable),
+            ("replaced", |o| secret(o).content = Content::Strange, unreadable),
+            ("without an owner", |o| secret(o).owned = false, unreadable),
+            ("revoked", |o| o.token.spec.revoked = Some(true), "delete | Revoked Ready (Revoked) | -"),
+            ("ended", |o| o.token.spec.expires_at = Some(NOW.into()), "delete | Expired Ready (Expired) | -"),
+            ("being deleted", |o| terminate(&mut o.token.metadata), "delete | - | -"),
+            ("then gone", |o| o.credential = CredentialSeen::Gone, "delete, delete token | - | -"),
+        ],
+    );
+    // Mended, it is as it was; and what the credential said of its end holds meanwhile.
+    let mut observed = issued();
+    let before = observed.clone();
+    let earlier = "2026-07-01T00:00:00Z";
+    status(&mut observed).expires_at = Some(earlier.into());
+    spoil(&mut observed);
+    let told_of = plan(&observed, now()).status.unwrap();
+    assert_eq!(told_of.expires_at, Some(earlier.into()));
+    assert!(told_of.conditions[0].message.starts_with("Credential nodes does not fit the schema"));
+    observed.token.status = Some(told_of);
+    observed.credential = before.credential;
+    assert_eq!(told(&observed, now()), ISSUED);
+    let mended = plan(&observed, now()).status.unwrap();
+    assert_eq!((mended.digest, mended.secret), {
+        let before = before.token.status.unwrap();
+        (before.digest, before.secret)
+    });
+}

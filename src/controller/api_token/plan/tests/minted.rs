@@ -402,6 +402,28 @@ fn a_value_is_followed_by_another_in_time_or_it_is_told() {
 }
 
 #[test]
+fn while_its_credential_cannot_be_read_the_api_server_goes_on_accepting_what_is_there() {
+    let until = now() + 240.hours();
+    let usable = |observed: &Observed, now| {
+        let plan = plan(observed, now);
+        assert_eq!(plan.steps.len(), 0);
+        let status = plan.status.unwrap();
+        assert!(holds(&status, ConditionType::Stalled) && !holds(&status, ConditionType::Ready));
+        (holds(&status, ConditionType::Usable), plan.wake)
+    };
+    let mut observed = Cluster::fresh().settle(now()).observe().unwrap();
+    spoil(&mut observed);
+    assert_eq!(usable(&observed, now()), (true, Some(until)));
+    assert_eq!(usable(&observed, until), (false, Some(at(END))));
+    // Not what had been suspended.
+    let mut refused = Cluster { policy: Some(breach(Severity::Refused)), ..Cluster::fresh().settle(now()) };
+    refused = refused.settle(now());
+    let mut observed = refused.observe().unwrap();
+    spoil(&mut observed);
+    assert_eq!(usable(&observed, now()), (false, Some(at(END))));
+}
+
+#[test]
 fn what_this_process_made_and_nobody_minted_for_is_filled() {
     let mut cluster = Cluster::fresh();
     cluster.secret = Some(Vessel { number: 1, version: 1, owned: true, content: Held::Empty });

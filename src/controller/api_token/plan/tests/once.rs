@@ -257,3 +257,25 @@ fn a_lifetime_that_is_none_is_the_shortest() {
     observed.token.spec.delivery.as_mut().unwrap().window = Some(Lifetime::from("soon"));
     assert_eq!(told(&observed, now()), CLOSED);
 }
+
+#[test]
+fn a_window_ends_also_where_the_credential_cannot_be_read() {
+    let closes_at = now() + 1.hour();
+    let mut observed = open();
+    spoil(&mut observed);
+    assert_eq!(told(&observed, now()), "- | Failed Stalled (InvalidSpec) | 1h");
+    assert_eq!(told(&observed, closes_at), "say Failed, delete | Failed Stalled (InvalidSpec) | end");
+    observed.secret = SecretSeen::Absent;
+    assert!(plan(&observed, now()).status.unwrap().delivered_at.is_some(), "its deletion is delivery");
+    // One that the status does not tell of is not forgotten, or another would be made under its number.
+    let mut unsaid = open();
+    let said = unsaid.token.status.take().unwrap();
+    let recorded = once(Some("2h")).settle(now() - 1.hour()).secret.unwrap().value.unwrap();
+    secret(&mut unsaid).content = Content::Attested(Box::new(recorded.attestation()));
+    spoil(&mut unsaid);
+    assert_eq!(told(&unsaid, closes_at), "- | Failed Stalled (InvalidSpec) | end");
+    unsaid.token.status = Some(said);
+    secret(&mut unsaid).content =
+        Content::Attested(Box::new(Attestation { serial: 1, ..recorded.attestation() }));
+    assert_eq!(told(&unsaid, closes_at), "- | Failed Stalled (InvalidSpec) | end");
+}

@@ -15,6 +15,7 @@ pub mod election;
 pub mod events;
 mod kept;
 pub mod keyring;
+pub mod metrics;
 pub mod mint;
 pub mod orphans;
 mod packed;
@@ -22,6 +23,7 @@ mod place;
 pub mod policies;
 pub mod queue;
 pub mod sweep;
+pub mod uninstall;
 pub mod unreadable;
 pub mod watch;
 pub mod write;
@@ -30,7 +32,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use thiserror::Error;
-use tokio::{sync::oneshot, task::JoinSet};
+use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 use tracing::{Instrument, info, warn};
 
 use self::write::{RequestError, Trouble};
@@ -115,6 +117,7 @@ async fn lead(
 }
 
 async fn work(ctx: Arc<Context>, mut stop: oneshot::Receiver<()>) {
+    ctx.metrics.note_leading(true);
     // Before the first decision, so that a restart tells nobody of what is not known yet.
     let known = tokio::select! {
         known = admission::reconcile(&ctx) => known,
@@ -141,9 +144,13 @@ async fn work(ctx: Arc<Context>, mut stop: oneshot::Receiver<()>) {
         let span = tracing::info_span!("reconcile", ?key);
         tasks.spawn(
             async move {
+                let started = Instant::now();
                 // A key that nobody gives back would never be worked on again.
                 match AssertUnwindSafe(Box::pin(reconcile(&ctx, &key))).catch_unwind().await {
-                    Ok(outcome) => finish(&ctx, &key, outcome),
+                    Ok(outcome) => {
+                        ctx.metrics.note(&key, &outcome, started.elapsed());
+                        finish(&ctx, &key, outcome);
+                    }
                     Err(_) => ctx.queue.failed(&key, REFUSED_AFTER),
                 }
             }

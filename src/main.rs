@@ -8,7 +8,7 @@ use credential_operator::{
     api,
     controller::{self, Candidate, Config, Context},
     domain::{clock::Clock, reach::Reach, token::Prefix},
-    telemetry::{self, LogFormat},
+    telemetry::{self, LogFormat, health},
     verifier::{
         self, Listen, Source, TlsFiles, Verifier,
         routes::Routes,
@@ -34,6 +34,9 @@ struct Arguments {
 enum Command {
     /// Run the controller.
     Controller(ControllerArguments),
+    /// Take away what the controller bound outside the namespaces of credentials, before it is uninstalled. Credentials, tokens and
+    /// Secrets stay.
+    Uninstall(CommonArguments),
     /// Run the verifier, which tells gateways and services whether a token is accepted.
     Verifier(Box<VerifierArguments>),
     /// Print the CustomResourceDefinitions, and the admission policies that belong to them, as YAML, for `kubectl apply -f -`.
@@ -85,6 +88,9 @@ struct ControllerArguments {
     /// What tokens start with: 2 to 16 lower-case letters and digits, a letter first.
     #[arg(long, default_value = "cop")]
     token_prefix: Prefix,
+    /// Where to answer /livez, /readyz and /metrics, always without TLS.
+    #[arg(long, default_value = "0.0.0.0:8082")]
+    health_listen: SocketAddr,
     /// Work only while no other controller of the namespace does, by a Lease there. Without it, one alone may run.
     #[arg(long, default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
     leader_elect: bool,
@@ -176,6 +182,7 @@ impl Clock for SystemClock {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Controller(arguments) => run(run_controller(arguments)),
+        Command::Uninstall(arguments) => run(run_uninstall(arguments)),
         Command::Verifier(arguments) => run(run_verifier(*arguments)),
         Command::Crds(arguments) => print_crds(&arguments),
     };
@@ -221,15 +228,45 @@ async fn run_controller(arguments: ControllerArguments) -> Outcome {
         service_account_tokens: arguments.service_account_tokens,
         reach,
     };
-    let candidate = arguments.leader_elect.then(|| {
-        Candidate::new(client.clone(), &config.namespace, &arguments.identity, &mut UnwrapErr(SysRng))
-    });
+    let candidate =
+        arguments.leader_elect.then(|| candidate(&client, &config.namespace, &arguments.identity));
     let ctx = Context::new(client, Arc::new(SystemClock), Box::new(UnwrapErr(SysRng)), config).guarded();
     let (ctx, stop) = (Arc::new(ctx), stopped()?);
-    match candidate {
-        Some(candidate) => controller::run_elected(ctx, candidate, stop).await?,
-        None => controller::run(ctx, stop).await?,
+    let listener = health::bind(arguments.health_listen).await?;
+    tracing::info!(health = %listener.local_addr()?, "listening");
+    let healthy = health::serve(&listener, ctx.clone());
+    let running = async {
+        match candidate {
+            Some(candidate) => controller::run_elected(ctx, candidate, stop).await,
+            None => controller::run(ctx, stop).await,
+        }
+    };
+    tokio::select! {
+        ended = running => Ok(ended?),
+        () = healthy => Ok(()),
     }
+}
+
+fn candidate(client: &Client, namespace: &str, identity: &str) -> Candidate {
+    Candidate::new(client.clone(), Arc::new(SystemClock), namespace, identity, &mut UnwrapErr(SysRng))
+}
+
+async fn run_uninstall(arguments: CommonArguments) -> Outcome {
+    let reach = arguments.reach()?;
+    let client = start(&arguments).await?;
+    let config = Config {
+        namespace: arguments.namespace,
+        keyring_secret: arguments.keyring_secret,
+        token_prefix: Prefix::default(),
+        service_account_tokens: false,
+        reach,
+    };
+    let candidate = candidate(&client, &config.namespace, "uninstall");
+    let context = || {
+        let random = Box::new(UnwrapErr(SysRng));
+        Arc::new(Context::new(client.clone(), Arc::new(SystemClock), random, config.clone()))
+    };
+    controller::uninstall::run(&candidate, context).await?;
     Ok(())
 }
 

@@ -1,4 +1,6 @@
-//! Logs.
+//! Logs, and what kubelet and Prometheus ask.
+
+pub mod health;
 
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 

@@ -94,7 +94,7 @@ impl World {
         let account =
             control_plane.service_account("credential-operator", "credential-operator").await.unwrap();
         let operator = Command::new(env!("CARGO_BIN_EXE_credential-operator"))
-            .arg("controller")
+            .args(["controller", "--health-listen", "127.0.0.1:0"])
             .env("KUBECONFIG", account.kubeconfig())
             .stdin(Stdio::null())
             .stdout(File::create(folder.path().join("log")).unwrap())

@@ -26,7 +26,7 @@ impl Operator {
         let log = directory.join("operator.log");
         let started_at = Instant::now();
         let process = Command::new(env!("CARGO_BIN_EXE_credential-operator"))
-            .arg("controller")
+            .args(["controller", "--health-listen", "127.0.0.1:0"])
             .env("KUBECONFIG", identity.kubeconfig())
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())

@@ -145,6 +145,11 @@ impl<K: Kept> Cache<K> {
         self.state().scopes.values().all(|scope| scope.complete)
     }
 
+    /// How many there are, less those that cannot be read.
+    pub fn count(&self) -> usize {
+        self.state().objects.len()
+    }
+
     /// Whether there is one at that place.
     pub fn has(&self, place: &Place) -> bool {
         self.state().objects.contains_key(place)

@@ -20,6 +20,7 @@ use super::{
     cache::Cache,
     draws::Draws,
     events::Events,
+    metrics::Metrics,
     policies::Judgements,
     queue::{self, Queue},
 };
@@ -134,6 +135,8 @@ pub struct Context {
     pub namespaces: Cache<PartialObjectMeta<Namespace>>,
     /// Draws that take long.
     pub draws: Draws,
+    /// What Prometheus is told.
+    pub metrics: Metrics,
     /// Where events are sent.
     pub events: Events,
     /// Whether something new is made only while the admission policies are in force.
@@ -196,6 +199,7 @@ impl Context {
             policies: Cache::default(),
             namespaces: Cache::default(),
             draws: Draws::default(),
+            metrics: Metrics::default(),
             needs_admission: false,
             random: Mutex::new(random),
             keyring: RwLock::default(),
@@ -209,6 +213,20 @@ impl Context {
         self.needs_admission = true;
         self.memory().policy = Judgements::unguarded(admission::NOT_KNOWN);
         self
+    }
+
+    /// Whether every watch has shown all there is.
+    pub fn has_seen_all(&self) -> bool {
+        self.tokens.is_complete()
+            && self.credentials.is_complete()
+            && self.secrets.is_complete()
+            && self.provided.is_complete()
+            && self.accounts.is_complete()
+            && self.role_bindings.is_complete()
+            && self.cluster_role_bindings.is_complete()
+            && self.policies.is_complete()
+            && self.namespaces.is_complete()
+            && self.keyring_secret.is_complete()
     }
 
     /// Draws something at random.

@@ -3,18 +3,24 @@
 //! A lease does not fence: who was suspended while he held it writes on for a moment after another has taken it. So nothing rests
 //! on there being one; it keeps two from doing all work twice.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream::BoxStream};
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::MicroTime};
 use kube::{
     Api, Client,
+    api::{Patch, PatchParams},
     runtime::{WatchStreamExt, watcher},
 };
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use rand::{CryptoRng, RngExt, distr::Alphanumeric};
-use tokio::time::{Instant, sleep, timeout};
+use serde_json::json;
+use thiserror::Error;
+use tokio::time::{Instant, error::Elapsed, sleep, timeout};
 use tracing::{debug, info, warn};
+
+use super::write::FIELD_MANAGER;
+use crate::domain::clock::Clock;
 
 /// The name of the `Lease`, in the operator's own namespace.
 pub const LEASE: &str = "credential-operator";
@@ -31,20 +37,41 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// How many random characters tell one process from another of the same host.
 const SUFFIX: usize = 8;
 
+/// Why the lease could not be taken.
+#[derive(Debug, Error)]
+pub enum ElectionError {
+    /// The API server said no, or could not be reached.
+    #[error(transparent)]
+    Request(#[from] kube::Error),
+    /// The same, of a lease that could not be made.
+    #[error(transparent)]
+    Lease(#[from] LeaseManagerError),
+    /// There was no answer.
+    #[error("no answer within {} s", DEADLINE.as_secs())]
+    Late(#[from] Elapsed),
+}
+
 type Seen<'a> = BoxStream<'a, watcher::Result<Option<Lease>>>;
 
 /// A controller that would work.
 pub struct Candidate {
     client: Client,
+    clock: Arc<dyn Clock>,
     namespace: String,
     identity: String,
 }
 
 impl Candidate {
     /// One that is to be found as `host`, among those of a namespace.
-    pub fn new(client: Client, namespace: &str, host: &str, random: &mut impl CryptoRng) -> Self {
+    pub fn new(
+        client: Client,
+        clock: Arc<dyn Clock>,
+        namespace: &str,
+        host: &str,
+        random: &mut impl CryptoRng,
+    ) -> Self {
         let suffix: String = random.sample_iter(Alphanumeric).take(SUFFIX).map(char::from).collect();
-        Self { client, namespace: namespace.to_owned(), identity: format!("{host}_{suffix}") }
+        Self { client, clock, namespace: namespace.to_owned(), identity: format!("{host}_{suffix}") }
     }
 
     /// Waits until it leads. It may be dropped at any time.
@@ -65,6 +92,29 @@ impl Candidate {
                 }
             }
         }
+    }
+
+    /// Takes the lease, whoever holds it, and holds it for so long without renewing it: whoever led stops, and nobody leads.
+    ///
+    /// # Errors
+    /// When the API server refuses that, or does not answer.
+    pub async fn keep_all_from_leading(&self, hold_for: Duration) -> Result<(), ElectionError> {
+        // What it does first is to make the lease where there is none.
+        let manager =
+            LeaseManagerBuilder::new(self.client.clone(), LEASE).with_namespace(&self.namespace).build();
+        timeout(DEADLINE, manager).await??;
+        let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        let now = MicroTime(self.clock.now());
+        let held = Patch::Merge(json!({ "spec": {
+            "holderIdentity": self.identity,
+            "acquireTime": now,
+            "renewTime": now,
+            "leaseDurationSeconds": hold_for.as_secs(),
+        }}));
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        timeout(DEADLINE, api.patch(LEASE, &params, &held)).await??;
+        info!(identity = self.identity, "no controller leads for {} s", hold_for.as_secs());
+        Ok(())
     }
 
     /// Stands until it is elected, or somebody has let go: a manager keeps what it knew of a lease until that has run out, so it

@@ -186,6 +186,11 @@ impl Context {
         true
     }
 
+    /// Whether nothing new may be made anywhere for want of the admission policies.
+    pub(super) fn is_unguarded(&self) -> bool {
+        self.memory().policy.unguarded.is_some()
+    }
+
     /// The labels of a namespace changed.
     pub(super) fn note_relabelled(&self) {
         let judgements = &mut self.memory().policy;

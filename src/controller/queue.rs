@@ -225,6 +225,16 @@ impl<K: Key> Queue<K> {
         !self.state().lanes.is_empty()
     }
 
+    /// How many keys wait for a place.
+    pub fn waiting(&self) -> usize {
+        self.state().lanes.values().map(VecDeque::len).sum()
+    }
+
+    /// How many keys' work failed the last time.
+    pub fn failing(&self) -> usize {
+        self.state().attempts.len()
+    }
+
     /// How often work on `key` failed since it last succeeded.
     pub fn attempts(&self, key: &K) -> u32 {
         self.state().attempts.get(key).copied().unwrap_or_default()

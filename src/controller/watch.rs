@@ -109,20 +109,7 @@ where
 
 /// Returns once every watch has shown all there is.
 pub async fn complete(ctx: &Context) {
-    loop {
-        let complete = ctx.tokens.is_complete()
-            && ctx.credentials.is_complete()
-            && ctx.secrets.is_complete()
-            && ctx.provided.is_complete()
-            && ctx.accounts.is_complete()
-            && ctx.role_bindings.is_complete()
-            && ctx.cluster_role_bindings.is_complete()
-            && ctx.policies.is_complete()
-            && ctx.namespaces.is_complete()
-            && ctx.keyring_secret.is_complete();
-        if complete {
-            return;
-        }
+    while !ctx.has_seen_all() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

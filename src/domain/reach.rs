@@ -8,6 +8,9 @@ use super::{
 };
 use crate::api::CredentialSpec;
 
+/// The whole cluster, among the names of namespaces.
+pub const EVERYWHERE: &str = "*";
+
 /// Which namespaces an operator works in: all of the cluster, or those that it is given, and nowhere else has rights.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
@@ -31,6 +34,12 @@ impl Reach {
     #[must_use]
     pub fn has(&self, namespace: &str) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(namespace))
+    }
+
+    /// Whether it works there: in a namespace, or [`EVERYWHERE`].
+    #[must_use]
+    pub fn has_place(&self, place: &str) -> bool {
+        if place == EVERYWHERE { self.is_everywhere() } else { self.has(place) }
     }
 
     /// Whether it may look at, make or delete a binding there.

@@ -1,32 +1,35 @@
-//! For kubelet and Prometheus, on a port of their own: `/livez`, `/readyz`, `/metrics`. Tells no secrets, needs no rights.
+//! Whether the verifier should be asked.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
-use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use super::service::Service;
+use crate::telemetry::health::Probe;
 
-use super::service::{Answer, Service, body};
+/// A verifier, and whether it is about to stop: then it is alive and not ready.
+pub struct Health {
+    /// What is asked.
+    pub service: Arc<Service>,
+    /// Whether it is about to stop.
+    pub stopping: AtomicBool,
+}
 
-const OPEN_METRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-
-/// Answers a request for that path. While it is stopping, it is alive and not ready.
-pub fn answer(service: &Service, stopping: &AtomicBool, path: &str) -> Answer {
-    let now = service.verifier().now();
-    let (status, text) = match path {
-        "/livez" => (StatusCode::OK, "alive\n"),
-        "/readyz" if stopping.load(Ordering::Relaxed) => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
-        "/readyz" if service.verifier().is_ready(now) => (StatusCode::OK, "ready\n"),
-        "/readyz" => {
-            (StatusCode::SERVICE_UNAVAILABLE, "not up to date with the API server, or without a keyring\n")
+impl Probe for Health {
+    fn unready(&self) -> Option<&'static str> {
+        let verifier = self.service.verifier();
+        if self.stopping.load(Ordering::Relaxed) {
+            Some("stopping")
+        } else if verifier.is_ready(verifier.now()) {
+            None
+        } else {
+            Some("not up to date with the API server, or without a keyring")
         }
-        "/metrics" => {
-            let mut answer = Response::new(body(service.metrics().text(service.verifier(), now)));
-            answer.headers_mut().insert(CONTENT_TYPE, OPEN_METRICS);
-            return answer;
-        }
-        _ => (StatusCode::NOT_FOUND, "no such path; there are /livez, /readyz and /metrics\n"),
-    };
-    let mut answer = Response::new(body(text));
-    *answer.status_mut() = status;
-    answer
+    }
+
+    fn metrics(&self) -> String {
+        let verifier = self.service.verifier();
+        self.service.metrics().text(verifier, verifier.now())
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    io,
     net::SocketAddr,
     pin::pin,
     sync::{
@@ -22,7 +21,7 @@ use kube::Client;
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{Semaphore, oneshot},
     time::{sleep, timeout},
 };
@@ -31,10 +30,11 @@ use tracing::{debug, info, warn};
 
 pub use super::tls::TlsFiles;
 use super::{
-    health,
+    health::Health,
     service::{Peer, Service},
     tls::{Tls, TlsError},
 };
+use crate::telemetry::health::{self, BindError};
 
 /// All the headers of a request, in bytes.
 const MAX_HEADERS: usize = 16 * 1024;
@@ -46,8 +46,6 @@ const IDLE_AT_MOST: Duration = Duration::from_secs(90);
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 10_000;
 const MAX_STREAMS: u32 = 256;
-/// For the whole of a request for health.
-const HEALTH_WITHIN: Duration = Duration::from_secs(5);
 /// How long requests that are under way may take when it stops.
 const FINISH_WITHIN: Duration = Duration::from_secs(10);
 
@@ -73,14 +71,8 @@ pub enum ServeError {
     )]
     PlainText(SocketAddr),
     /// The address cannot be listened on.
-    #[error("could not listen on {address}")]
-    Bind {
-        /// Which.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// TLS cannot be served.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -102,14 +94,14 @@ pub async fn run(
         return Err(ServeError::PlainText(listen.address));
     }
     let tls = listen.tls.map(Tls::new).transpose()?.map(Arc::new);
-    let listener = bind(listen.address).await?;
-    let health = bind(listen.health).await?;
+    let listener = health::bind(listen.address).await?;
+    let health_listener = health::bind(listen.health).await?;
     let place = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
-    let places = (place(&listener, listen.address), place(&health, listen.health));
+    let places = (place(&listener, listen.address), place(&health_listener, listen.health));
     info!(address = %places.0, tls = tls.is_some(), health = %places.1, "listening");
     bound(places.0, places.1);
 
-    let stopping = Arc::new(AtomicBool::new(false));
+    let health = Arc::new(Health { service: service.clone(), stopping: AtomicBool::new(false) });
     let connections = GracefulShutdown::new();
     let follow_tls = async {
         match &tls {
@@ -122,11 +114,11 @@ pub async fn run(
         () = &mut follow => {}
         () = follow_tls => {}
         () = accept(&listener, &service, tls.as_ref(), &connections) => {}
-        () = accept_health(&health, &service, &stopping) => {}
+        () = health::serve(&health_listener, health.clone()) => {}
         () = async {
             // Dropped or sent, it means the same.
             let _ = stop.await;
-            stopping.store(true, Ordering::Relaxed);
+            health.stopping.store(true, Ordering::Relaxed);
             sleep(listen.stop_after).await;
         } => {}
     }
@@ -143,10 +135,6 @@ pub async fn run(
     Ok(())
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
-}
-
 async fn accept(
     listener: &TcpListener,
     service: &Arc<Service>,
@@ -157,7 +145,7 @@ async fn accept(
     loop {
         // Never closed.
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let Some(stream) = next(listener).await else { continue };
+        let stream = health::accept(listener).await;
         let service = service.clone();
         let watcher = connections.watcher();
         let tls = tls.map(|tls| tls.current());
@@ -176,22 +164,6 @@ async fn accept(
                 Err(_) => debug!("the TLS handshake took too long"),
             }
         });
-    }
-}
-
-async fn next(listener: &TcpListener) -> Option<TcpStream> {
-    match listener.accept().await {
-        Ok((stream, _)) => {
-            // Answers are small and wanted at once.
-            let _ = stream.set_nodelay(true);
-            Some(stream)
-        }
-        Err(error) => {
-            // Out of file descriptors, most likely: that passes.
-            warn!(%error, "could not accept a connection");
-            sleep(Duration::from_millis(100)).await;
-            None
-        }
     }
 }
 
@@ -249,27 +221,10 @@ fn builder() -> Builder<TokioExecutor> {
     builder
 }
 
-async fn accept_health(listener: &TcpListener, service: &Arc<Service>, stopping: &Arc<AtomicBool>) {
-    loop {
-        let Some(stream) = next(listener).await else { continue };
-        let (service, stopping) = (service.clone(), stopping.clone());
-        tokio::spawn(async move {
-            let answer = service_fn(|request: Request<Incoming>| {
-                let answer = health::answer(&service, &stopping, request.uri().path());
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.timer(TokioTimer::new()).max_buf_size(MAX_HEADERS).keep_alive(false);
-            let served = builder.serve_connection(TokioIo::new(stream), answer);
-            if timeout(HEALTH_WITHIN, served).await.is_err() {
-                debug!("a request for health took too long");
-            }
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use hyper_util::server::graceful::GracefulShutdown;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},

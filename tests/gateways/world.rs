@@ -62,7 +62,8 @@ impl World {
             control_plane.service_account(NAMESPACE, "credential-operator-verifier").await.unwrap();
         let environment = [("KUBECONFIG", operator.kubeconfig())];
         let log = folder.path().join("controller");
-        let controller = Program::start(Path::new(OPERATOR), &["controller".to_owned()], &environment, log);
+        let arguments = ["controller", "--health-listen", "127.0.0.1:0"].map(ToOwned::to_owned);
+        let controller = Program::start(Path::new(OPERATOR), &arguments, &environment, log);
         let world = Self { control_plane, kubectl, folder, verifiers, controller };
         // The one namespace that a route of examples/verify names.
         world.orders("shop");

@@ -15,6 +15,7 @@ mod namespaced;
 mod others;
 mod parity;
 mod person;
+mod process;
 mod roles;
 mod secrets;
 mod working;

@@ -155,7 +155,11 @@ pub async fn unchanged(ctx: &Context, credential: &Credential) -> Result<(), Req
     }
 }
 
-async fn look(ctx: &Context, key: &BindingKey) -> Result<Option<Binding>, RequestError> {
+/// The binding there, as the API server has it.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn look(ctx: &Context, key: &BindingKey) -> Result<Option<Binding>, RequestError> {
     let what = || format!("get {key}");
     if let Some(namespace) = &key.namespace {
         let api: Api<RoleBinding> = Api::namespaced(ctx.client.clone(), namespace);

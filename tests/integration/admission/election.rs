@@ -1,8 +1,6 @@
 //! Controllers beside one another, as processes: one leads, and when it goes, however it goes, another does.
 
 use std::{
-    fs::File,
-    process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,86 +9,41 @@ use std::{
 };
 
 use control_plane::Part;
-use credential_operator::{admission::Account, api::ApiTokenState, controller::election::LEASE};
+use credential_operator::{
+    admission::Account,
+    api::{ApiTokenState, Credential, CredentialPolicy, CredentialState},
+    controller::election::LEASE,
+};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, api::DeleteParams};
-use rustix::process::{Pid, Signal, kill_process};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::ServiceAccount,
+    rbac::v1::{ClusterRoleBinding, RoleBinding},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams},
+};
+use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::{
     Admission,
-    case::{credential, object},
+    case::{credential, object, placed, policy, token},
     clean_up,
+    process::{Process, led_by, until_it_leads},
 };
 use crate::support::{DEADLINE, OPERATOR_NAMESPACE, OPERATOR_USER, Space, World};
 
-crate::tests![however_a_leader_goes_another_works_and_nothing_is_done_twice];
+crate::tests![
+    however_a_leader_goes_another_works_and_nothing_is_done_twice,
+    what_is_uninstalled_leaves_nothing_bound_elsewhere,
+];
 
 /// How often a leader is killed.
 const KILLS: usize = 3;
 /// How often a token is created meanwhile.
 const LOAD_EVERY: Duration = Duration::from_millis(200);
-
-/// A controller of its own, killed when it is dropped.
-struct Process {
-    child: Child,
-    name: String,
-}
-
-impl Process {
-    async fn start(world: &World, name: &str) -> Self {
-        let account = world.control_plane.service_account(OPERATOR_NAMESPACE, "credential-operator").await;
-        let log = File::create(world.control_plane.directory().join(format!("{name}.log"))).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_credential-operator"))
-            .args(["controller", "--identity", name])
-            .env("KUBECONFIG", account.unwrap().kubeconfig())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Self { child, name: name.to_owned() }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    async fn ended(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "{} does not end", self.name);
-            sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The lease, once that process holds it.
-async fn led_by(world: &World, name: &str) -> Lease {
-    let leases: Api<Lease> = Api::namespaced(world.admin.clone(), OPERATOR_NAMESPACE);
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let lease = leases.get_opt(LEASE).await.ok().flatten();
-        let holder = lease.as_ref().and_then(|lease| lease.spec.as_ref()?.holder_identity.clone());
-        if holder.as_ref().is_some_and(|holder| holder.starts_with(&format!("{name}_"))) {
-            return lease.unwrap();
-        }
-        assert!(Instant::now() < deadline, "{holder:?} holds the lease, and not {name}");
-        sleep(Duration::from_millis(50)).await;
-    }
-}
 
 /// Until when it is held if nobody renews it.
 fn runs_out(lease: &Lease) -> Timestamp {
@@ -115,23 +68,26 @@ async fn load(space: Space, stop: Arc<AtomicBool>) -> Vec<String> {
 async fn however_a_leader_goes_another_works_and_nothing_is_done_twice(world: Arc<World>, space: Space) {
     let admission = Admission::of(&world, &[Account::default()]).await;
     space.apply(&credential("{}")).await;
-    let mut leader = Process::start(&world, "c0").await;
+    let mut leader = Process::controller(&world, "c0").await;
     led_by(&world, "c0").await;
+    until_it_leads(&leader).await;
+    assert!(leader.ask("/livez").await.unwrap().ends_with("alive\n"));
+    assert!(leader.ask("/").await.unwrap().starts_with("HTTP/1.1 404"));
     let stop = Arc::new(AtomicBool::new(false));
     let loading = tokio::spawn(load(space.clone(), stop.clone()));
 
     for number in 1..=KILLS {
-        let next = Process::start(&world, &format!("c{number}")).await;
-        // One that has nothing to lead is ready for it.
-        sleep(Duration::from_secs(1)).await;
+        let next = Process::controller(&world, &format!("c{number}")).await;
+        assert_eq!(next.metric("leading").await.to_bits(), 0.0_f64.to_bits());
         leader.signal(Signal::KILL);
         leader.ended().await;
         led_by(&world, &next.name).await;
+        until_it_leads(&next).await;
         leader = next;
     }
 
     // Halted for longer than its lease runs, and let go on when another leads: it finds out, and ends.
-    let next = Process::start(&world, "after-halt").await;
+    let next = Process::controller(&world, "after-halt").await;
     leader.signal(Signal::STOP);
     led_by(&world, &next.name).await;
     leader.signal(Signal::CONT);
@@ -139,8 +95,7 @@ async fn however_a_leader_goes_another_works_and_nothing_is_done_twice(world: Ar
 
     // Told to stop, it does not have the next one wait until the lease has run out.
     let mut stopping = next;
-    let next = Process::start(&world, "after-stop").await;
-    sleep(Duration::from_secs(1)).await;
+    let next = Process::controller(&world, "after-stop").await;
     let held = led_by(&world, &stopping.name).await;
     stopping.signal(Signal::TERM);
     assert!(stopping.ended().await.success());
@@ -170,8 +125,73 @@ async fn however_a_leader_goes_another_works_and_nothing_is_done_twice(world: Ar
     world.control_plane.resume(Part::ApiServer).unwrap();
     assert!(!ended.success());
 
-    let leases: Api<Lease> = Api::namespaced(world.admin.clone(), OPERATOR_NAMESPACE);
-    leases.delete(LEASE, &DeleteParams::default()).await.unwrap();
+    delete_lease(&world).await;
     admission.stop().await;
     clean_up(&space).await;
+}
+
+async fn delete_lease(world: &World) {
+    let leases: Api<Lease> = Api::namespaced(world.admin.clone(), OPERATOR_NAMESPACE);
+    leases.delete(LEASE, &DeleteParams::default()).await.unwrap();
+}
+
+async fn what_is_uninstalled_leaves_nothing_bound_elsewhere(world: Arc<World>, space: Space) {
+    let admission = Admission::of(&world, &[Account::default()]).await;
+    let other = world.space("other").await;
+    let roles = format!(
+        "{{roles: [{{kind: ClusterRole, name: view}}, {{kind: ClusterRole, name: view, namespace: {}}}, \
+         {{kind: ClusterRole, name: view, clusterWide: true}}]}}",
+        other.namespace
+    );
+    let allowed = "roles: [{kind: ClusterRole, name: view, clusterWide: true, namespaces: ['*']}]";
+    space.apply(&placed(&policy(allowed), &space)).await;
+    space.apply(&(credential(&roles) + &token("expiresIn: 1h"))).await;
+    let mut leader = Process::controller(&world, "uninstalled").await;
+    let credentials = space.api::<Credential>();
+    let bound = async || {
+        let params = ListParams::default().labels("app.kubernetes.io/managed-by=credential-operator");
+        let everywhere: Api<ClusterRoleBinding> = Api::all(world.admin.clone());
+        let names: Vec<_> =
+            everywhere.list_metadata(&params).await.unwrap().iter().map(ResourceExt::name_any).collect();
+        let own = format!("{}.", space.namespace);
+        [
+            space.api::<RoleBinding>().list_metadata(&params).await.unwrap().items.len(),
+            other.api::<RoleBinding>().list_metadata(&params).await.unwrap().items.len(),
+            names.iter().filter(|name| name.starts_with(&own)).count(),
+        ]
+    };
+    space.credential("c", CredentialState::Active).await;
+    space.token("t", ApiTokenState::Active).await;
+    assert_eq!((bound().await, credentials.get("c").await.unwrap().finalizers().len()), ([1, 1, 1], 1));
+    let value = space.value("t-token").await;
+
+    // Once and again: what was interrupted is run anew.
+    for _ in 0..2 {
+        let mut uninstall = Process::start(&world, "uninstall", &["uninstall"]).await;
+        assert!(uninstall.ended().await.success(), "{}", uninstall.log());
+        assert_eq!((bound().await, credentials.get("c").await.unwrap().finalizers().len()), ([1, 0, 0], 0));
+    }
+    assert!(!leader.ended().await.success(), "it would bind them again");
+    assert_eq!(space.value("t-token").await, value);
+    assert!(space.api::<ServiceAccount>().get_opt("c-credential").await.unwrap().is_some());
+
+    // Installed again, it is as it was.
+    delete_lease(&world).await;
+    let mut again = Process::controller(&world, "again").await;
+    led_by(&world, "again").await;
+    let deadline = Instant::now() + DEADLINE;
+    while bound().await != [1, 1, 1] {
+        assert!(Instant::now() < deadline, "not bound again");
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(space.value("t-token").await, value);
+    again.signal(Signal::TERM);
+    assert!(again.ended().await.success());
+    let policies: Api<CredentialPolicy> = Api::all(world.admin.clone());
+    policies.delete(&space.namespace, &DeleteParams::default()).await.unwrap();
+    delete_lease(&world).await;
+    admission.stop().await;
+    for space in [space, other] {
+        clean_up(&space).await;
+    }
 }

@@ -11,11 +11,8 @@ use crate::{
         Condition, CredentialState, CredentialStatus, Reason,
         condition::{ConditionType, Finding, conditions},
     },
-    domain::{binding::BindingKey, name},
+    domain::{binding::BindingKey, name, reach::EVERYWHERE},
 };
-
-/// The whole cluster, among names of namespaces.
-const EVERYWHERE: &str = "*";
 
 /// Where roles are bound beside the own namespace.
 pub(super) struct Elsewhere<'a> {
@@ -32,10 +29,7 @@ impl<'a> Elsewhere<'a> {
         let place = |key: &BindingKey| key.namespace.clone().unwrap_or_else(|| EVERYWHERE.to_owned());
         let own = credential.metadata.namespace.as_deref().unwrap_or_default();
         let wished = wished.map(place).filter(|place| place != own).collect();
-        let out_of_reach = |place: &&String| match place.as_str() {
-            EVERYWHERE => !observed.reach.is_everywhere(),
-            namespace => !observed.reach.has(namespace),
-        };
+        let out_of_reach = |place: &&String| !observed.reach.has_place(place);
         // Whoever takes our finalizer off by hand says that there is nothing any more.
         let status = credential.status.as_ref().filter(|_| is_held(credential));
         let bound_in = status.map(|status| status.bound_in.as_slice()).unwrap_or_default();

@@ -171,7 +171,7 @@ proptest! {
     #[test]
     fn what_is_bound_out_of_reach_holds_on(world in worlds()) {
         let reach = &world.seen.reach;
-        let out_of_reach = |place: &String| if place == "*" { !reach.is_everywhere() } else { !reach.has(place) };
+        let out_of_reach = |place: &String| !reach.has_place(place);
         let before = world.seen.credential.status.clone().unwrap_or_default().bound_in;
         let stranded: Vec<_> = before.into_iter().filter(out_of_reach).collect();
         let held = world.held();

@@ -1,0 +1,149 @@
+//! What has to go before the operator does: bindings outside the namespace of their credential, and the finalizers that hold the
+//! credentials for these. Nobody would unbind them any more, and whoever made an account of that name would have its roles.
+//!
+//! All else stays: credentials, tokens, their Secrets and accounts, and what is bound in their own namespace, which garbage
+//! collection takes with them. An operator that is installed again binds anew.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+    core::PartialObjectMeta,
+};
+use serde_json::json;
+use thiserror::Error;
+use tokio::time::sleep;
+use tracing::info;
+
+use super::{
+    Candidate, Context, Place,
+    credential::{apply::delete_binding, observe::look},
+    election::ElectionError,
+    sweep, watch,
+    write::{FIELD_MANAGER, RequestError, Trouble, send, unless_gone},
+};
+use crate::{
+    api::Credential,
+    domain::{
+        binding::{Binding, Owner, Ownership},
+        name,
+    },
+};
+
+/// For how long no controller leads: until Helm, or whoever asked for this, has deleted them.
+const NONE_LEADS_FOR: Duration = Duration::from_mins(5);
+/// What a leader had sent is done by then.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
+/// How often it is looked again whether anything is left.
+const ROUNDS: usize = 10;
+
+/// Why not all of it is gone.
+#[derive(Debug, Error)]
+pub enum UninstallError {
+    /// A controller may be at work.
+    #[error("could not keep controllers from working")]
+    Election(#[from] ElectionError),
+    /// Something could not be read, deleted or let go.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// What is bound where this operator does not work.
+    #[error(
+        "roles of Credential {0} stand bound where this operator does not work; name these namespaces in --watch-namespaces, or \
+         do what the status of the credential says"
+    )]
+    OutOfReach(Place),
+    /// Somebody makes it as fast as it goes.
+    #[error("there is always more to unbind: does a controller work without --leader-elect?")]
+    NeverDone,
+}
+
+/// Keeps controllers that elect a leader from working, and takes away what they bound outside the credentials' namespaces.
+/// `context` makes one that has seen nothing yet: nobody waits here for a watch that lags.
+///
+/// # Errors
+/// When any of it may still be there; then it is to be run again.
+pub async fn run(candidate: &Candidate, context: impl Fn() -> Arc<Context>) -> Result<(), UninstallError> {
+    candidate.keep_all_from_leading(NONE_LEADS_FOR).await?;
+    sleep(SETTLED_AFTER).await;
+    for _ in 0..ROUNDS {
+        let ctx = context();
+        let _watches = watch::start(&ctx);
+        watch::complete(&ctx).await;
+        let held = held(&ctx).await?;
+        for credential in &held {
+            release(&ctx, credential).await?;
+        }
+        sweep::reconcile(&ctx).await?;
+        if held.is_empty() {
+            info!("nothing is bound that would be left behind");
+            return Ok(());
+        }
+    }
+    Err(UninstallError::NeverDone)
+}
+
+/// The credentials that are held by our finalizer, also those that cannot be read.
+async fn held(ctx: &Context) -> Result<Vec<PartialObjectMeta<Credential>>, RequestError> {
+    let mut held = Vec::new();
+    for scope in ctx.config.reach.scopes() {
+        let api: Api<Credential> = match &scope {
+            Some(namespace) => Api::namespaced(ctx.client.clone(), namespace),
+            None => Api::all(ctx.client.clone()),
+        };
+        let all = ListParams::default();
+        let listed = send(|| "list Credentials".to_owned(), api.list_metadata(&all)).await?;
+        held.extend(
+            listed.into_iter().filter(|found| found.finalizers().iter().any(|by| by == name::FINALIZER)),
+        );
+    }
+    Ok(held)
+}
+
+async fn release(ctx: &Context, found: &PartialObjectMeta<Credential>) -> Result<(), UninstallError> {
+    let place = Place::of(found);
+    let owner = Owner {
+        namespace: place.namespace().to_owned(),
+        name: place.name().to_owned(),
+        uid: found.uid().unwrap_or_default(),
+    };
+    let mut bindings = ctx.bindings_for(&place);
+    if let Some(credential) = ctx.credentials.get(&place) {
+        let bound_in = credential.status.into_iter().flat_map(|status| status.bound_in);
+        if bound_in.into_iter().any(|place| !ctx.config.reach.has_place(&place)) {
+            return Err(UninstallError::OutOfReach(place));
+        }
+        // Also those that somebody took our label off.
+        for key in owner.bindings(&credential.spec.roles).into_keys() {
+            if !bindings.contains_key(&key) && ctx.config.reach.has_binding(&key) {
+                bindings.extend(look(ctx, &key).await?.map(|held| (key, held)));
+            }
+        }
+    }
+    let outside = |binding: &Binding| binding.metadata.namespace.as_ref() != Some(&owner.namespace);
+    for (key, binding) in bindings.into_iter().filter(|(_, binding)| outside(binding)) {
+        if owner.ownership(&binding) != Ownership::Foreign {
+            delete_binding(ctx, &key, binding.metadata.uid.as_deref().unwrap_or_default()).await?;
+            info!(binding = %key, "unbound");
+        }
+    }
+    let finalizers: Vec<_> =
+        found.finalizers().iter().filter(|finalizer| *finalizer != name::FINALIZER).collect();
+    let patch = Patch::Merge(json!({ "metadata": {
+        "uid": found.uid(),
+        "resourceVersion": found.resource_version(),
+        "finalizers": finalizers,
+    }}));
+    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let patched = api.patch_metadata(place.name(), &params, &patch);
+    match unless_gone(send(|| format!("let go of Credential {place}"), patched).await) {
+        // Somebody changed it meanwhile; the next round sees how it is.
+        Err(error) if error.trouble() == Trouble::Moved => Ok(()),
+        outcome => {
+            outcome?;
+            info!(credential = %place, "let go");
+            Ok(())
+        }
+    }
+}

@@ -75,6 +75,15 @@ pub enum Error {
         #[source]
         source: rustix::io::Errno,
     },
+    /// A kubelet cannot give pods their volumes here.
+    #[error(
+        "this machine lets us make no mount namespaces, by which pods get their volumes; either run as root, in a container with \
+         CAP_SYS_ADMIN, or allow user namespaces"
+    )]
+    NoNamespaces,
+    /// A kubelet ended before it had started.
+    #[error("the kubelet ended before it had started")]
+    KubeletEnded,
     /// A line of the audit log is not what it should be.
     #[error("could not read the audit log")]
     Audit(#[source] serde_json::Error),

@@ -17,6 +17,7 @@ mod audit;
 mod certificates;
 mod error;
 mod identity;
+mod kubelet;
 mod namespaced;
 mod part;
 mod programs;
@@ -26,6 +27,7 @@ mod wait;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -36,12 +38,14 @@ pub use self::{
     audit::{AuditEvent, AuditObject, AuditStatus, AuditTail, AuditUser},
     error::Error,
     identity::Identity,
+    kubelet::Kubelet,
     namespaced::Namespaced,
     start::Builder,
 };
 use self::{
     certificates::Authority,
     error::file,
+    kubelet::leash::{Leash, Leashes},
     part::{Janitor, Process},
     programs::Programs,
 };
@@ -77,6 +81,7 @@ pub struct ControlPlane {
     authority: Authority,
     admin: Identity,
     // Dropped in this order: who writes goes before what is written to, and the folder last.
+    leashes: Leashes,
     controller_manager: Process,
     api_server: Process,
     etcd: Process,
@@ -175,6 +180,11 @@ impl ControlPlane {
     #[must_use]
     pub fn audit_tail(&self) -> AuditTail {
         AuditTail::new(self.directory.join("audit.log"))
+    }
+
+    /// What holds the processes of a kubelet.
+    fn leash(&self) -> Result<Arc<Leash>, Error> {
+        Ok(self.leashes.add(Leash::new(&self.janitor)?))
     }
 
     fn process(&self, part: Part) -> &Process {

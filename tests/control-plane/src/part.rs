@@ -164,10 +164,13 @@ impl Janitor {
         Ok(Self { shell: command.spawn().map_err(file("start the janitor"))?, pipe: Some(pipe) })
     }
 
-    /// The folder stays as long as somebody holds this.
     fn pipe(&self) -> Result<Stdio, Error> {
-        let pipe = self.pipe.as_ref().map(PipeWriter::try_clone).transpose();
-        Ok(pipe.map_err(file("share a pipe"))?.map_or_else(Stdio::null, Stdio::from))
+        Ok(self.hold()?.map_or_else(Stdio::null, Stdio::from))
+    }
+
+    /// The folder stays as long as somebody holds this.
+    pub(crate) fn hold(&self) -> Result<Option<PipeWriter>, Error> {
+        self.pipe.as_ref().map(PipeWriter::try_clone).transpose().map_err(file("share a pipe"))
     }
 }
 

@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
-use control_plane::{ControlPlane, Part};
-use k8s_openapi::api::core::v1::ConfigMap;
+use control_plane::{ControlPlane, Kubelet, Part};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
     Api,
     api::{DeleteParams, ObjectMeta, PostParams},
 };
+use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Set for a child that is this very test binary.
@@ -89,6 +90,69 @@ async fn a_killed_user_leaves_nothing_that_was_paused() {
 }
 
 #[tokio::test]
+async fn a_killed_user_leaves_nothing_of_its_pods() {
+    let (mut child, ids, directory) = child("pod");
+    assert_eq!(ids.len(), 4);
+    assert!(ids.iter().all(|id| runs(*id)));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    gone(&ids, &directory).await;
+}
+
+#[tokio::test]
+async fn a_node_ends_with_its_kubelet_and_with_its_control_plane() {
+    let control_plane = ControlPlane::start().await.unwrap();
+    let kubelet = kubelet(&control_plane).await;
+    let first = pod(&control_plane, &kubelet).await;
+    drop(kubelet);
+    stopped(first).await;
+
+    // The pod is still there, for another one to run.
+    let kubelet = self::kubelet(&control_plane).await;
+    let second = said(&kubelet, 2).await;
+    assert!(runs(second));
+    let directory = control_plane.directory().to_owned();
+    drop(control_plane);
+    gone(&[second], &directory).await;
+    drop(kubelet);
+}
+
+async fn kubelet(control_plane: &ControlPlane) -> Kubelet {
+    Kubelet::start(control_plane, [("app", "/bin/sh")]).await.unwrap()
+}
+
+/// Runs a pod and tells the id of its process.
+async fn pod(control_plane: &ControlPlane, kubelet: &Kubelet) -> u32 {
+    let pods: Api<Pod> = Api::namespaced(control_plane.admin().client().unwrap(), "default");
+    // Two dollars are one, as in any argument of a container.
+    let container = json!({ "name": "app", "image": "app", "args": ["-c", "echo $$$$; exec sleep 1000"] });
+    let pod = json!({ "metadata": { "name": "pod" }, "spec": { "containers": [container] } });
+    pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    said(kubelet, 1).await
+}
+
+/// What the pod has said as the last of so many lines.
+async fn said(kubelet: &Kubelet, lines: usize) -> u32 {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let log = kubelet.log("default", "pod", "app").unwrap();
+        if log.lines().count() == lines {
+            return log.lines().last().unwrap().parse().unwrap();
+        }
+        assert!(Instant::now() < deadline, "{log}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn stopped(id: u32) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while runs(id) {
+        assert!(Instant::now() < deadline, "still there after 10 s: {id}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_part_that_cannot_start_is_named_at_once_with_its_log() {
     let start = ControlPlane::builder().api_server_arg("--no-such-flag").start();
     let error = timeout(Duration::from_secs(10), start).await.unwrap().unwrap_err();
@@ -113,10 +177,18 @@ async fn child_of_another_test() {
     if order == "pause" {
         control_plane.pause(Part::ApiServer).unwrap();
     }
+    let mut ids = control_plane.process_ids();
+    let mut node = None;
+    if order == "pod" {
+        let kubelet = kubelet(&control_plane).await;
+        ids.push(pod(&control_plane, &kubelet).await);
+        node = Some(kubelet);
+    }
     // A line of its own: libtest has written the name of the test before it.
-    println!("\nrunning {:?} {}", control_plane.process_ids(), control_plane.directory().display());
+    println!("\nrunning {ids:?} {}", control_plane.directory().display());
     assert!(order != "panic", "as ordered");
     std::future::pending::<()>().await;
+    drop(node);
 }
 
 fn child(order: &str) -> (Child, Vec<u32>, PathBuf) {

@@ -243,6 +243,16 @@ async fn the_token_of_its_account_has_the_rights_that_rbac_gives_it() {
 #[tokio::test]
 async fn a_deleted_pod_is_told_to_end_and_killed_if_it_does_not() {
     let cluster = cluster().await;
+    let hooked = json!({
+        "lifecycle": { "preStop": { "exec": { "command": ["sh", "-c", "echo $POD > /scratch/hook"] } } },
+        "env": [{ "name": "POD", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }],
+        "volumeMounts": [{ "name": "scratch", "mountPath": "/scratch" }],
+    });
+    let text = "trap 'cat /scratch/hook; exit' TERM; echo started; while :; do sleep 0.1; done";
+    let volumes = json!({ "volumes": [{ "name": "scratch", "emptyDir": {} }] });
+    cluster.create::<Pod>(pod("hooked", &script(text, hooked), volumes)).await;
+    cluster.logged("hooked", "started").await;
+    cluster.api::<Pod>().delete("hooked", &DeleteParams::default()).await.unwrap();
     for (name, order, grace) in [("heeds", "heed", 30), ("ignores", "ignore", 2)] {
         let grace = json!({ "terminationGracePeriodSeconds": grace });
         cluster.create::<Pod>(pod(name, &app(order, json!({})), grace)).await;
@@ -252,6 +262,8 @@ async fn a_deleted_pod_is_told_to_end_and_killed_if_it_does_not() {
     let gone = |pod: Option<&Pod>| pod.is_none();
     cluster.until("heeds", gone).await;
     assert!(cluster.logged("heeds", "told to end").await.contains("ended"));
+    cluster.until("hooked", gone).await;
+    cluster.logged("hooked", "hooked").await;
     cluster.until("ignores", gone).await;
     assert!(!cluster.logged("ignores", "told to end").await.contains("ended"));
 }

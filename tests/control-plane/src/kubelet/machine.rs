@@ -3,7 +3,9 @@
 //! Knows nothing of what a pod does.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
+    fs,
+    io::Write,
     net::Ipv4Addr,
     path::PathBuf,
     pin::pin,
@@ -29,6 +31,7 @@ use super::{
     pod::{RETRY, live},
     report::{at_once, gone},
     root::Isolation,
+    wall_clock,
 };
 
 /// The name of the node.
@@ -96,9 +99,16 @@ impl Machine {
                 }
                 Ok(Event::InitDone) => lives.lose_the_unlisted(),
                 // It watches again by itself.
-                Err(_) => {}
+                Err(error) => lives.machine.note("watch pods", &error),
             }
         }
+    }
+
+    /// Writes down what went wrong and is tried again, which no status tells.
+    pub(super) fn note(&self, what: &str, error: &dyn std::error::Error) {
+        let log = fs::File::options().create(true).append(true).open(self.folder.join("kubelet.log"));
+        // Without a log there is nowhere to say so.
+        let _ = log.and_then(|mut log| writeln!(log, "{} could not {what}: {error}", wall_clock()));
     }
 
     /// Takes a pod that has no node.
@@ -113,20 +123,23 @@ impl Machine {
             let bound: kube::Result<Value> =
                 pods.create_subresource("binding", &name, &PostParams::default(), &binding).await;
             match bound {
-                Err(error) if !gone(&error) => sleep(RETRY).await,
+                Err(error) if !gone(&error) => self.note(&format!("bind pod {name}"), &error),
                 _ => return,
             }
+            sleep(RETRY).await;
         }
     }
 
     /// Deletes a pod of which nothing runs any more.
     pub(super) async fn delete(&self, pod: &Pod) {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let name = pod.name_any();
         loop {
-            match pods.delete(&pod.name_any(), &at_once(pod)).await {
-                Err(error) if !gone(&error) => sleep(RETRY).await,
+            match pods.delete(&name, &at_once(pod)).await {
+                Err(error) if !gone(&error) => self.note(&format!("delete pod {name}"), &error),
                 _ => return,
             }
+            sleep(RETRY).await;
         }
     }
 
@@ -214,7 +227,7 @@ fn ended(pod: &Pod) -> bool {
 pub(super) struct Addresses {
     network: [u8; 2],
     /// The last octets, those that were free for longest first.
-    free: Mutex<std::collections::VecDeque<u8>>,
+    free: Mutex<VecDeque<u8>>,
 }
 
 impl Addresses {

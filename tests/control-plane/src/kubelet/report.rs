@@ -33,7 +33,8 @@ impl Life {
                 match self.write(&wanted).await {
                     Ok(()) => conditions = wanted.conditions.clone().unwrap_or_default(),
                     Err(kube::Error::Api(status)) if status.is_not_found() => return,
-                    Err(_) => {
+                    Err(error) => {
+                        self.machine.note(&format!("write the status of pod {}", self.name()), &error);
                         sleep(RETRY).await;
                         continue;
                     }

@@ -22,6 +22,7 @@
 //! Otherwise than on a real node:
 //! - An image is a program of this machine, and its entry point. A command of the same file name is that program; any
 //!   other is looked for on this machine, whose files a container sees. What it writes outside of volumes stays there.
+//! - The id of a container in its status is that of its process, as `process://1234`, for whoever wants to signal it.
 //! - All pods share the network. Each has an address of its own, `status.podIP`, so two of them may listen on the same
 //!   port if each binds to its own. There are no Services: nothing answers at a cluster IP or a name of the cluster's DNS.
 //! - It schedules, too: every pod without a node is its own, whatever the pod asks for.
@@ -34,6 +35,7 @@
 //! It works in Linux alone, where the machine lets us make mount namespaces (root may, others by user namespaces).
 
 mod action;
+mod address;
 mod container;
 mod environment;
 mod image;
@@ -61,9 +63,10 @@ use jiff::Timestamp;
 use tokio::{runtime, sync::oneshot};
 
 use self::{
+    address::Addresses,
     image::Images,
     leash::Leash,
-    machine::{Addresses, HOST_ADDRESS, Machine},
+    machine::{HOST_ADDRESS, Machine},
     root::Isolation,
 };
 use crate::{ControlPlane, Error, Identity, file};

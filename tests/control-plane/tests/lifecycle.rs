@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
     Api,
     api::{DeleteParams, ObjectMeta, PostParams},
+    runtime::wait::await_condition,
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
@@ -110,6 +111,7 @@ async fn a_node_ends_with_its_kubelet_and_with_its_control_plane() {
     // The pod is still there, for another one to run.
     let kubelet = self::kubelet(&control_plane).await;
     let second = said(&kubelet, 2).await;
+    told(&control_plane, second).await;
     assert!(runs(second));
     let directory = control_plane.directory().to_owned();
     drop(control_plane);
@@ -142,6 +144,14 @@ async fn said(kubelet: &Kubelet, lines: usize) -> u32 {
         assert!(Instant::now() < deadline, "{log}");
         sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Waits until the status of the pod says that this process is its container.
+async fn told(control_plane: &ControlPlane, id: u32) {
+    let pods: Api<Pod> = Api::namespaced(control_plane.admin().client().unwrap(), "default");
+    let told = |pod: &Pod| pod.status.as_ref()?.container_statuses.as_ref()?[0].container_id.clone();
+    let same = |pod: Option<&Pod>| pod.and_then(told) == Some(format!("process://{id}"));
+    timeout(Duration::from_secs(20), await_condition(pods, "pod", same)).await.unwrap().unwrap();
 }
 
 async fn stopped(id: u32) {

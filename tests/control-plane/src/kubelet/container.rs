@@ -83,7 +83,7 @@ async fn once(life: &Life, place: Place, container: &Container) -> Option<i32> {
         }
     };
     let started_at = wall_clock();
-    life.tell(place, |run| run.run(started_at));
+    life.tell(place, |run| run.run(process.id(), started_at));
     let within = Inside { life, container, setting: &setting };
     let deadline = tokio::select! {
         exit_code = process.ended() => Err(exit_code),

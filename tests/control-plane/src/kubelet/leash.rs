@@ -140,6 +140,10 @@ pub(super) struct Process {
 }
 
 impl Process {
+    pub(super) fn id(&self) -> i32 {
+        self.id.as_raw_pid()
+    }
+
     /// Waits for the end, and tells the exit code; of what a signal has ended, 128 more than the signal. May be dropped
     /// and called again.
     pub(super) async fn ended(&mut self) -> i32 {

@@ -3,13 +3,12 @@
 //! Knows nothing of what a pod does.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     fs,
     io::Write,
-    net::Ipv4Addr,
     path::PathBuf,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use futures::StreamExt;
@@ -26,6 +25,7 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{
+    address::Addresses,
     image::Images,
     leash::Leash,
     pod::{RETRY, live},
@@ -219,29 +219,4 @@ fn gated(pod: &Pod) -> bool {
 fn ended(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-/// The addresses of a node's pods, all of the loopback network: one /24, told apart from those of other control planes
-/// on this machine by the port of the API server.
-#[derive(Debug)]
-pub(super) struct Addresses {
-    network: [u8; 2],
-    /// The last octets, those that were free for longest first.
-    free: Mutex<VecDeque<u8>>,
-}
-
-impl Addresses {
-    pub(super) fn new(port: u16) -> Self {
-        Self { network: port.to_be_bytes(), free: Mutex::new((1..=254).collect()) }
-    }
-
-    pub(super) fn take(&self) -> Option<Ipv4Addr> {
-        let last = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
-        let [second, third] = self.network;
-        Some(Ipv4Addr::new(127, second, third, last))
-    }
-
-    pub(super) fn give_back(&self, address: Ipv4Addr) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push_back(address.octets()[3]);
-    }
 }

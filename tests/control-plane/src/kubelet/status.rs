@@ -50,8 +50,9 @@ impl Run {
         self.status.state = Some(waiting(problem.reason, Some(&problem.message)));
     }
 
-    /// It runs.
-    pub(super) fn run(&mut self, started_at: Timestamp) {
+    /// It runs, as that process.
+    pub(super) fn run(&mut self, id: i32, started_at: Timestamp) {
+        self.status.container_id = Some(format!("process://{id}"));
         let running = ContainerStateRunning { started_at: Some(Time(started_at)) };
         self.status.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
     }
@@ -59,6 +60,7 @@ impl Run {
     /// It has ended.
     pub(super) fn end(&mut self, exit_code: i32, started_at: Timestamp, finished_at: Timestamp) {
         let terminated = ContainerStateTerminated {
+            container_id: self.status.container_id.clone(),
             exit_code,
             reason: Some(if exit_code == 0 { "Completed" } else { "Error" }.to_owned()),
             started_at: Some(Time(started_at)),

@@ -12,7 +12,7 @@ fn run(name: &str) -> Run {
 
 fn running(ready: bool) -> Run {
     let mut run = run("c");
-    run.run(at(1));
+    run.run(1234, at(1));
     run.status.ready = ready;
     run
 }

@@ -127,7 +127,8 @@ async fn kubelet(control_plane: &ControlPlane) -> Kubelet {
 async fn pod(control_plane: &ControlPlane, kubelet: &Kubelet) -> u32 {
     let pods: Api<Pod> = Api::namespaced(control_plane.admin().client().unwrap(), "default");
     // Two dollars are one, as in any argument of a container.
-    let container = json!({ "name": "app", "image": "app", "args": ["-c", "echo $$$$; exec sleep 1000"] });
+    let script = "test -s /var/run/secrets/kubernetes.io/serviceaccount/token && echo $$$$; exec sleep 1000";
+    let container = json!({ "name": "app", "image": "app", "args": ["-c", script] });
     let pod = json!({ "metadata": { "name": "pod" }, "spec": { "containers": [container] } });
     pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
     said(kubelet, 1).await

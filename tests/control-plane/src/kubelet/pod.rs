@@ -22,7 +22,7 @@ use super::{
 };
 
 /// Until what failed is tried again.
-pub(super) const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_millis(250);
 /// Between two looks at what the volumes show.
 const REFRESH: Duration = Duration::from_secs(1);
 
@@ -60,6 +60,8 @@ pub(super) async fn live(machine: Arc<Machine>, seen: watch::Receiver<Option<Pod
         }
     };
     let life = Life::new(machine, pod, address, seen);
+    // What another kubelet of this control plane has left of it, if there was one.
+    let _ = fs::remove_dir_all(&life.folder);
     let work = async {
         life.work().await;
         pending::<()>().await;
@@ -185,7 +187,7 @@ impl Life {
                 // What is shown stays until there is something else to show.
                 Err(_) => {}
             }
-            sleep(REFRESH).await;
+            sleep(if *self.mounted.borrow() { REFRESH } else { RETRY }).await;
         }
         pending::<()>().await;
     }

@@ -11,6 +11,8 @@
 //! The programs are looked for in `$KUBEBUILDER_ASSETS`, then in setup-envtest's store; otherwise they are built, once
 //! a machine, from the Go modules under `go/`, which pin their versions.
 //!
+//! Nothing runs a pod, unless a [`Kubelet`] is started on it.
+//!
 //! Knows nothing of the operator that is tested on it.
 
 mod audit;

@@ -244,7 +244,7 @@ impl World {
     pub async fn space(&self, test: &str) -> Space {
         let number = self.spaces.fetch_add(1, Ordering::Relaxed);
         let name = test.rsplit("::").next().unwrap_or_default().replace('_', "-");
-        let namespace = format!("t{number}-{}", &name[..name.len().min(40)]).trim_end_matches('-').to_owned();
+        let namespace = format!("t{number}-{}", &name[..name.len().min(37)]).trim_end_matches('-').to_owned();
         let metadata = ObjectMeta { name: Some(namespace.clone()), ..ObjectMeta::default() };
         let object = Namespace { metadata, ..Namespace::default() };
         Api::all(self.admin.clone()).create(&PostParams::default(), &object).await.unwrap();

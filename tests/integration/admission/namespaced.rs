@@ -92,6 +92,7 @@ impl Install {
             let read = ["get", "list", "watch"].contains(&verb)
                 && [
                     "credentialpolicies",
+                    "customresourcedefinitions",
                     "namespaces",
                     "validatingadmissionpolicies",
                     "validatingadmissionpolicybindings",

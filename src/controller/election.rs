@@ -16,7 +16,8 @@ use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use rand::{CryptoRng, RngExt, distr::Alphanumeric};
 use serde_json::json;
 use thiserror::Error;
-use tokio::time::{Instant, error::Elapsed, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
+use tower::{BoxError, service_fn};
 use tracing::{debug, info, warn};
 
 use super::write::FIELD_MANAGER;
@@ -46,9 +47,6 @@ pub enum ElectionError {
     /// The same, of a lease that could not be made.
     #[error(transparent)]
     Lease(#[from] LeaseManagerError),
-    /// There was no answer.
-    #[error("no answer within {} s", DEADLINE.as_secs())]
-    Late(#[from] Elapsed),
 }
 
 type Seen<'a> = BoxStream<'a, watcher::Result<Option<Lease>>>;
@@ -56,6 +54,9 @@ type Seen<'a> = BoxStream<'a, watcher::Result<Option<Lease>>>;
 /// A controller that would work.
 pub struct Candidate {
     client: Client,
+    /// The same, for requests that must be answered soon: the manager waits for as long as it takes, and a connection that is
+    /// half open would keep it from ever leading.
+    hurried: Client,
     clock: Arc<dyn Clock>,
     namespace: String,
     identity: String,
@@ -71,7 +72,13 @@ impl Candidate {
         random: &mut impl CryptoRng,
     ) -> Self {
         let suffix: String = random.sample_iter(Alphanumeric).take(SUFFIX).map(char::from).collect();
-        Self { client, clock, namespace: namespace.to_owned(), identity: format!("{host}_{suffix}") }
+        let patient = client.clone();
+        let hurried = service_fn(move |request| {
+            let client = patient.clone();
+            async move { Ok::<_, BoxError>(timeout(DEADLINE, client.send(request)).await??) }
+        });
+        let hurried = Client::new(hurried, namespace);
+        Self { client, hurried, clock, namespace: namespace.to_owned(), identity: format!("{host}_{suffix}") }
     }
 
     /// Waits until it leads. It may be dropped at any time.
@@ -100,10 +107,8 @@ impl Candidate {
     /// When the API server refuses that, or does not answer.
     pub async fn keep_all_from_leading(&self, hold_for: Duration) -> Result<(), ElectionError> {
         // What it does first is to make the lease where there is none.
-        let manager =
-            LeaseManagerBuilder::new(self.client.clone(), LEASE).with_namespace(&self.namespace).build();
-        timeout(DEADLINE, manager).await??;
-        let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        LeaseManagerBuilder::new(self.hurried.clone(), LEASE).with_namespace(&self.namespace).build().await?;
+        let api: Api<Lease> = Api::namespaced(self.hurried.clone(), &self.namespace);
         let now = MicroTime(self.clock.now());
         let held = Patch::Merge(json!({ "spec": {
             "holderIdentity": self.identity,
@@ -112,7 +117,7 @@ impl Candidate {
             "leaseDurationSeconds": hold_for.as_secs(),
         }}));
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        timeout(DEADLINE, api.patch(LEASE, &params, &held)).await??;
+        api.patch(LEASE, &params, &held).await?;
         info!(identity = self.identity, "no controller leads for {} s", hold_for.as_secs());
         Ok(())
     }
@@ -120,7 +125,7 @@ impl Candidate {
     /// Stands until it is elected, or somebody has let go: a manager keeps what it knew of a lease until that has run out, so it
     /// takes another one to look at once.
     async fn stand(&self, seen: &mut Seen<'_>) -> Result<Option<LeaseManager>, LeaseManagerError> {
-        let manager = LeaseManagerBuilder::new(self.client.clone(), LEASE)
+        let manager = LeaseManagerBuilder::new(self.hurried.clone(), LEASE)
             .with_namespace(&self.namespace)
             .with_identity(&self.identity)
             .with_field_manager(format!("credential-operator-{}", self.identity))
@@ -164,10 +169,9 @@ impl Leader {
 
     /// Lets another take over at once.
     pub async fn let_go(self) {
-        match timeout(DEADLINE, self.manager.release()).await {
-            Ok(Ok(())) => info!("the lease is free"),
-            Ok(Err(error)) => warn!(%error, "the lease runs out by itself"),
-            Err(_) => warn!("no answer; the lease runs out by itself"),
+        match self.manager.release().await {
+            Ok(()) => info!("the lease is free"),
+            Err(error) => warn!(%error, "the lease runs out by itself"),
         }
     }
 }

@@ -12,8 +12,9 @@ use control_plane::Part;
 use credential_operator::{
     admission::Account,
     api::{ApiTokenState, Credential, CredentialPolicy, CredentialState},
-    controller::election::LEASE,
+    controller::{Candidate, election::LEASE},
 };
+use http::{Method, Request};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     coordination::v1::Lease,
@@ -21,11 +22,14 @@ use k8s_openapi::api::{
     rbac::v1::{ClusterRoleBinding, RoleBinding},
 };
 use kube::{
-    Api, ResourceExt,
+    Api, Client, ResourceExt,
     api::{DeleteParams, ListParams},
+    client::Body,
 };
+use rand::{rand_core::UnwrapErr, rngs::SysRng};
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
+use tower::{BoxError, service_fn};
 
 use super::{
     Admission,
@@ -33,10 +37,11 @@ use super::{
     clean_up,
     process::{Process, led_by, until_it_leads},
 };
-use crate::support::{DEADLINE, OPERATOR_NAMESPACE, OPERATOR_USER, Space, World};
+use crate::support::{DEADLINE, OPERATOR_NAMESPACE, OPERATOR_USER, Space, SystemClock, World};
 
 crate::tests![
     however_a_leader_goes_another_works_and_nothing_is_done_twice,
+    an_answer_that_never_comes_keeps_nobody_from_leading,
     what_is_uninstalled_leaves_nothing_bound_elsewhere,
 ];
 
@@ -128,6 +133,31 @@ async fn however_a_leader_goes_another_works_and_nothing_is_done_twice(world: Ar
     delete_lease(&world).await;
     admission.stop().await;
     clean_up(&space).await;
+}
+
+async fn an_answer_that_never_comes_keeps_nobody_from_leading(world: Arc<World>, _: Space) {
+    let account =
+        world.control_plane.service_account(OPERATOR_NAMESPACE, "credential-operator").await.unwrap();
+    let patient = account.client().unwrap();
+    let lost = Arc::new(AtomicBool::new(false));
+    let once = lost.clone();
+    // As where a connection is half open; the next request goes by another.
+    let lossy = service_fn(move |request: Request<Body>| {
+        let (client, once) = (patient.clone(), once.clone());
+        async move {
+            if request.method() == Method::PATCH && !once.swap(true, Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, BoxError>(client.send(request).await?)
+        }
+    });
+    let client = Client::new(lossy, OPERATOR_NAMESPACE);
+    let candidate =
+        Candidate::new(client, SystemClock::shared(), OPERATOR_NAMESPACE, "waiting", &mut UnwrapErr(SysRng));
+    let leader = timeout(DEADLINE, candidate.lead()).await.expect("it waits for an answer that never comes");
+    assert!(lost.load(Ordering::Relaxed), "no answer was lost");
+    leader.let_go().await;
+    delete_lease(&world).await;
 }
 
 async fn delete_lease(world: &World) {

@@ -252,18 +252,27 @@ async fn create_binding(ctx: &Context, binding: Binding) -> Result<(), RequestEr
 /// Deletes the binding of this UID; one that is gone already is as good.
 ///
 /// # Errors
-/// When the delete fails, also because another binding of that name took its place.
+/// When the delete fails, also because another binding of that name took its place; and when it stands on for somebody's
+/// finalizer, to be looked at again.
 pub async fn delete_binding(ctx: &Context, key: &BindingKey, uid: &str) -> Result<(), RequestError> {
     let what = || format!("delete {key}");
     let params = delete_only(uid, None);
     let place = Place::new(key.namespace.clone().unwrap_or_default(), key.name.clone());
-    if let Some(namespace) = &key.namespace {
+    let held = if let Some(namespace) = &key.namespace {
         let api: Api<RoleBinding> = Api::namespaced(ctx.client.clone(), namespace);
-        unless_gone(send(what, api.delete(&key.name, &params)).await)?;
-        ctx.role_bindings.forget(&place, uid);
+        let deleted = unless_gone(send(what, api.delete(&key.name, &params)).await)?;
+        deleted.is_some_and(|told| told.map_left(|held| ctx.role_bindings.remember(held)).is_left())
     } else {
         let api: Api<ClusterRoleBinding> = Api::all(ctx.client.clone());
-        unless_gone(send(what, api.delete(&key.name, &params)).await)?;
+        let deleted = unless_gone(send(what, api.delete(&key.name, &params)).await)?;
+        deleted.is_some_and(|told| told.map_left(|held| ctx.cluster_role_bindings.remember(held)).is_left())
+    };
+    if held {
+        return Err(RequestError::Stale { what: key.to_string() });
+    }
+    if key.namespace.is_some() {
+        ctx.role_bindings.forget(&place, uid);
+    } else {
         ctx.cluster_role_bindings.forget(&place, uid);
     }
     Ok(())

@@ -21,6 +21,7 @@ use crate::{
     domain::{
         binding::{Binding, BindingKey, Ownership, controller, is_of_kind},
         name,
+        reach::EVERYWHERE,
     },
 };
 
@@ -43,7 +44,7 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Observed,
     }
     Ok(Observed {
         policy: ctx.judge(credential),
-        reach: ctx.config.reach.clone(),
+        out_of_reach: out_of_reach(ctx, credential),
         ended: ctx.has_ended(credential),
         account,
         material,
@@ -51,6 +52,16 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Observed,
         tokens: ctx.may_count(credential).then(|| count(ctx, credential)),
         credential: credential.clone(),
     })
+}
+
+/// Where roles may be bound that cannot be seen. What was in a namespace went with it.
+fn out_of_reach(ctx: &Context, credential: &Credential) -> Vec<String> {
+    let bound_in = credential.status.iter().flat_map(|status| &status.bound_in);
+    let unseen = bound_in.filter(|place| {
+        !ctx.config.reach.has_place(place)
+            && (*place == EVERYWHERE || ctx.namespaces.has(&Place::new("", place.as_str())))
+    });
+    unseen.cloned().collect()
 }
 
 async fn account(ctx: &Context, credential: &Credential) -> Result<AccountSeen, RequestError> {

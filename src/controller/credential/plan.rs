@@ -2,14 +2,14 @@
 //!
 //! Pure and infallible: no client, no clock, no randomness. A spec that makes no sense is a plan too.
 
-mod elsewhere;
+mod bound;
 mod policy;
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use self::{elsewhere::Elsewhere, policy::Policy};
+use self::{bound::Bound, policy::Policy};
 use super::material::{self, plan::Trouble};
 use crate::{
     api::{
@@ -22,7 +22,6 @@ use crate::{
         binding::{Binding, BindingKey, Owner, Ownership},
         material as domain_material, name,
         policy::Breach,
-        reach::Reach,
     },
 };
 
@@ -39,8 +38,8 @@ pub struct Observed {
     pub material: Option<material::Seen>,
     /// What policies have against it.
     pub policy: Option<Breach>,
-    /// Where the operator works.
-    pub reach: Reach,
+    /// Where roles of it may stand bound, as its status says, and the operator does not work.
+    pub out_of_reach: Vec<String>,
     /// Whether its end was reached already, whatever the clock says now.
     pub ended: bool,
     /// Its tokens, counted, when the status may be brought up to date now.
@@ -165,7 +164,11 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let policy = Policy::of(observed);
     let active = !terminating && !expired && end.is_ok() && credential.spec.state == DesiredState::Active;
     let usable = active && policy.refusal().is_none();
-    let makes_account = observed.account == AccountSeen::Absent && policy.allows_account();
+    // What was bound to its predecessor would be its own.
+    let inherits = bound::leaving(observed, &owner)
+        .iter()
+        .any(|found| owner.ownership(found) == Ownership::Predecessors);
+    let makes_account = observed.account == AccountSeen::Absent && policy.allows_account() && !inherits;
     // A role bound to a ServiceAccount that is not ours would be somebody else's right.
     let bindable = makes_account || matches!(observed.account, AccountSeen::Ours { .. });
     let mut wished =
@@ -181,7 +184,8 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     if active && !steps.is_empty() {
         steps.splice(0..0, policy.refuse_first(now));
     }
-    let elsewhere = Elsewhere::of(observed, wished.keys());
+    let bound = Bound::of(observed, wished.keys());
+    let outside = !bound.elsewhere().is_empty();
     let held = is_held(credential);
     let wanted = match (terminating || past_end, expired_before) {
         (true, _) => material::plan::Wanted::No,
@@ -194,10 +198,11 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let material = material.unwrap_or_default();
     if terminating {
         steps.extend(material.steps.into_iter().map(Step::Material));
-        if held && !elsewhere.is_any() {
+        if held && !outside {
             steps.push(Step::RemoveFinalizer);
         }
-        let status = elsewhere.told(credential.status.clone().unwrap_or_default(), now);
+        let status = held.then(|| bound.told(credential.status.clone().unwrap_or_default(), now));
+        let status = status.filter(|status| outside && Some(status) != credential.status.as_ref());
         return Plan { steps, status, wake: None, again: false, waits_for_others: false };
     }
     match &observed.account {
@@ -211,13 +216,13 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         | AccountSeen::Predecessors
         | AccountSeen::Foreign => {}
     }
-    if elsewhere.is_any() && !held {
+    if outside && !held {
         steps.push(Step::AddFinalizer);
     }
-    steps.extend(elsewhere.say_first());
+    steps.extend(bound.say_first());
     let missing = wished.into_iter().filter(|(key, _)| !kept.contains(key) && !in_the_way.contains(key));
     steps.extend(missing.map(|(_, binding)| Step::CreateBinding(Box::new(binding))));
-    if held && !elsewhere.is_any() {
+    if held && !outside {
         steps.push(Step::RemoveFinalizer);
     }
 
@@ -242,10 +247,10 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let status = CredentialStatus {
         secret: material.secret,
         material: material.material,
-        bound_in: elsewhere.everywhere(),
+        bound_in: bound.elsewhere().into_iter().collect(),
         ..status(observed, verdict, delivered_at, end, now)
     };
-    let status = elsewhere.told(status.clone(), now).unwrap_or(status);
+    let status = bound.told(status, now);
     let wakes = end.filter(|_| !past_end).into_iter().chain(look_again).chain(material.wake);
     let wake = wakes.chain(policy.heals_at(now)).min();
     Plan { steps, status: Some(status), wake, again: material.again, waits_for_others }

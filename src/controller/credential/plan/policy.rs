@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{Observed, Step, Trouble};
 use crate::{
     api::{
-        Reason,
+        CredentialStatus, Reason,
         condition::{ConditionType, Finding, conditions},
     },
     domain::{
@@ -28,9 +28,15 @@ impl<'a> Policy<'a> {
         Self { observed, breach: observed.policy.as_ref() }
     }
 
-    /// Why it may have no role, and its values are refused.
+    /// Why it may have no role, and its values are refused: also what was refused before, while nobody knows what is allowed.
     pub(super) fn refusal(&self) -> Option<&'a Breach> {
-        self.breach.filter(|breach| breach.severity == Severity::Refused)
+        let status = self.observed.credential.status.as_ref();
+        let was_refused = status.is_some_and(CredentialStatus::is_refused_by_policy);
+        self.breach.filter(|breach| match breach.severity {
+            Severity::Refused => true,
+            Severity::Unknown => was_refused,
+            Severity::Unguarded | Severity::Count | Severity::Terms => false,
+        })
     }
 
     fn allows_nothing_new(&self) -> bool {

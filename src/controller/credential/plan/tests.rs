@@ -69,7 +69,7 @@ fn fresh() -> Observed {
         bindings: Vec::new(),
         material: None,
         policy: None,
-        reach: Reach::default(),
+        out_of_reach: Vec::new(),
         ended: false,
         tokens: None,
     }

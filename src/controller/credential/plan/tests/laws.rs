@@ -98,7 +98,6 @@ prop_compose! {
         let mut observed = Observed { account, bindings, policy: severity.map(breach), ..fresh() };
         let mut roles = roles;
         if narrow {
-            observed.reach = Reach::within(["edge".to_owned()]);
             roles.retain(|grant| !grant.cluster_wide && grant.namespace.as_deref().is_none_or(|place| place == "edge"));
             observed.bindings.retain(|binding| binding.metadata.namespace.as_deref() == Some("edge"));
         }
@@ -111,6 +110,10 @@ prop_compose! {
         credential.spec.state = if inactive { DesiredState::Inactive } else { DesiredState::Active };
         credential.spec.expires_at = expires_at.map(Into::into);
         credential.metadata.finalizers = Some(finalizers.into_iter().map(ToOwned::to_owned).collect());
+        if narrow {
+            observed.out_of_reach = status.iter().flat_map(|status| status.bound_in.clone()).collect();
+        }
+        let credential = &mut observed.credential;
         credential.status = status;
         if terminating {
             terminate(&mut observed);
@@ -170,10 +173,7 @@ proptest! {
     /// What cannot be seen is not taken for gone.
     #[test]
     fn what_is_bound_out_of_reach_holds_on(world in worlds()) {
-        let reach = &world.seen.reach;
-        let out_of_reach = |place: &String| !reach.has_place(place);
-        let before = world.seen.credential.status.clone().unwrap_or_default().bound_in;
-        let stranded: Vec<_> = before.into_iter().filter(out_of_reach).collect();
+        let stranded = world.seen.out_of_reach.clone();
         let held = world.held();
         let settled = world.clone().settle();
         if held && !stranded.is_empty() {

@@ -257,7 +257,7 @@ fn what_is_bound_out_of_reach_holds_the_credential() {
     // An operator that works in the credential's own namespace alone sees nothing of the rest.
     let out_of_reach = || {
         let mut observed = bound_outside();
-        observed.reach = Reach::within(["edge".to_owned()]);
+        observed.out_of_reach = vec!["*".to_owned(), "team-a".to_owned()];
         observed.bindings.retain(|binding| binding.metadata.namespace.as_deref() == Some("edge"));
         observed.policy = Some(breach(Severity::Refused));
         observed
@@ -285,7 +285,7 @@ fn what_is_bound_out_of_reach_holds_the_credential() {
             (
                 "in reach again",
                 |o| {
-                    o.reach = Reach::default();
+                    o.out_of_reach.clear();
                     o.credential.spec.roles = vec![view()];
                     o.policy = None;
                 },
@@ -294,7 +294,7 @@ fn what_is_bound_out_of_reach_holds_the_credential() {
             (
                 "deleted, in reach again",
                 |o| {
-                    o.reach = Reach::default();
+                    o.out_of_reach.clear();
                     terminate(o);
                 },
                 "unbind view in edge, let go | - | -",
@@ -310,4 +310,66 @@ fn what_is_bound_out_of_reach_holds_the_credential() {
         said.starts_with("roles of it stand bound in the whole cluster and namespace team-a, where"),
         "{said}"
     );
+}
+
+#[test]
+fn what_is_being_deleted_is_bound_until_it_is_gone() {
+    // Somebody's finalizer holds it.
+    let leave = |observed: &mut Observed, grant: &Grant| {
+        binding(observed, grant).metadata.deletion_timestamp = Some(Time(now()));
+    };
+    let leaving = || {
+        let mut observed = bound_outside();
+        leave(&mut observed, &view_in_team());
+        observed
+    };
+    check(
+        leaving,
+        &[
+            (
+                "its role was taken out",
+                |o| o.credential.spec.roles = vec![view(), nodes()],
+                "- | Pending Usable Reconciling (Pending) | -",
+            ),
+            (
+                "nothing else is outside",
+                |o| o.credential.spec.roles = vec![view()],
+                "unbind nodes everywhere | Pending Usable Reconciling (Pending) | -",
+            ),
+            (
+                "switched off",
+                |o| o.credential.spec.state = DesiredState::Inactive,
+                "unbind nodes everywhere, unbind view in edge | Pending Reconciling (Pending) | -",
+            ),
+            (
+                "ended",
+                |o| end_at(o, NOW),
+                "unbind nodes everywhere, unbind view in edge | Expired Reconciling (Pending) | -",
+            ),
+            (
+                "refused",
+                |o| o.policy = Some(breach(Severity::Refused)),
+                "refuse, unbind nodes everywhere, unbind view in edge | Failed Stalled (PolicyViolation) | -",
+            ),
+            (
+                "deleted",
+                terminate,
+                "unbind nodes everywhere, unbind view in edge | Pending Usable Reconciling (Pending) | -",
+            ),
+        ],
+    );
+    let mut observed = leaving();
+    observed.credential.spec.roles = vec![view()];
+    let status = plan(&observed, now()).status.unwrap();
+    assert_eq!(status.bound_in, ["team-a"]);
+    let said = &status.conditions[0].message;
+    assert!(said.contains("is being deleted, and its role is bound until it is gone"), "{said}");
+    // A credential of the name of an earlier one would have its roles.
+    let mut observed = bound();
+    observed.credential.metadata.uid = Some("later".to_owned());
+    observed.credential.status = None;
+    observed.credential.spec.roles = Vec::new();
+    observed.account = AccountSeen::Absent;
+    leave(&mut observed, &view());
+    assert_eq!(told(&observed, now()), "unbind deployer in edge | Pending Usable Reconciling (Pending) | -");
 }

@@ -1,0 +1,138 @@
+//! Where roles are bound, and what of it stands though it is not wished: what is out of the operator's reach, and what is being
+//! deleted and held by somebody's finalizer. A role is had for as long as its binding stands, so nothing is said to be unbound before
+//! it is. Outside the credential's own namespace it holds the credential: without it, whoever makes its account's name again
+//! would have these roles.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::{Observed, Step, is_held, owner};
+use crate::{
+    api::{
+        Condition, CredentialState, CredentialStatus, Reason,
+        condition::{ConditionType, Finding, conditions},
+    },
+    domain::{
+        binding::{Binding, BindingKey, Owner, Ownership},
+        name,
+        reach::EVERYWHERE,
+    },
+};
+
+/// Where roles are bound.
+pub(super) struct Bound<'a> {
+    observed: &'a Observed,
+    /// Where they are to be, beside the own namespace.
+    wished: BTreeSet<String>,
+    /// Where they may be, out of the operator's reach.
+    stranded: BTreeSet<String>,
+    /// What is being deleted.
+    leaving: Vec<&'a Binding>,
+}
+
+/// What was made for a credential of that name, and is being deleted.
+pub(super) fn leaving<'a>(observed: &'a Observed, owner: &Owner) -> Vec<&'a Binding> {
+    let leaves = |found: &&Binding| {
+        found.metadata.deletion_timestamp.is_some() && owner.ownership(found) != Ownership::Foreign
+    };
+    observed.bindings.iter().filter(leaves).collect()
+}
+
+impl<'a> Bound<'a> {
+    pub(super) fn of<'b>(observed: &'a Observed, wished: impl Iterator<Item = &'b BindingKey>) -> Self {
+        let credential = &observed.credential;
+        let owner = owner(credential);
+        let outside = |key: &BindingKey| Some(place(key)).filter(|place| *place != owner.namespace);
+        // Whoever takes our finalizer off by hand says that there is nothing any more.
+        let stranded = observed.out_of_reach.iter().filter(|_| is_held(credential)).cloned().collect();
+        Self {
+            observed,
+            wished: wished.filter_map(outside).collect(),
+            stranded,
+            leaving: leaving(observed, &owner),
+        }
+    }
+
+    /// Where any are, or may be, beside the own namespace.
+    pub(super) fn elsewhere(&self) -> BTreeSet<String> {
+        let own = self.observed.credential.metadata.namespace.clone().unwrap_or_default();
+        let leaving = self.leaving.iter().map(|binding| place(&binding.key())).filter(|place| *place != own);
+        self.wished.union(&self.stranded).cloned().chain(leaving).collect()
+    }
+
+    /// Before roles are bound anywhere, to say so, beside what was said before.
+    pub(super) fn say_first(&self) -> Option<Step> {
+        let mut status = self.observed.credential.status.clone().unwrap_or_default();
+        let said = BTreeSet::from_iter(std::mem::take(&mut status.bound_in));
+        if self.wished.is_subset(&said) {
+            return None;
+        }
+        status.bound_in = said.union(&self.wished).cloned().collect();
+        Some(Step::Say(Box::new(status)))
+    }
+
+    /// The status, where something stands that is not wished. What else is wrong is told first, unless somebody has to act; whether
+    /// values are accepted stays as it was said.
+    pub(super) fn told(&self, status: CredentialStatus, now: Timestamp) -> CredentialStatus {
+        let ready = |said: &Condition| said.kind == ConditionType::Ready.as_str() && said.status == "True";
+        let is_fine = status.conditions.iter().any(ready);
+        let (reason, kind, state, message) = if !self.stranded.is_empty() {
+            (Reason::RoleNotBindable, ConditionType::Stalled, CredentialState::Failed, self.out_of_reach())
+        } else if let Some(leaving) = self.leaving.first().filter(|_| is_fine) {
+            let say = format!(
+                "{} is being deleted, and its role is bound until it is gone; waiting for whoever put a finalizer on it",
+                leaving.key()
+            );
+            (Reason::Pending, ConditionType::Reconciling, CredentialState::Pending, say)
+        } else {
+            return status;
+        };
+        let finding = |kind, holds| Finding { kind, holds, reason, message: message.clone() };
+        let findings = vec![finding(ConditionType::Ready, false), finding(kind, true)];
+        let metadata = &self.observed.credential.metadata;
+        let before = self.observed.credential.status.as_ref().map(|status| status.conditions.clone());
+        let said = conditions(&before.unwrap_or_default(), findings, metadata.generation, now);
+        let usable = status.conditions.iter().filter(|said| said.kind == ConditionType::Usable.as_str());
+        let mut conditions: Vec<_> = usable.cloned().chain(said).collect();
+        conditions.sort_by_key(|said| said.kind != ConditionType::Ready.as_str());
+        let ended = status.state == Some(CredentialState::Expired);
+        CredentialStatus {
+            observed_generation: metadata.generation,
+            conditions,
+            state: if ended { status.state } else { Some(state) },
+            bound_in: self.elsewhere().into_iter().collect(),
+            ..status
+        }
+    }
+
+    fn out_of_reach(&self) -> String {
+        let places: Vec<_> = self
+            .stranded
+            .iter()
+            .map(|place| {
+                if place == EVERYWHERE {
+                    "the whole cluster".to_owned()
+                } else {
+                    format!("namespace {place}")
+                }
+            })
+            .collect();
+        let metadata = &self.observed.credential.metadata;
+        format!(
+            "roles of it stand bound in {}, where this operator does not work, so it cannot unbind them; have its \
+             --watch-namespaces and rights extended, or delete the bindings there whose annotation {} is {}/{} and then take \
+             the finalizer {} off",
+            places.join(" and "),
+            name::OWNER_ANNOTATION,
+            metadata.namespace.as_deref().unwrap_or_default(),
+            metadata.name.as_deref().unwrap_or_default(),
+            name::FINALIZER
+        )
+    }
+}
+
+/// The namespace of a binding, or that it is of the whole cluster.
+fn place(key: &BindingKey) -> String {
+    key.namespace.clone().unwrap_or_else(|| EVERYWHERE.to_owned())
+}

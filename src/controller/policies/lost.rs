@@ -38,7 +38,9 @@ impl Lost {
     /// Takes in which definition there is, if any, and tells whether it is the one that it was. Another one has come without
     /// the policies of the one before, however short the time between was.
     fn see(&mut self, found: Option<String>, now: Instant) -> bool {
-        let is_it = found.is_some() && (self.definition.is_none() || self.definition == found);
+        // Whoever saw policies go before he looked, as one who takes over from another, cannot tell which one they were of.
+        let is_first = self.definition.is_none() && self.in_doubt.is_empty();
+        let is_it = found.is_some() && (is_first || self.definition == found);
         if !is_it {
             self.missing_at = Some(now);
         }
@@ -192,6 +194,13 @@ mod tests {
         assert_eq!(sees(&mut lost, Some("b"), first), (false, Some(first)));
         assert_eq!(sees(&mut lost, Some("b"), second), (true, Some(first)), "from then on it is the one");
         assert_eq!(sees(&mut lost, Some("c"), second), (false, Some(second)));
+        let mut lost = Lost { in_doubt: vec!["p".to_owned()], ..Lost::default() };
+        assert_eq!(
+            sees(&mut lost, Some("a"), now),
+            (false, Some(now)),
+            "policies went before anybody looked"
+        );
+        assert_eq!(sees(&mut lost, Some("a"), first), (true, Some(now)));
         let mut lost = Lost { definition: Some("a".to_owned()), ..Lost::default() };
         assert_eq!(sees(&mut lost, None, now), (false, Some(now)));
         assert_eq!(sees(&mut lost, None, first), (false, Some(first)));

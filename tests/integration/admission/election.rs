@@ -16,10 +16,13 @@ use credential_operator::{
 };
 use http::{Method, Request};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{
-    coordination::v1::Lease,
-    core::v1::ServiceAccount,
-    rbac::v1::{ClusterRoleBinding, RoleBinding},
+use k8s_openapi::{
+    api::{
+        coordination::v1::Lease,
+        core::v1::ServiceAccount,
+        rbac::v1::{ClusterRoleBinding, RoleBinding},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, Client, ResourceExt,
@@ -28,20 +31,22 @@ use kube::{
 };
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{BoxError, service_fn};
 
 use super::{
     Admission,
-    case::{credential, object, placed, policy, token},
+    case::{credential, named, object, placed, policy, token},
     clean_up,
     process::{Process, led_by, until_it_leads},
 };
-use crate::support::{DEADLINE, OPERATOR_NAMESPACE, OPERATOR_USER, Space, SystemClock, World};
+use crate::support::{DEADLINE, OPERATOR_NAMESPACE, OPERATOR_USER, Space, SystemClock, World, install_crd};
 
 crate::tests![
     however_a_leader_goes_another_works_and_nothing_is_done_twice,
     an_answer_that_never_comes_keeps_nobody_from_leading,
+    who_takes_over_holds_policies_that_went_with_their_definition,
     what_is_uninstalled_leaves_nothing_bound_elsewhere,
 ];
 
@@ -163,6 +168,47 @@ async fn an_answer_that_never_comes_keeps_nobody_from_leading(world: Arc<World>,
 async fn delete_lease(world: &World) {
     let leases: Api<Lease> = Api::namespaced(world.admin.clone(), OPERATOR_NAMESPACE);
     leases.delete(LEASE, &DeleteParams::default()).await.unwrap();
+}
+
+async fn who_takes_over_holds_policies_that_went_with_their_definition(world: Arc<World>, space: Space) {
+    let admission = Admission::of(&world, &[Account::default()]).await;
+    let first = Process::controller(&world, "before").await;
+    led_by(&world, "before").await;
+    space.apply(&named("refused", "{scopes: [stock], roles: [{kind: ClusterRole, name: view}]}")).await;
+    space.credential("refused", CredentialState::Active).await;
+    space.apply(&placed(&policy("scopes: ['orders:*']"), &space)).await;
+    space.credential("refused", CredentialState::Failed).await;
+    let second = Process::controller(&world, "after").await;
+
+    let [_, _, crd] = <[_; 3]>::try_from(credential_operator::api::crds()).unwrap();
+    let crds: Api<CustomResourceDefinition> = Api::all(world.admin.clone());
+    crds.delete(&crd.name_any(), &DeleteParams::default()).await.unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    while crds.get_metadata_opt(&crd.name_any()).await.unwrap().is_some() {
+        assert!(Instant::now() < deadline, "the definition stays");
+        sleep(Duration::from_millis(50)).await;
+    }
+    install_crd(&world.admin, &crd).await;
+    drop(first);
+    led_by(&world, "after").await;
+    until_it_leads(&second).await;
+    // It has judged everything by now; and what was allowed for a moment would be bound.
+    space.patch::<Credential>("refused", json!({"spec": {"description": "looked at"}})).await.unwrap();
+    let looked_at = |found: Option<&Credential>| {
+        found.is_some_and(|found| {
+            json!(found)["status"]["observedGeneration"] == json!(found.metadata.generation)
+        })
+    };
+    let found = space.until::<Credential>("refused", looked_at).await.unwrap();
+    assert_eq!(found.status.unwrap().state, Some(CredentialState::Failed));
+    assert_eq!(
+        space.api::<RoleBinding>().list_metadata(&ListParams::default()).await.unwrap().items.len(),
+        0
+    );
+    drop(second);
+    delete_lease(&world).await;
+    admission.stop().await;
+    clean_up(&space).await;
 }
 
 async fn what_is_uninstalled_leaves_nothing_bound_elsewhere(world: Arc<World>, space: Space) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kube::api::ObjectMeta;
 
 use crate::{
-    api::{ApiToken, Credential, credential::ObjectReference},
+    api::{ApiToken, Credential, CredentialStatus, credential::ObjectReference},
     controller::mint::Native,
     domain::{
         digest::Attestation,
@@ -40,7 +40,13 @@ impl Observed {
     /// Whether a policy has the credential's values refused. All else keeps new ones from being issued alone.
     #[must_use]
     pub fn is_refused_by_policy(&self) -> bool {
-        self.policy.as_ref().is_some_and(|breach| breach.severity == Severity::Refused)
+        let status = self.credential.present().and_then(|credential| credential.status.as_ref());
+        self.policy.as_ref().is_some_and(|breach| match breach.severity {
+            Severity::Refused => true,
+            // What was refused stays so while nobody knows what is allowed.
+            Severity::Unknown => status.is_some_and(CredentialStatus::is_refused_by_policy),
+            Severity::Unguarded | Severity::Count | Severity::Terms => false,
+        })
     }
 }
 

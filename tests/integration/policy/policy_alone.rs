@@ -15,7 +15,11 @@ use crate::{
     verifier::Asked,
 };
 
-crate::tests![what_was_refused_stays_so_while_nobody_looks, one_that_cannot_be_read_stops_what_is_new];
+crate::tests![
+    what_was_refused_stays_so_while_nobody_looks,
+    what_was_refused_stays_so_while_its_policy_cannot_be_read,
+    one_that_cannot_be_read_stops_what_is_new,
+];
 
 async fn what_was_refused_stays_so_while_nobody_looks(world: Arc<World>, space: Space) {
     let operator = world.operator(SystemClock::shared()).await;
@@ -34,6 +38,40 @@ async fn what_was_refused_stays_so_while_nobody_looks(world: Arc<World>, space: 
     space.until::<Credential>("d", |found| found.is_some()).await;
     verifier.until("", &value, 401).await;
     let operator = world.operator(SystemClock::shared()).await;
+    verifier.until("", &value, 200).await;
+    operator.stop().await;
+    verifier.stop().await;
+}
+
+async fn what_was_refused_stays_so_while_its_policy_cannot_be_read(world: Arc<World>, space: Space) {
+    let [_, _, crd] = <[_; 3]>::try_from(credential_operator::api::crds()).unwrap();
+    let operator = world.operator(SystemClock::shared()).await;
+    let verifier = Asked::start(&world).await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
+    space.token("t", ApiTokenState::Active).await;
+    let value = space.value("t-token").await;
+    let policy = Policy::of(&space, "p", json!({"types": []})).await;
+    space.credential("c", CredentialState::Failed).await;
+    verifier.until("", &value, 401).await;
+    // What it says of types is as it was, and nobody can read it.
+    install_crd(&world.admin, &crate::keyring::without_rules(crd.clone())).await;
+    let odd = format!(
+        "apiVersion: credential-operator.io/v1alpha1\nkind: CredentialPolicy\nmetadata: {{name: {}}}\n\
+         spec: {{namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {}}}}}, types: [], scopes: {{not: a list}}}}\n",
+        policy.name, space.namespace
+    );
+    space.apply(&odd).await;
+    install_crd(&world.admin, &crd).await;
+    let unknown = |found: Option<&Credential>| {
+        found.is_some_and(|found| condition(found, "Usable").2.contains("cannot be read"))
+    };
+    let found = space.until::<Credential>("c", unknown).await.unwrap();
+    assert_eq!(condition(&found, "Usable"), condition(&found, "Ready"));
+    assert_eq!(found.status.unwrap().state, Some(CredentialState::Failed));
+    verifier.until("", &value, 401).await;
+    let policies: Api<DynamicObject> =
+        Api::all_with(space.client.clone(), &ApiResource::erase::<CredentialPolicy>(&()));
+    policies.delete(&policy.name, &DeleteParams::default()).await.unwrap();
     verifier.until("", &value, 200).await;
     operator.stop().await;
     verifier.stop().await;

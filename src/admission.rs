@@ -32,9 +32,6 @@ pub use self::{
 };
 use crate::api::GROUP;
 
-/// What all policies and bindings are labelled with, as a label selector.
-pub const SELECTOR: &str = "app.kubernetes.io/part-of=credential-operator";
-
 /// The variable that names the accounts which policies were made for.
 const CONTROLLERS: &str = "controllers";
 

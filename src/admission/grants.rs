@@ -54,7 +54,7 @@ fn draft(number: usize, first: usize, end: usize) -> Draft {
 /// The grants that were not there before, or all of a credential that is switched on.
 pub(super) fn added() -> String {
     "(has(variables.spec.roles) ? variables.spec.roles : dyn([])).filter(g, \
-     variables.activated || !has(variables.old.roles) || !(g in variables.old.roles))"
+     variables.activated || !has(variables.old.roles) || type(variables.old.roles) != list || !(g in variables.old.roles))"
         .to_owned()
 }
 

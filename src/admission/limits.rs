@@ -91,7 +91,7 @@ pub(super) fn selection() -> Vec<(&'static str, String)> {
              (!has(variables.selector.matchExpressions) || variables.selector.matchExpressions.all(e, \
              e.operator == 'Exists' ? e.key in variables.labels : \
              e.operator == 'DoesNotExist' ? !(e.key in variables.labels) : \
-             (e.key in variables.labels && variables.labels[e.key] in e.values) == (e.operator == 'In')))"
+             (e.key in variables.labels && has(e.values) && variables.labels[e.key] in e.values) == (e.operator == 'In')))"
                 .to_owned(),
         ),
     ]

@@ -5,7 +5,11 @@
 //! Three things are looked at: that the policies and their bindings are there, that they are what this version ships, and
 //! that each refuses what it is to refuse, by a dry run. At the start, after each change, and every now and then.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::StreamExt;
 use k8s_openapi::{
@@ -16,7 +20,7 @@ use k8s_openapi::{
     },
 };
 use kube::{
-    Api, Resource,
+    Api, Resource, ResourceExt,
     api::PostParams,
     core::PartialObjectMeta,
     runtime::{
@@ -62,15 +66,22 @@ where
         + 'static,
 {
     let ctx = ctx.clone();
-    let config = watcher::Config::default().labels(admission::SELECTOR);
+    let names: HashSet<_> = admission::names().into_iter().collect();
     tasks.spawn(async move {
         let api: Api<PartialObjectMeta<K>> = Api::all(ctx.client.clone());
-        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+        let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
         while let Some(event) = events.next().await {
             match event {
                 Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
-                Ok(watcher::Event::InitDone | watcher::Event::Apply(_) | watcher::Event::Delete(_)) => {
-                    ctx.queue.add(Key::Admission);
+                Ok(watcher::Event::InitDone) => ctx.queue.add(Key::Admission),
+                Ok(watcher::Event::Apply(changed) | watcher::Event::Delete(changed)) => {
+                    if names.contains(&changed.name_any()) {
+                        // Whatever was written since is not known to have been asked for.
+                        if ctx.needs_admission {
+                            ctx.note_admission(Some(NOT_KNOWN.to_owned()));
+                        }
+                        ctx.queue.add(Key::Admission);
+                    }
                 }
                 Err(error) => {
                     let kind = K::kind(&());

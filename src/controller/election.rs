@@ -153,14 +153,17 @@ impl Leader {
     pub async fn lost(&mut self) {
         let mut renewing = std::pin::pin!(renew(&self.manager));
         let mut renewed_at = Instant::now();
+        // What is still to be told may be from before it was elected.
+        let mut elected = false;
         loop {
             tokio::select! {
                 () = &mut renewing => return,
                 holder = holder(&mut self.seen) => {
-                    if holder.as_ref() != Some(&self.identity) {
+                    if holder.as_ref() == Some(&self.identity) {
+                        (elected, renewed_at) = (true, Instant::now());
+                    } else if elected {
                         return;
                     }
-                    renewed_at = Instant::now();
                 }
                 () = tokio::time::sleep_until(renewed_at + STALE_AFTER) => return,
             }

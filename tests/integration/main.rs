@@ -18,6 +18,7 @@ mod edits;
 mod emptied;
 mod ends;
 mod events;
+mod gitops;
 mod keyring;
 mod kubeconfig;
 mod lag;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         verifier::introspection::tests(),
         ends::tests(),
         events::tests(),
+        gitops::tests(),
     ]
     .into_iter()
     .flatten()

@@ -2,18 +2,21 @@
 
 use std::{fs, path::Path};
 
-use credential_operator::{admission, api};
+use credential_operator::{admission, api, chart};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let write = |name: String, content: String| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("crds/{name}.yaml"));
+    let write = |folder: &str, name: &str, content: String| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("{folder}/{name}.yaml"));
         fs::write(&path, content)?;
         println!("{}", path.display());
         std::io::Result::Ok(())
     };
     for crd in api::crds() {
-        write(crd.spec.names.plural.clone(), serde_yaml_ng::to_string(&crd)?)?;
+        write("crds", &crd.spec.names.plural, serde_yaml_ng::to_string(&crd)?)?;
     }
-    write("validatingadmissionpolicies".to_owned(), admission::yaml(&[admission::Account::default()])?)?;
+    write("crds", "validatingadmissionpolicies", admission::yaml(&[admission::Account::default()])?)?;
+    for (name, template) in chart::templates()? {
+        write("charts/credential-operator-crds/templates", &name, template)?;
+    }
     Ok(())
 }

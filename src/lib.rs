@@ -10,10 +10,12 @@
 //! - [`api`]: the kinds, as users write them. No client.
 //! - [`domain`]: what a token, a digest, a binding and an end are. No client, no runtime, no clock of its own.
 //! - [`admission`]: what the API server is to refuse, as objects.
+//! - [`chart`]: the kinds and that, as templates of Helm.
 //! - [`controller`]: reads the cluster, decides, writes.
 
 pub mod admission;
 pub mod api;
+pub mod chart;
 pub mod controller;
 pub mod domain;
 pub mod telemetry;

@@ -7,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use credential_operator::admission;
+use credential_operator::{admission, chart};
+use serde_json::Value;
 
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
@@ -134,6 +135,31 @@ fn the_admission_policies_are_fresh() {
     let stored = fs::read_to_string(&path).unwrap_or_default();
     let fresh = admission::yaml(&[admission::Account::default()]).unwrap();
     assert!(stored == fresh, "{} is stale: run `cargo run --example generate`", path.display());
+}
+
+#[test]
+fn the_chart_of_the_crds_is_fresh() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/credential-operator-crds/templates");
+    let fresh = chart::templates().unwrap();
+    for (name, template) in &fresh {
+        let path = folder.join(format!("{name}.yaml"));
+        let stored = fs::read_to_string(&path).unwrap_or_default();
+        assert!(stored == *template, "{} is stale: run `cargo run --example generate`", path.display());
+    }
+    let stored = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let stored = stored.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    assert_eq!(stored.count(), fresh.len(), "a template is of no kind any more");
+}
+
+#[test]
+fn charts_are_of_the_version_of_the_program() {
+    for chart in ["credential-operator-crds"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("charts/{chart}/Chart.yaml"));
+        let chart: Value = serde_yaml_ng::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        for key in ["version", "appVersion"] {
+            assert_eq!(chart[key], env!("CARGO_PKG_VERSION"), "{}: {key}", path.display());
+        }
+    }
 }
 
 #[test]

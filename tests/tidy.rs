@@ -153,11 +153,43 @@ fn the_chart_of_the_crds_is_fresh() {
 
 #[test]
 fn charts_are_of_the_version_of_the_program() {
-    for chart in ["credential-operator-crds"] {
+    for chart in ["credential-operator-crds", "credential-operator"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("charts/{chart}/Chart.yaml"));
         let chart: Value = serde_yaml_ng::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         for key in ["version", "appVersion"] {
             assert_eq!(chart[key], env!("CARGO_PKG_VERSION"), "{}: {key}", path.display());
+        }
+    }
+}
+
+/// Holds values against the schema of such, which must know each and no others.
+fn compare(values: &Value, schema: &Value, path: &str) {
+    let Some(known) = schema["properties"].as_object() else { return };
+    assert_eq!(schema["additionalProperties"], false, "{path}: a typo would be no error");
+    let values = values.as_object().unwrap();
+    // Helm's own, which has no default.
+    for name in known.keys().filter(|name| *name != "global") {
+        assert!(values.contains_key(name), "{path}.{name} has no default in values.yaml");
+    }
+    for (name, value) in values {
+        let Some(known) = known.get(name) else { panic!("{path}.{name} is not in values.schema.json") };
+        compare(value, known, &format!("{path}.{name}"));
+    }
+}
+
+#[test]
+fn every_value_of_a_chart_is_in_its_schema_and_explained() {
+    for chart in ["credential-operator-crds", "credential-operator"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts").join(chart);
+        let values = fs::read_to_string(folder.join("values.yaml")).unwrap();
+        let schema = fs::read_to_string(folder.join("values.schema.json")).unwrap();
+        let schema: Value = serde_json::from_str(&schema).unwrap();
+        compare(&serde_yaml_ng::from_str(&values).unwrap(), &schema, chart);
+        let lines: Vec<_> = values.lines().map(str::trim_start).collect();
+        for pair in lines.windows(2).filter(|pair| pair[1].contains(':') && !pair[1].starts_with(['#', '-']))
+        {
+            let of_a_resource = ["requests: ", "limits: "].iter().any(|name| pair[1].starts_with(name));
+            assert!(pair[0].starts_with('#') || of_a_resource, "{chart}: nothing is said of {}", pair[1]);
         }
     }
 }

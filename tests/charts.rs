@@ -570,6 +570,18 @@ async fn a_release_comes_changes_goes_and_comes_again() {
     let finalizers = ["get", "credentials", "-A", "-o", "jsonpath={.items[*].metadata.finalizers}"];
     assert_eq!(elsewhere().len(), 1);
     assert!(world.kubectl(&finalizers).contains("credential-operator.io/bindings"));
+    // What cannot be taken away keeps all else from going; once it can, it goes on.
+    let bind_to = |account: &str| {
+        let patch = format!(r#"[{{"op": "replace", "path": "/subjects/0/name", "value": "{account}"}}]"#);
+        let binding =
+            ["patch", "rolebinding", "credential-operator", "-n", HOME, "--type=json", "-p", &patch];
+        world.kubectl(&binding);
+    };
+    bind_to("nobody");
+    world.helm(HOME, &["uninstall", "credential-operator", "--timeout=5s"]).unwrap_err();
+    assert_eq!(world.names("deployments,leases", HOME).len(), 3);
+    assert_eq!(elsewhere().len(), 1);
+    bind_to("credential-operator");
     world.helm(HOME, &[&["uninstall", "credential-operator"], &WAIT[..]].concat()).unwrap();
     world.helm(HOME, &[&["uninstall", "credential-operator-crds"], &WAIT[..]].concat()).unwrap();
     assert_eq!(elsewhere(), Vec::<String>::new());

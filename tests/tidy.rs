@@ -83,11 +83,13 @@ fn the_layers_point_one_way() {
 }
 
 #[test]
-fn admission_knows_of_no_client() {
-    forbid(
-        "admission",
-        &["crate::controller", "crate::verifier", "kube::Client", "kube::Api", "tokio", "tracing"],
-    );
+fn admission_and_charts_know_of_no_client() {
+    for name in ["admission", "chart"] {
+        forbid(
+            name,
+            &["crate::controller", "crate::verifier", "kube::Client", "kube::Api", "tokio", "tracing"],
+        );
+    }
 }
 
 #[test]

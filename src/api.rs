@@ -13,6 +13,7 @@ pub mod instant;
 pub mod lean;
 pub mod lifetime;
 pub mod material;
+pub mod unread;
 
 pub use api_token::{ApiToken, ApiTokenSpec, ApiTokenState, ApiTokenStatus};
 pub use condition::{Condition, ConditionType, Reason};

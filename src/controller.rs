@@ -220,7 +220,7 @@ async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential)
         credential::observe::unchanged(ctx, credential).await?;
     } else if plan.unbinds() {
         // Another leader may have bound it again since, by what the watch has yet to show.
-        credential::observe::latest(ctx, credential).await?;
+        credential::observe::latest(ctx, &credential.metadata).await?;
     }
     let ends = plan.status.as_ref().is_some_and(|status| status.state == Some(CredentialState::Expired));
     if ends && !credential::plan::is_expired(credential) {

@@ -1,7 +1,7 @@
 //! Objects as the watches read them.
 //!
 //! Most of what the API server says of an object is the record of who set which field. Nobody here looks at it, so it is
-//! left unread; and an object that does not parse is told by its metadata and spoils no list.
+//! left unread; and an object that does not parse is told by what can be read of it and spoils no list.
 
 use std::borrow::Cow;
 
@@ -11,26 +11,24 @@ use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, Error},
 };
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
-/// An object without `metadata.managedFields`; or, where it does not parse, its metadata.
+use super::unread::Unread;
+
+/// An object without `metadata.managedFields`; or, where it does not parse, what can be read of it.
 #[derive(Clone, Debug)]
-pub struct Lean<K>(pub Result<K, Box<ObjectMeta>>);
+pub struct Lean<K>(pub Result<K, Box<Unread>>);
 
 impl<'de, K: DeserializeOwned> Deserialize<'de> for Lean<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Object {
-            metadata: Box<ObjectMeta>,
-        }
-
         let json = Box::<RawValue>::deserialize(deserializer)?;
         let json = without_managed_fields(json.get());
         if let Ok(object) = serde_json::from_str(&json) {
             return Ok(Self(Ok(object)));
         }
-        let Object { metadata } = serde_json::from_str(&json).map_err(D::Error::custom)?;
-        Ok(Self(Err(metadata)))
+        let mut object: Value = serde_json::from_str(&json).map_err(D::Error::custom)?;
+        let metadata = ObjectMeta::deserialize(object["metadata"].take()).map_err(D::Error::custom)?;
+        Ok(Self(Err(Box::new(Unread::of(metadata, &object)))))
     }
 }
 
@@ -82,11 +80,11 @@ impl<K: Resource> Resource for Lean<K> {
     }
 
     fn meta(&self) -> &ObjectMeta {
-        self.0.as_ref().map_or_else(|metadata| &**metadata, K::meta)
+        self.0.as_ref().map_or_else(|unread| &unread.metadata, K::meta)
     }
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
-        self.0.as_mut().map_or_else(|metadata| &mut **metadata, K::meta_mut)
+        self.0.as_mut().map_or_else(|unread| &mut unread.metadata, K::meta_mut)
     }
 }
 
@@ -94,7 +92,7 @@ impl<K: Resource> Resource for Lean<K> {
 mod tests {
     use k8s_openapi::api::core::v1::Secret;
     use kube::core::{ObjectList, PartialObjectMeta, WatchEvent};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::api::ApiToken;
@@ -130,7 +128,7 @@ mod tests {
             json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": [valid, token(&json!(7))]});
         let list: ObjectList<Lean<ApiToken>> = serde_json::from_str(&list.to_string()).unwrap();
         assert_eq!(list.items[0].0.as_ref().unwrap(), &expected);
-        assert_eq!(list.items[1].0.as_ref().unwrap_err().name.as_deref(), Some("t"));
+        assert_eq!(list.items[1].0.as_ref().unwrap_err().metadata.name.as_deref(), Some("t"));
         assert_eq!(list.items[1].meta().uid.as_deref(), Some("u"));
     }
 

@@ -117,7 +117,8 @@ pub async fn complete(ctx: &Context) {
 /// What a watch shows, or where something is that does not parse: ours might have been stored before their rules. `how` is
 /// what that means for it.
 fn read<K>(Lean(shown): Lean<K>, how: Lost) -> Result<K, (Place, Lost)> {
-    shown.map_err(|metadata| {
+    shown.map_err(|unread| {
+        let metadata = unread.metadata;
         let place = Place::new(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default());
         (place, how)
     })

@@ -85,7 +85,7 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
             for Lean(object) in &page.items {
                 match object {
                     Ok(object) => sink.put(object),
-                    Err(metadata) => sink.remove(metadata),
+                    Err(unread) => sink.remove(&unread.metadata),
                 }
             }
             let Some(more) = page.metadata.continue_.filter(|token| !token.is_empty()) else {
@@ -143,7 +143,7 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
                         version = version_of(object.meta(), version);
                         match &object.0 {
                             Ok(object) => sink.put(object),
-                            Err(metadata) => sink.remove(metadata),
+                            Err(unread) => sink.remove(&unread.metadata),
                         }
                         self.pulse.beat(self.now());
                     }

@@ -95,12 +95,12 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
 /// When any of it has changed, or a read fails.
 pub async fn confirm(ctx: &Context, observed: &Observed) -> Result<(), RequestError> {
     latest(ctx, &observed.token).await?;
-    let Some(credential) = observed.credential.present() else { return Ok(()) };
+    let Some(credential) = observed.credential.metadata() else { return Ok(()) };
     credential::observe::latest(ctx, credential).await?;
     match observed.native.as_ref().and_then(|native| native.account.as_ref()) {
         Some(account) => {
-            let place = Place::of(credential);
-            mint::confirm(ctx, place.namespace(), account, credential.metadata.uid.as_deref()).await
+            let namespace = credential.namespace.as_deref().unwrap_or_default();
+            mint::confirm(ctx, namespace, account, credential.uid.as_deref()).await
         }
         None => Ok(()),
     }
@@ -176,7 +176,7 @@ async fn credential(
         || issued_for_it(ctx, token, status, identity).await?;
     Ok(match found {
         Lean(Ok(credential)) if present => CredentialSeen::Present(Box::new(credential)),
-        Lean(Err(metadata)) if present => CredentialSeen::Unreadable(metadata),
+        Lean(Err(unread)) if present => CredentialSeen::Unreadable(unread),
         Lean(_) => CredentialSeen::Gone,
     })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kube::api::ObjectMeta;
 
 use crate::{
-    api::{ApiToken, Credential, CredentialStatus, credential::ObjectReference},
+    api::{ApiToken, Credential, CredentialStatus, credential::ObjectReference, unread::Unread},
     controller::mint::Native,
     domain::{
         digest::Attestation,
@@ -58,7 +58,7 @@ pub enum CredentialSeen {
     /// The one that the token was issued for, or will be.
     Present(Box<Credential>),
     /// The same, but what it says cannot be read: it was stored before a rule existed that would have refused it.
-    Unreadable(Box<ObjectMeta>),
+    Unreadable(Box<Unread>),
     /// The one that the token was issued for is gone, as an uncached read confirmed.
     Gone,
 }
@@ -73,12 +73,21 @@ impl CredentialSeen {
         }
     }
 
+    /// What can be read of it, where that is not all.
+    #[must_use]
+    pub fn unread(&self) -> Option<&Unread> {
+        match self {
+            Self::Unreadable(unread) => Some(unread),
+            Self::Absent | Self::Present(_) | Self::Gone => None,
+        }
+    }
+
     /// Which one it is, where it is there.
     #[must_use]
     pub fn metadata(&self) -> Option<&ObjectMeta> {
         match self {
             Self::Present(credential) => Some(&credential.metadata),
-            Self::Unreadable(metadata) => Some(metadata),
+            Self::Unreadable(unread) => Some(&unread.metadata),
             Self::Absent | Self::Gone => None,
         }
     }

@@ -26,11 +26,14 @@ use self::{
 use super::observed::{Content, CredentialSeen, Observed, OwnSecret, SecretSeen};
 use crate::{
     api::{
-        ApiToken, ApiTokenState, ApiTokenStatus, Credential, CredentialState, DeliveryMode, Instant, Reason,
+        ApiToken, ApiTokenState, ApiTokenStatus, Credential, DeliveryMode, Instant, Reason,
         condition::{ConditionType, seconds},
         credential::{DesiredState, ObjectReference},
     },
-    controller::dress::{self, Dress},
+    controller::{
+        credential,
+        dress::{self, Dress},
+    },
     domain::{
         delivery,
         digest::{Attestation, Claim},
@@ -161,14 +164,13 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
                 return invalid(observed, status, "spec.expiresAt of the credential is not an instant", now);
             }
             Some(Ok(end)) => Some(end),
-            None => None,
+            None => observed.credential.unread().and_then(|unread| unread.ends_at),
         };
     let over_at = terms.over_at().into_iter().chain(credential_end).min();
     // Once expired, always expired: a clock that is set back must not bring a value back.
-    let credential_over = credential_end.is_some()
-        && credential
-            .and_then(|credential| credential.status.as_ref())
-            .is_some_and(|status| status.state == Some(CredentialState::Expired));
+    let said_over = observed.credential.unread().is_some_and(|unread| unread.expired)
+        || credential.is_some_and(credential::plan::is_expired);
+    let credential_over = credential_end.is_some() && said_over;
     let expired = status.state == Some(ApiTokenState::Expired);
     if expired || credential_over || over_at.is_some_and(|over_at| over_at <= now) {
         let before = status.expires_at.clone().filter(|_| expired);
@@ -184,9 +186,9 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         let end = end_of(status.term.or(term));
         return closed(observed, Plan { wake: over_at, ..keyring_missing(observed, status, end, now) }, now);
     }
-    if matches!(observed.credential, CredentialSeen::Unreadable(_)) {
+    if let CredentialSeen::Unreadable(unread) = &observed.credential {
         let end = end_of(status.term.or(term));
-        return unreadable::plan(observed, status, end, over_at, now);
+        return unreadable::plan(observed, unread, status, (end, over_at), now);
     }
     let end = Some(end_of(term));
     let Some(credential) = credential else {

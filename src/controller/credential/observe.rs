@@ -10,7 +10,7 @@ use kube::{Api, api::ObjectMeta};
 
 use super::{
     material::{self, SecretSeen},
-    plan::{AccountSeen, Observed, Tokens, owner},
+    plan::{AccountSeen, Observed, Tokens, owner, owner_of},
 };
 use crate::{
     api::{ApiTokenState, Credential},
@@ -19,7 +19,7 @@ use crate::{
         write::{RequestError, send},
     },
     domain::{
-        binding::{Binding, BindingKey, Ownership, controller, is_of_kind},
+        binding::{Binding, BindingKey, Owner, Ownership, controller, is_of_kind},
         name,
         reach::EVERYWHERE,
     },
@@ -33,7 +33,7 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Observed,
     let account = account(ctx, credential).await?;
     // Garbage collection takes an account away whose credential is gone, and a watch that lags has us make it again.
     if account == AccountSeen::Absent && ctx.saw_vanish(&Key::credential(credential)) {
-        latest(ctx, credential).await?;
+        latest(ctx, &credential.metadata).await?;
     }
     let material = material::observe::observe(ctx, credential).await?;
     let unfilled = material.as_ref().is_some_and(|seen| matches!(seen.secret, SecretSeen::Absent));
@@ -130,7 +130,7 @@ async fn bindings(ctx: &Context, credential: &Credential) -> Result<Vec<Binding>
     let missing = wished.keys().any(|key| !found.contains_key(key));
     let missing = missing && ctx.saw_vanish(&Key::credential(credential));
     if missing || found.values().any(|found| owner.ownership(found) == Ownership::Predecessors) {
-        latest(ctx, credential).await?;
+        latest(ctx, &credential.metadata).await?;
     }
     Ok(found.into_values().collect())
 }
@@ -139,15 +139,16 @@ async fn bindings(ctx: &Context, credential: &Credential) -> Result<Vec<Binding>
 ///
 /// # Errors
 /// When it has it otherwise, or does not answer.
-pub async fn latest(ctx: &Context, credential: &Credential) -> Result<ObjectMeta, RequestError> {
-    let place = Place::of(credential);
+pub async fn latest(ctx: &Context, shown: &ObjectMeta) -> Result<ObjectMeta, RequestError> {
+    let Owner { namespace, name, .. } = owner_of(shown);
+    let place = Place::new(namespace, name);
     let api: Api<Credential> = Api::namespaced(ctx.client.clone(), place.namespace());
     let found = send(|| format!("get Credential {place}"), api.get_metadata_opt(place.name())).await?;
     let same = |found: &ObjectMeta| {
-        found.uid == credential.metadata.uid
-            && found.generation == credential.metadata.generation
-            && found.annotations == credential.metadata.annotations
-            && found.deletion_timestamp.is_some() == credential.metadata.deletion_timestamp.is_some()
+        found.uid == shown.uid
+            && found.generation == shown.generation
+            && found.annotations == shown.annotations
+            && found.deletion_timestamp.is_some() == shown.deletion_timestamp.is_some()
     };
     let found = found.map(|found| found.metadata).filter(same);
     found.ok_or_else(|| RequestError::Stale { what: format!("Credential {place}") })
@@ -158,7 +159,7 @@ pub async fn latest(ctx: &Context, credential: &Credential) -> Result<ObjectMeta
 /// # Errors
 /// When it has it in another, or does not answer.
 pub async fn unchanged(ctx: &Context, credential: &Credential) -> Result<(), RequestError> {
-    let found = latest(ctx, credential).await?;
+    let found = latest(ctx, &credential.metadata).await?;
     if found.resource_version == credential.metadata.resource_version {
         Ok(())
     } else {

@@ -8,6 +8,7 @@ mod policy;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use self::{bound::Bound, policy::Policy};
 use super::material::{self, plan::Trouble};
@@ -186,7 +187,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     }
     let bound = Bound::of(observed, wished.keys());
     let outside = !bound.elsewhere().is_empty();
-    let held = is_held(credential);
+    let held = is_held(&credential.metadata);
     let wanted = match (terminating || past_end, expired_before) {
         (true, _) => material::plan::Wanted::No,
         (false, true) => material::plan::Wanted::Untouched,
@@ -256,8 +257,10 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     Plan { steps, status: Some(status), wake, again: material.again, waits_for_others }
 }
 
-fn is_held(credential: &Credential) -> bool {
-    credential.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == name::FINALIZER)
+/// Whether our finalizer holds the credential.
+#[must_use]
+pub fn is_held(metadata: &ObjectMeta) -> bool {
+    metadata.finalizers.iter().flatten().any(|finalizer| finalizer == name::FINALIZER)
 }
 
 /// Whether its status says that it has ended.
@@ -539,10 +542,16 @@ pub fn refused(
 /// The credential as the owner of bindings.
 #[must_use]
 pub fn owner(credential: &Credential) -> Owner {
+    owner_of(&credential.metadata)
+}
+
+/// The same of one that need not be readable.
+#[must_use]
+pub fn owner_of(metadata: &ObjectMeta) -> Owner {
     Owner {
-        namespace: credential.metadata.namespace.clone().unwrap_or_default(),
-        name: credential.metadata.name.clone().unwrap_or_default(),
-        uid: credential.metadata.uid.clone().unwrap_or_default(),
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+        uid: metadata.uid.clone().unwrap_or_default(),
     }
 }
 

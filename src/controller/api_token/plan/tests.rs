@@ -6,8 +6,9 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::{tell::holds, *};
 use crate::{
     api::{
-        ApiTokenSpec, Condition, CredentialSpec, Delivery, Lifetime,
+        ApiTokenSpec, Condition, CredentialSpec, CredentialState, Delivery, Lifetime,
         api_token::{CredentialReference, PreviousToken, SecretOptions},
+        unread::Unread,
     },
     domain::{
         digest::{Attestation, Predecessor},
@@ -94,9 +95,13 @@ fn credential(observed: &mut Observed) -> &mut Credential {
 }
 
 /// Its credential is there as before, but cannot be read.
-fn spoil(observed: &mut Observed) {
+fn spoil(observed: &mut Observed) -> &mut Unread {
     let metadata = observed.credential.metadata().unwrap().clone();
-    observed.credential = CredentialSeen::Unreadable(Box::new(metadata));
+    observed.credential = CredentialSeen::Unreadable(Box::new(Unread { metadata, ..Unread::default() }));
+    match &mut observed.credential {
+        CredentialSeen::Unreadable(unread) => unread,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn breach(severity: Severity) -> Breach {

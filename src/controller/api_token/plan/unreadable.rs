@@ -1,25 +1,30 @@
 //! The credential of the token is there, and what it says cannot be read. Nothing is issued for it, and nothing that it may
-//! want to keep is destroyed; what is to end by itself, ends.
+//! want to keep is destroyed; what is to end, by itself or with the credential, ends.
 
 use jiff::Timestamp;
 
 use super::{
-    Plan,
+    Plan, delete_secret,
     once::closed,
-    tell::{holds, not_renewed, waiting},
+    tell::{finding, holds, not_renewed, state_of, waiting},
 };
 use crate::{
-    api::{ApiTokenStatus, Instant, Reason, condition::ConditionType},
+    api::{ApiTokenState, ApiTokenStatus, Instant, Reason, condition::ConditionType, unread::Unread},
     controller::api_token::observed::{Content, Observed, SecretSeen},
 };
 
 pub(super) fn plan(
     observed: &Observed,
+    unread: &Unread,
     status: ApiTokenStatus,
-    end: Timestamp,
-    over_at: Option<Timestamp>,
+    (end, over_at): (Timestamp, Option<Timestamp>),
     now: Timestamp,
 ) -> Plan {
+    if observed.native.is_some()
+        && let Some((reason, why)) = grants_nothing(unread, now)
+    {
+        return taken_back(observed, status, (reason, why), (end, over_at), now);
+    }
     let say = format!(
         "Credential {} does not fit the schema, so nothing is issued for it; its status says what to mend",
         observed.token.spec.credential_ref.name
@@ -36,6 +41,36 @@ pub(super) fn plan(
     let waits = waiting(observed, status, Reason::InvalidSpec, say, Some(end), now);
     let waits = Plan { wake: over_at, ..waits };
     if is_recorded(observed) { closed(observed, waits, now) } else { waits }
+}
+
+/// Why the API server is to accept nothing any more that it minted for the credential.
+fn grants_nothing(unread: &Unread, now: Timestamp) -> Option<(Reason, &'static str)> {
+    let inactive = unread.inactive.then_some((Reason::CredentialInactive, "is inactive"));
+    let ended = unread.has_ended(now).then_some((Reason::Expired, "has ended"));
+    let deleted = unread.is_terminating().then_some((Reason::CredentialDeleted, "is being deleted"));
+    deleted.or(ended).or(inactive)
+}
+
+/// What was minted goes with its Secret. It is not lost: another value is issued where the credential is active again.
+fn taken_back(
+    observed: &Observed,
+    status: ApiTokenStatus,
+    (reason, why): (Reason, &str),
+    (end, over_at): (Timestamp, Option<Timestamp>),
+    now: Timestamp,
+) -> Plan {
+    let say = format!(
+        "Credential {} {why}, and does not fit the schema; the token went with its Secret",
+        observed.token.spec.credential_ref.name
+    );
+    let findings = vec![
+        finding(ConditionType::Ready, true, reason, say.clone()),
+        finding(ConditionType::Usable, false, reason, say),
+    ];
+    let status =
+        ApiTokenStatus { token_id: None, minted: None, secret: None, expires_at: Some(end.into()), ..status };
+    let status = state_of(observed, status, ApiTokenState::Suspended, findings, now);
+    Plan { steps: delete_secret(&observed.secret), status: Some(status), wake: over_at }
 }
 
 /// Until when the API server accepts what it minted, where nothing was said against that.

@@ -45,7 +45,7 @@ impl<'a> Bound<'a> {
         let owner = owner(credential);
         let outside = |key: &BindingKey| Some(place(key)).filter(|place| *place != owner.namespace);
         // Whoever takes our finalizer off by hand says that there is nothing any more.
-        let stranded = observed.out_of_reach.iter().filter(|_| is_held(credential)).cloned().collect();
+        let stranded = observed.out_of_reach.iter().filter(|_| is_held(&credential.metadata)).cloned().collect();
         Self {
             observed,
             wished: wished.filter_map(outside).collect(),

@@ -145,7 +145,13 @@ fn of_a_credential_that_cannot_be_read_nothing_is_issued_and_nothing_is_destroye
     check(
         fresh,
         &[
-            ("none yet", spoil, unreadable),
+            (
+                "none yet",
+                |o| {
+                    spoil(o);
+                },
+                unreadable,
+            ),
             (
                 "revoked",
                 |o| {
@@ -171,6 +177,21 @@ fn of_a_credential_that_cannot_be_read_nothing_is_issued_and_nothing_is_destroye
             ("revoked", |o| o.token.spec.revoked = Some(true), "delete | Revoked Ready (Revoked) | -"),
             ("ended", |o| o.token.spec.expires_at = Some(NOW.into()), "delete | Expired Ready (Expired) | -"),
             ("being deleted", |o| terminate(&mut o.token.metadata), "delete | - | -"),
+            ("inactive", |o| spoil(o).inactive = true, unreadable),
+            (
+                "it ends",
+                |o| spoil(o).ends_at = Some(at("2026-06-01T13:00:00Z")),
+                "- | Failed Stalled (InvalidSpec) | 1h",
+            ),
+            ("it has ended", |o| spoil(o).ends_at = Some(now()), "delete | Expired Ready (Expired) | -"),
+            (
+                "it had ended before the clock was set back",
+                |o| {
+                    let unread = spoil(o);
+                    (unread.ends_at, unread.expired) = (Some(at(END)), true);
+                },
+                "delete | Expired Ready (Expired) | -",
+            ),
             ("then gone", |o| o.credential = CredentialSeen::Gone, "delete, delete token | - | -"),
         ],
     );

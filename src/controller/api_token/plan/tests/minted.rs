@@ -424,6 +424,29 @@ fn while_its_credential_cannot_be_read_the_api_server_goes_on_accepting_what_is_
 }
 
 #[test]
+fn what_its_unreadable_credential_does_not_grant_any_more_is_taken_back() {
+    type Row = (fn(&mut Unread), Reason);
+    let over: [Row; 3] = [
+        (|o| o.inactive = true, Reason::CredentialInactive),
+        (|o| o.expired = true, Reason::Expired),
+        (|o| terminate(&mut o.metadata), Reason::CredentialDeleted),
+    ];
+    for (change, reason) in over {
+        let mut cluster = Cluster::fresh().settle(now());
+        let mut observed = cluster.observe().unwrap();
+        change(spoil(&mut observed));
+        let first = plan(&observed, now());
+        assert!(matches!(&first.steps[..], [Step::DeleteSecret { .. }]) && first.takes_back(), "{reason:?}");
+        let status = first.status.as_ref().unwrap();
+        assert_eq!(status.conditions[1].reason, reason.as_str());
+        cluster.apply(first, 9, now());
+        // Mended, it is as if it had been switched off and on.
+        let mended = cluster.settle(now()).token.unwrap().status.unwrap();
+        assert_eq!((mended.serial, mended.replaced_at.len()), (Some(1), 0), "{reason:?}");
+    }
+}
+
+#[test]
 fn what_this_process_made_and_nobody_minted_for_is_filled() {
     let mut cluster = Cluster::fresh();
     cluster.secret = Some(Vessel { number: 1, version: 1, owned: true, content: Held::Empty });

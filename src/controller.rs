@@ -196,7 +196,7 @@ async fn reconcile(ctx: &Context, key: &Key) -> Result<(), RequestError> {
             }
             ctx.forget(key);
             Box::pin(orphans::reconcile(ctx, key)).await?;
-            unreadable::reconcile(ctx, &ctx.credentials, place).await
+            unreadable::reconcile_credential(ctx, place).await
         }
         Key::ApiToken(place) => {
             if let Some(token) = ctx.tokens.get(place) {
@@ -205,7 +205,7 @@ async fn reconcile(ctx: &Context, key: &Key) -> Result<(), RequestError> {
             ctx.forget(key);
             api_token::gone::reconcile(ctx, place).await?;
             Box::pin(orphans::reconcile(ctx, key)).await?;
-            unreadable::reconcile(ctx, &ctx.tokens, place).await
+            unreadable::reconcile_token(ctx, place).await
         }
     }
 }

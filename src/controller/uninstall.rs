@@ -6,27 +6,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{
-    Api, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
-    core::PartialObjectMeta,
-};
-use serde_json::json;
+use kube::{Api, ResourceExt, api::ListParams, core::PartialObjectMeta};
 use thiserror::Error;
 use tokio::time::sleep;
 use tracing::info;
 
 use super::{
     Candidate, Context, Place,
-    credential::{apply::delete_binding, observe::look},
+    credential::{
+        apply::{delete_binding, let_go},
+        observe::look,
+        plan::owner_of,
+    },
     election::ElectionError,
     sweep, watch,
-    write::{FIELD_MANAGER, RequestError, Trouble, send, unless_gone},
+    write::{RequestError, Trouble, send},
 };
 use crate::{
     api::Credential,
     domain::{
-        binding::{Binding, Owner, Ownership},
+        binding::{Binding, Ownership},
         name,
     },
 };
@@ -102,11 +101,7 @@ async fn held(ctx: &Context) -> Result<Vec<PartialObjectMeta<Credential>>, Reque
 
 async fn release(ctx: &Context, found: &PartialObjectMeta<Credential>) -> Result<(), UninstallError> {
     let place = Place::of(found);
-    let owner = Owner {
-        namespace: place.namespace().to_owned(),
-        name: place.name().to_owned(),
-        uid: found.uid().unwrap_or_default(),
-    };
+    let owner = owner_of(&found.metadata);
     let mut bindings = ctx.bindings_for(&place);
     if let Some(credential) = ctx.credentials.get(&place) {
         let bound_in = credential.status.into_iter().flat_map(|status| status.bound_in);
@@ -127,17 +122,7 @@ async fn release(ctx: &Context, found: &PartialObjectMeta<Credential>) -> Result
             info!(binding = %key, "unbound");
         }
     }
-    let finalizers: Vec<_> =
-        found.finalizers().iter().filter(|finalizer| *finalizer != name::FINALIZER).collect();
-    let patch = Patch::Merge(json!({ "metadata": {
-        "uid": found.uid(),
-        "resourceVersion": found.resource_version(),
-        "finalizers": finalizers,
-    }}));
-    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), place.namespace());
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let patched = api.patch_metadata(place.name(), &params, &patch);
-    match unless_gone(send(|| format!("let go of Credential {place}"), patched).await) {
+    match let_go(ctx, &found.metadata).await {
         // Somebody changed it meanwhile; the next round sees how it is.
         Err(error) if error.trouble() == Trouble::Moved => Ok(()),
         outcome => {

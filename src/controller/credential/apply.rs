@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::{
     material::{self, apply::Done},
-    plan::{Observed, Plan, Step, owner, refused},
+    plan::{Observed, Plan, Step, owner, owner_of, refused},
 };
 use crate::{
     api::{Credential, CredentialStatus, CredentialType, Reason, credential::ObjectReference},
@@ -28,7 +28,7 @@ use crate::{
         write::{FIELD_MANAGER, RequestError, Trouble, delete_only, send, unless_gone},
     },
     domain::{
-        binding::{Binding, BindingKey},
+        binding::{Binding, BindingKey, Owner},
         made_for::MadeFor,
         name,
     },
@@ -255,9 +255,25 @@ async fn create_binding(ctx: &Context, binding: Binding) -> Result<(), RequestEr
 /// When the delete fails, also because another binding of that name took its place; and when it stands on for somebody's
 /// finalizer, to be looked at again.
 pub async fn delete_binding(ctx: &Context, key: &BindingKey, uid: &str) -> Result<(), RequestError> {
+    if !unbind(ctx, key, uid).await? {
+        return Err(RequestError::Stale { what: key.to_string() });
+    }
+    let place = Place::new(key.namespace.clone().unwrap_or_default(), key.name.clone());
+    match key.namespace {
+        Some(_) => ctx.role_bindings.forget(&place, uid),
+        None => ctx.cluster_role_bindings.forget(&place, uid),
+    }
+    Ok(())
+}
+
+/// The same, and leaves it to the watch to show that it is gone; tells whether it is, or stands on for somebody's finalizer, and
+/// grants.
+///
+/// # Errors
+/// When the delete fails, also because another binding of that name took its place.
+pub async fn unbind(ctx: &Context, key: &BindingKey, uid: &str) -> Result<bool, RequestError> {
     let what = || format!("delete {key}");
     let params = delete_only(uid, None);
-    let place = Place::new(key.namespace.clone().unwrap_or_default(), key.name.clone());
     let held = if let Some(namespace) = &key.namespace {
         let api: Api<RoleBinding> = Api::namespaced(ctx.client.clone(), namespace);
         let deleted = unless_gone(send(what, api.delete(&key.name, &params)).await)?;
@@ -267,15 +283,26 @@ pub async fn delete_binding(ctx: &Context, key: &BindingKey, uid: &str) -> Resul
         let deleted = unless_gone(send(what, api.delete(&key.name, &params)).await)?;
         deleted.is_some_and(|told| told.map_left(|held| ctx.cluster_role_bindings.remember(held)).is_left())
     };
-    if held {
-        return Err(RequestError::Stale { what: key.to_string() });
-    }
-    if key.namespace.is_some() {
-        ctx.role_bindings.forget(&place, uid);
-    } else {
-        ctx.cluster_role_bindings.forget(&place, uid);
-    }
-    Ok(())
+    Ok(!held)
+}
+
+/// Takes our finalizer off this very version of a credential, which need not be readable.
+///
+/// # Errors
+/// When the write fails, also because the credential changed meanwhile.
+pub async fn let_go(ctx: &Context, metadata: &ObjectMeta) -> Result<(), RequestError> {
+    let Owner { namespace, name, uid } = owner_of(metadata);
+    let finalizers = metadata.finalizers.iter().flatten();
+    let finalizers: Vec<_> = finalizers.filter(|finalizer| *finalizer != name::FINALIZER).collect();
+    let patch = Patch::Merge(json!({ "metadata": {
+        "uid": uid,
+        "resourceVersion": metadata.resource_version,
+        "finalizers": finalizers,
+    }}));
+    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &namespace);
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let patched = api.patch_metadata(&name, &params, &patch);
+    unless_gone(send(|| format!("let go of Credential {namespace}/{name}"), patched).await).map(drop)
 }
 
 fn post() -> PostParams {

@@ -44,7 +44,11 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Observed,
     }
     Ok(Observed {
         policy: ctx.judge(credential),
-        out_of_reach: out_of_reach(ctx, credential),
+        out_of_reach: credential
+            .status
+            .as_ref()
+            .map(|status| out_of_reach(ctx, &status.bound_in))
+            .unwrap_or_default(),
         ended: ctx.has_ended(credential),
         account,
         material,
@@ -54,10 +58,9 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Observed,
     })
 }
 
-/// Where roles may be bound that cannot be seen. What was in a namespace went with it.
-fn out_of_reach(ctx: &Context, credential: &Credential) -> Vec<String> {
-    let bound_in = credential.status.iter().flat_map(|status| &status.bound_in);
-    let unseen = bound_in.filter(|place| {
+/// Of these places where roles are bound, those that cannot be seen. What was in a namespace went with it.
+pub fn out_of_reach(ctx: &Context, bound_in: &[String]) -> Vec<String> {
+    let unseen = bound_in.iter().filter(|place| {
         !ctx.config.reach.has_place(place)
             && (*place == EVERYWHERE || ctx.namespaces.has(&Place::new("", place.as_str())))
     });

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+pub use self::bound::out_of_reach;
 use self::{bound::Bound, policy::Policy};
 use super::material::{self, plan::Trouble};
 use crate::{

@@ -12,12 +12,14 @@ use serde_json::json;
 use super::{Policy, bindings, not_ready, with};
 use crate::{
     support::{Space, SystemClock, World, condition, credential, install_crd, token},
+    unreadable::{UntypedCredential, spoil_credentials},
     verifier::Asked,
 };
 
 crate::tests![
     what_was_refused_stays_so_while_nobody_looks,
     what_was_refused_stays_so_while_its_policy_cannot_be_read,
+    what_was_refused_stays_so_while_it_cannot_be_read,
     one_that_cannot_be_read_stops_what_is_new,
 ];
 
@@ -72,6 +74,26 @@ async fn what_was_refused_stays_so_while_its_policy_cannot_be_read(world: Arc<Wo
     let policies: Api<DynamicObject> =
         Api::all_with(space.client.clone(), &ApiResource::erase::<CredentialPolicy>(&()));
     policies.delete(&policy.name, &DeleteParams::default()).await.unwrap();
+    verifier.until("", &value, 200).await;
+    operator.stop().await;
+    verifier.stop().await;
+}
+
+async fn what_was_refused_stays_so_while_it_cannot_be_read(world: Arc<World>, space: Space) {
+    let operator = world.operator(SystemClock::shared()).await;
+    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
+    space.token("t", ApiTokenState::Active).await;
+    let value = space.value("t-token").await;
+    let policy = Policy::of(&space, "p", json!({"types": []})).await;
+    space.credential("c", CredentialState::Failed).await;
+    spoil_credentials(&world, &space, &["c"]).await;
+    operator.stop().await;
+    // It can be read again, and nobody has judged what it says now.
+    space.patch::<UntypedCredential>("c", json!({"spec": {"description": "a text"}})).await.unwrap();
+    let verifier = Asked::start(&world).await;
+    verifier.until("", &value, 401).await;
+    policy.delete().await;
+    let operator = world.operator(SystemClock::shared()).await;
     verifier.until("", &value, 200).await;
     operator.stop().await;
     verifier.stop().await;

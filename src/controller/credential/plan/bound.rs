@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Observed, Step, is_held, owner};
 use crate::{
@@ -45,7 +46,8 @@ impl<'a> Bound<'a> {
         let owner = owner(credential);
         let outside = |key: &BindingKey| Some(place(key)).filter(|place| *place != owner.namespace);
         // Whoever takes our finalizer off by hand says that there is nothing any more.
-        let stranded = observed.out_of_reach.iter().filter(|_| is_held(&credential.metadata)).cloned().collect();
+        let stranded =
+            observed.out_of_reach.iter().filter(|_| is_held(&credential.metadata)).cloned().collect();
         Self {
             observed,
             wished: wished.filter_map(outside).collect(),
@@ -77,8 +79,9 @@ impl<'a> Bound<'a> {
     pub(super) fn told(&self, status: CredentialStatus, now: Timestamp) -> CredentialStatus {
         let ready = |said: &Condition| said.kind == ConditionType::Ready.as_str() && said.status == "True";
         let is_fine = status.conditions.iter().any(ready);
-        let (reason, kind, state, message) = if !self.stranded.is_empty() {
-            (Reason::RoleNotBindable, ConditionType::Stalled, CredentialState::Failed, self.out_of_reach())
+        let metadata = &self.observed.credential.metadata;
+        let (reason, kind, state, message) = if let Some(say) = out_of_reach(metadata, &self.stranded) {
+            (Reason::RoleNotBindable, ConditionType::Stalled, CredentialState::Failed, say)
         } else if let Some(leaving) = self.leaving.first().filter(|_| is_fine) {
             let say = format!(
                 "{} is being deleted, and its role is bound until it is gone; waiting for whoever put a finalizer on it",
@@ -90,7 +93,6 @@ impl<'a> Bound<'a> {
         };
         let finding = |kind, holds| Finding { kind, holds, reason, message: message.clone() };
         let findings = vec![finding(ConditionType::Ready, false), finding(kind, true)];
-        let metadata = &self.observed.credential.metadata;
         let before = self.observed.credential.status.as_ref().map(|status| status.conditions.clone());
         let said = conditions(&before.unwrap_or_default(), findings, metadata.generation, now);
         let usable = status.conditions.iter().filter(|said| said.kind == ConditionType::Usable.as_str());
@@ -105,31 +107,35 @@ impl<'a> Bound<'a> {
             ..status
         }
     }
+}
 
-    fn out_of_reach(&self) -> String {
-        let places: Vec<_> = self
-            .stranded
-            .iter()
-            .map(|place| {
-                if place == EVERYWHERE {
-                    "the whole cluster".to_owned()
-                } else {
-                    format!("namespace {place}")
-                }
-            })
-            .collect();
-        let metadata = &self.observed.credential.metadata;
-        format!(
-            "roles of it stand bound in {}, where this operator does not work, so it cannot unbind them; have its \
-             --watch-namespaces and rights extended, or delete the bindings there whose annotation {} is {}/{} and then take \
-             the finalizer {} off",
-            places.join(" and "),
-            name::OWNER_ANNOTATION,
-            metadata.namespace.as_deref().unwrap_or_default(),
-            metadata.name.as_deref().unwrap_or_default(),
-            name::FINALIZER
-        )
+/// What is to be done where roles of a credential stand bound in places that the operator does not work in; nothing, where there
+/// are none.
+#[must_use]
+pub fn out_of_reach<'a>(
+    metadata: &ObjectMeta,
+    places: impl IntoIterator<Item = &'a String>,
+) -> Option<String> {
+    let places: Vec<_> = places
+        .into_iter()
+        .map(|place| match place.as_str() {
+            EVERYWHERE => "the whole cluster".to_owned(),
+            namespace => format!("namespace {namespace}"),
+        })
+        .collect();
+    if places.is_empty() {
+        return None;
     }
+    Some(format!(
+        "roles of it stand bound in {}, where this operator does not work, so it cannot unbind them; have its \
+         --watch-namespaces and rights extended, or delete the bindings there whose annotation {} is {}/{} and then take \
+         the finalizer {} off",
+        places.join(" and "),
+        name::OWNER_ANNOTATION,
+        metadata.namespace.as_deref().unwrap_or_default(),
+        metadata.name.as_deref().unwrap_or_default(),
+        name::FINALIZER
+    ))
 }
 
 /// The namespace of a binding, or that it is of the whole cluster.

@@ -1,0 +1,89 @@
+//! Takes away what an object must not grant any more that cannot be read.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::Api;
+
+use crate::{
+    api::unread::Unread,
+    controller::{
+        Context, Key, Place,
+        credential::{
+            apply,
+            observe::{latest, look},
+            plan::{is_held, owner_of},
+        },
+        write::{RequestError, delete_only, send, unless_gone},
+    },
+    domain::{
+        binding::{Binding, BindingKey, controller},
+        made_for::MadeFor,
+        name,
+    },
+};
+
+/// All bindings that are for the credential, as far as that can be known.
+pub(super) async fn bindings(ctx: &Context, unread: &Unread) -> Result<Vec<Binding>, RequestError> {
+    let owner = owner_of(&unread.metadata);
+    let mut found = ctx.bindings_for(&Place::new(&owner.namespace, &owner.name));
+    // Once our finalizer is off, nobody looks again; a label that was taken off meanwhile would hide a binding for good.
+    if unread.is_terminating() && is_held(&unread.metadata) {
+        for key in owner.bindings(&unread.roles).into_keys() {
+            if !found.contains_key(&key) && ctx.config.reach.has_binding(&key) {
+                found.extend(look(ctx, &key).await?.map(|held| (key, held)));
+            }
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Deletes these bindings of the credential. One that cannot be deleted does not keep the others.
+pub(super) async fn unbind(
+    ctx: &Context,
+    shown: &ObjectMeta,
+    bindings: &[(BindingKey, String)],
+) -> Result<(), RequestError> {
+    if bindings.is_empty() {
+        return Ok(());
+    }
+    // Another leader may have bound it again since.
+    latest(ctx, shown).await?;
+    let mut failed = Ok(());
+    for (key, uid) in bindings {
+        failed = failed.and(apply::unbind(ctx, key, uid).await.map(drop));
+    }
+    failed
+}
+
+/// Deletes every Secret of the token: of the names that it may have, also where its label or its owner was taken off, and of
+/// those that the watch shows.
+pub(super) async fn take_secrets(ctx: &Context, place: &Place, unread: &Unread) -> Result<(), RequestError> {
+    let shown = ctx.secrets.places_owned_by(&Key::ApiToken(place.clone()));
+    let shown = shown.iter().map(|secret| secret.name().to_owned());
+    let names = shown.chain(unread.secrets.iter().cloned()).chain([name::token_secret(place.name())]);
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    for name in names.collect::<BTreeSet<_>>() {
+        let held = Place::new(place.namespace(), &name);
+        let found = send(|| format!("get Secret {held}"), api.get_metadata_opt(&name)).await?;
+        let Some(found) = found.filter(|found| is_its(ctx, unread, &found.metadata)) else { continue };
+        let uid = found.metadata.uid.unwrap_or_default();
+        let params = delete_only(&uid, None);
+        unless_gone(send(|| format!("delete Secret {held}"), api.delete(&name, &params)).await)?;
+        ctx.secrets.forget(&held, &uid);
+    }
+    Ok(())
+}
+
+/// Whether a Secret is this very token's: by its owner, or, where it has none, by what the operator has signed.
+fn is_its(ctx: &Context, unread: &Unread, found: &ObjectMeta) -> bool {
+    if found.deletion_timestamp.is_some() {
+        return false;
+    }
+    let uid = unread.metadata.uid.as_ref();
+    if let Some(owner) = controller(found) {
+        return Some(&owner.uid) == uid;
+    }
+    MadeFor::of_orphan(found)
+        .is_some_and(|made| Some(&made.uid) == uid && made.verify(&ctx.keyring()).is_ok())
+}

@@ -1,0 +1,90 @@
+//! What the status of an object says that cannot be read.
+
+use jiff::Timestamp;
+use kube::{
+    Api,
+    api::PostParams,
+    core::{ApiResource, DynamicObject},
+};
+use serde_json::{Value, json};
+use tracing::warn;
+
+use super::Found;
+use crate::{
+    api::{
+        CredentialStatus, Reason,
+        condition::{Condition, ConditionType, Finding, conditions},
+    },
+    controller::{
+        Context, Place,
+        cache::Kept,
+        write::{RequestError, Trouble, send, unless_gone},
+    },
+};
+
+/// Writes the status if it differs; `why`: what else somebody has to act upon.
+pub(super) async fn tell<K: Kept>(
+    ctx: &Context,
+    place: &Place,
+    found: &Found,
+    why: Option<&str>,
+    now: Timestamp,
+) -> Result<(), RequestError> {
+    let resource = ApiResource::erase::<K>(&());
+    let kind = &resource.kind;
+    let path = &found.path;
+    let say = format!(
+        "{path} does not fit the schema, so nothing is done for this object; mend it (kubectl explain {}.{path}), or \
+         delete the object and create it anew",
+        kind.to_lowercase()
+    );
+    let say = why.iter().fold(say, |say, why| format!("{say}; {why}"));
+    let status = status(found, &say, now);
+    let mut object = found.object.clone();
+    if object.data["status"] == status {
+        return Ok(());
+    }
+    object.data["status"] = status;
+    let api: Api<DynamicObject> = Api::namespaced_with(ctx.client.clone(), place.namespace(), &resource);
+    let written = send(
+        || format!("update the status of {kind} {place}"),
+        api.replace_status(place.name(), &PostParams::default(), &object),
+    )
+    .await;
+    match unless_gone(written) {
+        // What is wrong with it may keep it from getting a status, too; the log has said it.
+        Err(error) if let Trouble::Refused { message, .. } = error.trouble() => {
+            warn!(%place, kind, message, "and it can have no status");
+            Ok(())
+        }
+        written => written.map(drop),
+    }
+}
+
+fn status(found: &Found, say: &str, now: Timestamp) -> Value {
+    let before = &found.object.data["status"];
+    let generation = found.unread.metadata.generation;
+    let known: Vec<Condition> = serde_json::from_value(before["conditions"].clone()).unwrap_or_default();
+    let findings =
+        [(ConditionType::Ready, false), (ConditionType::Usable, false), (ConditionType::Stalled, true)];
+    let findings = findings.map(|(kind, holds)| Finding {
+        kind,
+        holds,
+        reason: Reason::InvalidSpec,
+        message: say.to_owned(),
+    });
+    let mut said = conditions(&known, findings.into(), generation, now);
+    let is_usable = |said: &Condition| said.kind == ConditionType::Usable.as_str();
+    let judged = CredentialStatus { conditions: known, ..CredentialStatus::default() };
+    // The verifier goes by it once the credential can be read, until somebody has judged what it says then.
+    if judged.is_refused_by_policy() {
+        said.retain(|said| !is_usable(said));
+        said.extend(judged.conditions.into_iter().filter(is_usable));
+    }
+    let mut status = if before.is_object() { before.clone() } else { json!({}) };
+    // Once ended, always ended: a clock that is set back must not bring anything back.
+    status["state"] = json!(if found.unread.has_ended(now) { "Expired" } else { "Failed" });
+    status["observedGeneration"] = json!(generation);
+    status["conditions"] = json!(said);
+    status
+}

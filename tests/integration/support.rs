@@ -403,10 +403,16 @@ impl Space {
         }
     }
 
-    /// Applies documents of YAML by server-side apply.
+    /// Applies documents of YAML by server-side apply. For a moment after a definition was changed the API server goes by the one
+    /// before.
     pub async fn apply(&self, yaml: &str) {
+        let deadline = Instant::now() + DEADLINE;
         for document in documents(yaml) {
-            apply(&self.client, &self.namespace, document).await.unwrap();
+            while let Err(error) = apply(&self.client, &self.namespace, document.clone()).await {
+                let stale = error.to_string().contains("failed to create typed patch object");
+                assert!(stale && Instant::now() < deadline, "{error}");
+                sleep(Duration::from_millis(50)).await;
+            }
         }
     }
 

@@ -153,16 +153,16 @@ impl Leader {
     pub async fn lost(&mut self) {
         let mut renewing = std::pin::pin!(renew(&self.manager));
         let mut renewed_at = Instant::now();
-        // What is still to be told may be from before it was elected.
+        // That nobody held it may be told late, of the moment before it was elected.
         let mut elected = false;
         loop {
             tokio::select! {
                 () = &mut renewing => return,
                 holder = holder(&mut self.seen) => {
-                    if holder.as_ref() == Some(&self.identity) {
-                        (elected, renewed_at) = (true, Instant::now());
-                    } else if elected {
-                        return;
+                    match holder {
+                        Some(holder) if holder == self.identity => (elected, renewed_at) = (true, Instant::now()),
+                        None if !elected => {}
+                        Some(_) | None => return,
                     }
                 }
                 () = tokio::time::sleep_until(renewed_at + STALE_AFTER) => return,

@@ -76,10 +76,6 @@ where
                 Ok(watcher::Event::InitDone) => ctx.queue.add(Key::Admission),
                 Ok(watcher::Event::Apply(changed) | watcher::Event::Delete(changed)) => {
                     if names.contains(&changed.name_any()) {
-                        // Whatever was written since is not known to have been asked for.
-                        if ctx.needs_admission {
-                            ctx.note_admission(Some(NOT_KNOWN.to_owned()));
-                        }
                         ctx.queue.add(Key::Admission);
                     }
                 }

@@ -409,7 +409,7 @@ impl Space {
         let deadline = Instant::now() + DEADLINE;
         for document in documents(yaml) {
             while let Err(error) = apply(&self.client, &self.namespace, document.clone()).await {
-                let stale = error.to_string().contains("failed to create typed patch object");
+                let stale = matches!(&error, kube::Error::Api(status) if [422, 500].contains(&status.code));
                 assert!(stale && Instant::now() < deadline, "{error}");
                 sleep(Duration::from_millis(50)).await;
             }

@@ -26,7 +26,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, ObjectMeta, PostParams},
     client::Body,
 };
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
@@ -180,6 +180,9 @@ async fn who_takes_over_holds_policies_that_went_with_their_definition(world: Ar
     space.credential("refused", CredentialState::Failed).await;
     let second = Process::controller(&world, "after").await;
 
+    // Those of others go with it, too.
+    let policies: Api<CredentialPolicy> = Api::all(world.admin.clone());
+    let kept = policies.list(&ListParams::default()).await.unwrap().items;
     let [_, _, crd] = <[_; 3]>::try_from(credential_operator::api::crds()).unwrap();
     let crds: Api<CustomResourceDefinition> = Api::all(world.admin.clone());
     crds.delete(&crd.name_any(), &DeleteParams::default()).await.unwrap();
@@ -206,6 +209,11 @@ async fn who_takes_over_holds_policies_that_went_with_their_definition(world: Ar
         0
     );
     drop(second);
+    for policy in kept.into_iter().filter(|policy| policy.name_any() != space.namespace) {
+        let metadata = ObjectMeta { name: policy.metadata.name, ..ObjectMeta::default() };
+        let policy = CredentialPolicy { metadata, status: None, spec: policy.spec };
+        policies.create(&PostParams::default(), &policy).await.unwrap();
+    }
     delete_lease(&world).await;
     admission.stop().await;
     clean_up(&space).await;

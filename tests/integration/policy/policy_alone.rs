@@ -23,13 +23,19 @@ crate::tests![
     one_that_cannot_be_read_stops_what_is_new,
 ];
 
-async fn what_was_refused_stays_so_while_nobody_looks(world: Arc<World>, space: Space) {
-    let operator = world.operator(SystemClock::shared()).await;
+/// A value that was issued, and the policy by which it is refused since.
+async fn refused(space: &Space) -> (String, Policy) {
     space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
     space.token("t", ApiTokenState::Active).await;
     let value = space.value("t-token").await;
-    let policy = Policy::of(&space, "p", json!({"types": []})).await;
+    let policy = Policy::of(space, "p", json!({"types": []})).await;
     space.credential("c", CredentialState::Failed).await;
+    (value, policy)
+}
+
+async fn what_was_refused_stays_so_while_nobody_looks(world: Arc<World>, space: Space) {
+    let operator = world.operator(SystemClock::shared()).await;
+    let (value, policy) = refused(&space).await;
     operator.stop().await;
     // Nor does it help to edit the credential, or to take the policy away, until somebody has judged that.
     let verifier = Asked::start(&world).await;
@@ -49,11 +55,7 @@ async fn what_was_refused_stays_so_while_its_policy_cannot_be_read(world: Arc<Wo
     let [_, _, crd] = <[_; 3]>::try_from(credential_operator::api::crds()).unwrap();
     let operator = world.operator(SystemClock::shared()).await;
     let verifier = Asked::start(&world).await;
-    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
-    space.token("t", ApiTokenState::Active).await;
-    let value = space.value("t-token").await;
-    let policy = Policy::of(&space, "p", json!({"types": []})).await;
-    space.credential("c", CredentialState::Failed).await;
+    let (value, policy) = refused(&space).await;
     verifier.until("", &value, 401).await;
     // What it says of types is as it was, and nobody can read it.
     install_crd(&world.admin, &crate::keyring::without_rules(crd.clone())).await;
@@ -81,11 +83,7 @@ async fn what_was_refused_stays_so_while_its_policy_cannot_be_read(world: Arc<Wo
 
 async fn what_was_refused_stays_so_while_it_cannot_be_read(world: Arc<World>, space: Space) {
     let operator = world.operator(SystemClock::shared()).await;
-    space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
-    space.token("t", ApiTokenState::Active).await;
-    let value = space.value("t-token").await;
-    let policy = Policy::of(&space, "p", json!({"types": []})).await;
-    space.credential("c", CredentialState::Failed).await;
+    let (value, policy) = refused(&space).await;
     spoil_credentials(&world, &space, &["c"]).await;
     operator.stop().await;
     // It can be read again, and nobody has judged what it says now.

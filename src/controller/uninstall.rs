@@ -15,7 +15,7 @@ use super::{
     Candidate, Context, Place,
     credential::{
         apply::{delete_binding, let_go},
-        observe::look,
+        observe::{look, out_of_reach},
         plan::owner_of,
     },
     election::ElectionError,
@@ -104,8 +104,8 @@ async fn release(ctx: &Context, found: &PartialObjectMeta<Credential>) -> Result
     let owner = owner_of(&found.metadata);
     let mut bindings = ctx.bindings_for(&place);
     if let Some(credential) = ctx.credentials.get(&place) {
-        let bound_in = credential.status.into_iter().flat_map(|status| status.bound_in);
-        if bound_in.into_iter().any(|place| !ctx.config.reach.has_place(&place)) {
+        let bound_in = credential.status.map(|status| status.bound_in).unwrap_or_default();
+        if !out_of_reach(ctx, &bound_in).is_empty() {
             return Err(UninstallError::OutOfReach(place));
         }
         // Also those that somebody took our label off.

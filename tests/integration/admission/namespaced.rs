@@ -9,12 +9,16 @@ use credential_operator::{
     verifier::Source,
 };
 use jiff::SignedDuration;
-use k8s_openapi::api::{core::v1::Secret, rbac::v1::RoleBinding};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Secret},
+    rbac::v1::RoleBinding,
+};
 use kube::{
-    ResourceExt,
+    Api, ResourceExt,
     api::{DeleteParams, ListParams},
 };
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 
 use super::{
     Admission,
@@ -22,7 +26,7 @@ use super::{
     clean_up,
 };
 use crate::{
-    support::{KEYRING, Operator, Space, SystemClock, World, apply, condition, documents},
+    support::{DEADLINE, KEYRING, Operator, Space, SystemClock, World, apply, condition, documents},
     verifier::Asked,
 };
 
@@ -197,8 +201,8 @@ async fn each_keeps_to_its_namespaces(world: Arc<World>, one: Space) {
 }
 
 async fn what_is_bound_out_of_reach_holds_its_credential(world: Arc<World>, one: Space) {
-    let two = world.space("two").await;
-    let mine = Install::deploy(&world, &[&one, &two]).await;
+    let [two, gone] = [world.space("two").await, world.space("gone").await];
+    let mine = Install::deploy(&world, &[&one, &two, &gone]).await;
     let admission = Admission::of(&world, std::slice::from_ref(&mine.account)).await;
     let operator = mine.start(&world).await;
     let names = ["kept", "emptied", "deleted"];
@@ -212,7 +216,16 @@ async fn what_is_bound_out_of_reach_holds_its_credential(world: Arc<World>, one:
         bindings.into_iter().filter(|binding| binding.name_any().contains("-credential")).count()
     };
     let before = bound().await;
+    one.apply(&grant("went", &format!("namespace: {}", gone.namespace))).await;
+    one.credential("went", CredentialState::Active).await;
     operator.stop().await;
+    let namespaces: Api<Namespace> = Api::all(world.admin.clone());
+    namespaces.delete(&gone.namespace, &DeleteParams::default()).await.unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    while namespaces.get_metadata_opt(&gone.namespace).await.unwrap().is_some() {
+        assert!(Instant::now() < deadline, "the namespace stays");
+        sleep(Duration::from_millis(100)).await;
+    }
 
     let narrow = mine.start_within(&world, Reach::within([one.namespace.clone()])).await;
     let waits = async |name: &str| {
@@ -234,7 +247,12 @@ async fn what_is_bound_out_of_reach_holds_its_credential(world: Arc<World>, one:
         assert!(one.api::<Credential>().get(name).await.unwrap().finalizers().len() == 1, "{name}");
     }
     assert_eq!(bound().await, before);
+    // What was in a namespace that is gone went with it.
+    one.api::<Credential>().delete("went", &DeleteParams::default()).await.unwrap();
+    one.until::<Credential>("went", |found| found.is_none()).await;
     narrow.stop().await;
+    // It works in that namespace no more.
+    let mine = Install { watched: vec![one.namespace.clone(), two.namespace.clone()], ..mine };
 
     let operator = mine.start(&world).await;
     one.until::<Credential>("deleted", |found| found.is_none()).await;

@@ -19,7 +19,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 
 /// How many runs at a time.
-const WIDTH: usize = 8;
+const WIDTH: usize = 16;
 /// Of all plans of one fault at one write, so that the test stays within its minutes. `soak --singles` runs them all.
 const SINGLES: usize = 300;
 /// Which of them.

@@ -25,6 +25,8 @@ use super::{
     status = "ApiTokenStatus",
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.size() <= 247").message("the name must have at most 247 characters, because the token's Secret is named <name>-token; choose a shorter name"),
+    selectable = ".spec.credentialRef.name",
+    selectable = ".status.state",
     printcolumn(name = "Credential", type_ = "string", json_path = ".spec.credentialRef.name"),
     printcolumn(name = "Token ID", type_ = "string", json_path = ".status.tokenId"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),

@@ -34,6 +34,8 @@ pub const MAX_GRANTS: usize = 16;
     status = "CredentialStatus",
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.size() <= 52").message("the name must have at most 52 characters, because the credential's ServiceAccount is named <name>-credential; choose a shorter name"),
+    selectable = ".spec.type",
+    selectable = ".status.state",
     printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
     printcolumn(name = "Roles", type_ = "string", json_path = ".status.roles"),

@@ -8,6 +8,7 @@
 
 mod access;
 mod admission;
+mod applied;
 mod bad_input;
 mod bearer;
 mod canary;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         tests.into_iter().map(|test| test.trial(runtime.clone(), world.clone())).collect()
     };
     let shared = [
+        applied::tests(),
         token::tests(),
         credential::tests(),
         conflict::tests(),

@@ -51,7 +51,11 @@ use crate::{
 
 const OPERATOR: &str = "credential-operator";
 const VERIFIER: &str = "credential-operator-verifier";
-const RBAC: [&str; 2] = [include_str!("../deploy/controller.yaml"), include_str!("../deploy/verifier.yaml")];
+const RBAC: [&str; 3] = [
+    include_str!("../deploy/namespace.yaml"),
+    include_str!("../deploy/controller.yaml"),
+    include_str!("../deploy/verifier.yaml"),
+];
 /// See it work: a control plane, the operator, a token, and its end.
 #[derive(Parser)]
 struct Arguments {

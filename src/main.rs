@@ -98,7 +98,7 @@ struct ControllerArguments {
     #[arg(long, env = "HOSTNAME", default_value = "credential-operator")]
     identity: String,
     /// Have the API server mint tokens for credentials: ApiTokens of type ServiceAccount, and Kubeconfig credentials. Needs
-    /// the right in deploy/service-account-tokens.yaml.
+    /// the right in deploy/service-account-tokens/rights.yaml.
     #[arg(long)]
     service_account_tokens: bool,
 }

@@ -86,8 +86,9 @@ impl World {
         }
         let kubectl = control_plane.kubectl().unwrap();
         let admin = control_plane.admin().kubeconfig().to_owned();
-        for path in ["crds", "deploy/controller.yaml", "deploy/roles.yaml"] {
-            run(&kubectl, &admin, &["apply", "--server-side", "-f", path], "").unwrap();
+        let deployed = ["deploy/namespace.yaml", "deploy/controller.yaml", "deploy/roles.yaml"];
+        for path in [["-k", "crds"]].into_iter().chain(deployed.map(|path| ["-f", path])) {
+            run(&kubectl, &admin, &[&["apply", "--server-side"], &path[..]].concat(), "").unwrap();
         }
         run(&kubectl, &admin, &["wait", "--for=condition=Established", "crd", "--all"], "").unwrap();
         run(&kubectl, &admin, &["apply", "-f", "-"], PEOPLE).unwrap();

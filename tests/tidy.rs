@@ -196,6 +196,19 @@ fn every_value_of_a_chart_is_in_its_schema_and_explained() {
     }
 }
 
+/// What a page shows as the file of that name.
+fn shown<'a>(page: &'a str, path: &str) -> &'a str {
+    let after = page.split(&format!("`{path}`:\n\n```")).nth(1).unwrap_or_default();
+    after.split_once('\n').unwrap_or_default().1.split("\n```\n").next().unwrap_or_default()
+}
+
+#[test]
+fn the_page_of_installing_shows_the_kustomization_that_is_tested() {
+    let read = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let path = "examples/kustomize/kustomization.yaml";
+    assert_eq!(shown(&read("docs/install.md"), path), read(path).trim_end());
+}
+
 #[test]
 fn the_page_of_verifying_shows_the_files_that_are_tested() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -204,8 +217,7 @@ fn the_page_of_verifying_shows_the_files_that_are_tested() {
     for entry in fs::read_dir(here.join("examples/verify")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
-        let shown = page.split(&format!("`examples/verify/{name}`:\n\n```")).nth(1).unwrap_or_default();
-        let shown = shown.split_once('\n').unwrap_or_default().1.split("\n```\n").next().unwrap_or_default();
+        let shown = shown(&page, &format!("examples/verify/{name}"));
         let file = fs::read_to_string(&path).unwrap();
         assert!(shown == file.trim_end(), "docs/verify.md does not show {} as it is", path.display());
         count += 1;

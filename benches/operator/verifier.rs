@@ -26,7 +26,7 @@ use crate::world::{DEADLINE, OPERATOR_NAMESPACE, World, apply};
 /// The rights of the verifier, and a service that may introspect.
 const RIGHTS: [&str; 3] = [
     include_str!("../../deploy/verifier.yaml"),
-    include_str!("../../deploy/verifier-introspection.yaml"),
+    include_str!("../../deploy/verifier-introspection/rights.yaml"),
     r"
 apiVersion: v1
 kind: ServiceAccount

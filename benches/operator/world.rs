@@ -59,8 +59,12 @@ impl World {
         for crd in api::crds() {
             install_crd(&admin, &crd).await;
         }
-        let rbac = include_str!("../../deploy/controller.yaml");
-        for document in rbac.split("\n---\n").chain(FLOOR.split("\n---\n")) {
+        let deployed = [
+            include_str!("../../deploy/namespace.yaml"),
+            include_str!("../../deploy/controller.yaml"),
+            FLOOR,
+        ];
+        for document in deployed.into_iter().flat_map(|documents| documents.split("\n---\n")) {
             apply(&admin, serde_yaml_ng::from_str(document).unwrap()).await;
         }
         // Who does the floor's writes, writes statuses.

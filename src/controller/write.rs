@@ -155,7 +155,7 @@ impl Trouble {
             (403, _) if status.message.contains("\"serviceaccounts/token\"") => Self::Refused {
                 reason: Reason::Pending,
                 message: format!(
-                    "{}; apply deploy/service-account-tokens.yaml, which has that right",
+                    "{}; apply deploy/service-account-tokens/rights.yaml, which has that right",
                     status.message
                 ),
             },

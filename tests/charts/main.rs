@@ -1,8 +1,10 @@
 //! The charts, by a real Helm on a control plane whose kubelet runs their pods: installed, upgraded, rolled back, uninstalled and
-//! installed again. It is no part of `cargo test`; tests/external/install builds Helm.
+//! installed again; and deploy/, which is rendered from them, by kustomize. It is no part of `cargo test`; tests/external/install
+//! builds Helm.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
+mod deploy;
 mod helm;
 mod rendered;
 mod world;
@@ -23,7 +25,7 @@ const CRDS: &str = "charts/credential-operator-crds";
 const CHART: &str = "charts/credential-operator";
 const HOME: &str = "credential-operator";
 const KEYRING: &str = "credential-operator-keyring";
-/// The home of an operator for some namespaces alone, as deploy/namespaced.yaml has it.
+/// The home of an operator for some namespaces alone, as deploy/namespaced has it.
 const HOME_OF_ORDERS: &str = "credential-operator-orders";
 const ACCOUNTS: &str = "controllerAccounts={credential-operator:credential-operator,\
                         credential-operator-orders:credential-operator}";
@@ -202,11 +204,7 @@ async fn a_release_comes_changes_goes_and_comes_again() {
     assert!(refused.unwrap_err().contains("spec.tls.dnsNames"));
     let notes = world.install(HOME, &[]).await;
     assert!(notes.contains("kubectl get secret -n default first-token"), "{notes}");
-    world.apply(SHOP);
-    for object in ["credential/shop", "apitoken/shop"] {
-        world.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", "-n", "shop", object]);
-    }
-    let token = world.of_secret("shop", "shop-token", "token");
+    let token = world.shop();
     world.accepted(&token, 2).await;
     let told = world.asked(&token, "/introspect");
     assert_eq!(told, ["404"; 2]);

@@ -121,11 +121,11 @@ fn rights_are_those_of_deploy() {
     assert!(people(&render(HOME, "rbac.people=false")).is_empty());
 
     let all = render(HOME, "controller.serviceAccountTokens=true,verifier.introspection=true");
-    let more = deployed(&["service-account-tokens.yaml", "verifier-introspection.yaml"]);
+    let more = deployed(&["service-account-tokens/rights.yaml", "verifier-introspection/rights.yaml"]);
     assert_eq!(rights(&all), rights(&[deploy, more].concat()));
 
     let within = "watchNamespaces={orders},verifier.tls.mode=secret,verifier.tls.secret.name=given";
-    assert_eq!(rights(&render(HOME_OF_ORDERS, within)), rights(&deployed(&["namespaced.yaml"])));
+    assert_eq!(rights(&render(HOME_OF_ORDERS, within)), rights(&deployed(&["namespaced/rights.yaml"])));
 
     let none = template(HOME, &["--set-json", "controller.bindableClusterRoles=[]"]).unwrap();
     assert!(!none.contains("[bind]"));

@@ -12,7 +12,8 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    ACCOUNTS, CHART, CRDS, DEADLINE, HOME, WAIT,
+    ACCOUNTS, CHART, CRDS, DEADLINE, HOME, SHOP, WAIT,
+    deploy::IMAGE,
     helm::{program, run},
     rendered::documents,
 };
@@ -28,8 +29,8 @@ pub struct World {
 impl World {
     pub async fn start() -> Self {
         let control_plane = ControlPlane::start().await.unwrap();
-        let image = (HOME, env!("CARGO_BIN_EXE_credential-operator"));
-        let kubelet = Kubelet::start(&control_plane, [image]).await.unwrap();
+        let images = [HOME, IMAGE].map(|image| (image, env!("CARGO_BIN_EXE_credential-operator")));
+        let kubelet = Kubelet::start(&control_plane, images).await.unwrap();
         let kubectl = control_plane.kubectl().unwrap();
         Self { control_plane, kubelet, folder: TempDir::new().unwrap(), kubectl }
     }
@@ -65,6 +66,15 @@ impl World {
 
     pub fn apply(&self, yaml: &str) -> String {
         self.run(&self.kubectl, &["apply", "--server-side", "-f", "-"], yaml).unwrap()
+    }
+
+    /// Has a credential and a token made; the value of the token.
+    pub fn shop(&self) -> String {
+        self.apply(SHOP);
+        for object in ["credential/shop", "apitoken/shop"] {
+            self.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", "-n", "shop", object]);
+        }
+        self.of_secret("shop", "shop-token", "token")
     }
 
     pub fn names(&self, resource: &str, namespace: &str) -> Vec<String> {
@@ -144,9 +154,20 @@ impl World {
 
     pub async fn install(&self, namespace: &str, values: &[&str]) -> String {
         let install = ["upgrade", "--install", "--reset-values", "credential-operator", CHART];
+        let install = [&install[..], values, &WAIT[..]].concat();
+        self.once_synced(|| self.helm(namespace, &install)).await
+    }
+
+    /// Applies what is in a folder by kustomize.
+    pub async fn kustomize(&self, folder: &str) {
+        let apply = ["apply", "--server-side", "-k", folder];
+        self.once_synced(|| self.run(&self.kubectl, &apply, "")).await;
+    }
+
+    async fn once_synced(&self, attempt: impl Fn() -> Result<String, String>) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            match self.helm(namespace, &[&install[..], values, &WAIT[..]].concat()) {
+            match attempt() {
                 Ok(said) => return said,
                 // Policies that have come just now hold the certificate to CredentialPolicies that the API server has yet to read.
                 Err(refused) if refused.contains("not yet synced") && Instant::now() < deadline => {

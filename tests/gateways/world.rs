@@ -46,15 +46,16 @@ impl World {
         let kubectl = control_plane.kubectl().unwrap();
         let folder = TempDir::new().unwrap();
         let all = [
-            "crds",
-            "deploy/controller.yaml",
-            "deploy/verifier.yaml",
-            "deploy/verifier-introspection.yaml",
-            "examples/verify/may-introspect.yaml",
+            ["-k", "crds"],
+            ["-f", "deploy/namespace.yaml"],
+            ["-f", "deploy/controller.yaml"],
+            ["-f", "deploy/verifier.yaml"],
+            ["-f", "deploy/verifier-introspection/rights.yaml"],
+            ["-f", "examples/verify/may-introspect.yaml"],
         ];
         let kubeconfig = control_plane.admin().kubeconfig();
-        for path in all {
-            run(&kubectl, kubeconfig, &["apply", "--server-side", "-f", path], None).unwrap();
+        for [option, path] in all {
+            run(&kubectl, kubeconfig, &["apply", "--server-side", option, path], None).unwrap();
         }
         run(&kubectl, kubeconfig, &["wait", "--for=condition=Established", "crd", "--all"], None).unwrap();
         let operator = control_plane.service_account(NAMESPACE, "credential-operator").await.unwrap();

@@ -14,7 +14,7 @@ type Right = (String, String, Option<String>);
 fn granted() -> BTreeSet<Right> {
     let files = [
         include_str!("../../deploy/controller.yaml"),
-        include_str!("../../deploy/service-account-tokens.yaml"),
+        include_str!("../../deploy/service-account-tokens/rights.yaml"),
     ];
     let documents = files.into_iter().flat_map(|documents| documents.split("\n---\n"));
     let roles = documents.filter(|document| document.contains("\nkind: ClusterRole\n"));

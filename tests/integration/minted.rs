@@ -385,7 +385,7 @@ async fn switched_off(world: &World, space: &Space) {
     let off = space.token("t", ApiTokenState::Failed).await;
     let (_, reason, message) = condition(&off, "Ready");
     assert_eq!(reason, "InvalidSpec");
-    for word in ["--service-account-tokens", "deploy/service-account-tokens.yaml", "type Opaque"] {
+    for word in ["--service-account-tokens", "deploy/service-account-tokens/rights.yaml", "type Opaque"] {
         assert!(message.contains(word), "{message}");
     }
     assert!(condition(&off, "Stalled").0);

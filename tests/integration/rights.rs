@@ -42,7 +42,7 @@ type Account = (&'static str, &'static str);
 const HOME: &str = "credential-operator";
 const CONTROLLER: Account = (HOME, "credential-operator");
 const VERIFIER: Account = (HOME, "credential-operator-verifier");
-/// Those that deploy/namespaced.yaml has for the namespace orders.
+/// Those that deploy/namespaced/rights.yaml has for the namespace orders.
 const HOME_OF_ORDERS: &str = "credential-operator-orders";
 const CONTROLLER_OF_ORDERS: Account = (HOME_OF_ORDERS, "credential-operator");
 const VERIFIER_OF_ORDERS: Account = (HOME_OF_ORDERS, "credential-operator-verifier");
@@ -53,13 +53,18 @@ const fn part(heading: &'static str, file: &'static str, account: Account, withi
 
 const PARTS: [Part; 8] = [
     part("The controller", "controller.yaml", CONTROLLER, HOME),
-    part("The controller with `--service-account-tokens`", "service-account-tokens.yaml", CONTROLLER, HOME),
+    part(
+        "The controller with `--service-account-tokens`",
+        "service-account-tokens/rights.yaml",
+        CONTROLLER,
+        HOME,
+    ),
     part("The verifier", "verifier.yaml", VERIFIER, HOME),
-    part("The verifier with `--introspection`", "verifier-introspection.yaml", VERIFIER, HOME),
-    part("The controller of one namespace", "namespaced.yaml", CONTROLLER_OF_ORDERS, "orders"),
-    part("The controller of one namespace", "namespaced.yaml", CONTROLLER_OF_ORDERS, HOME_OF_ORDERS),
-    part("The verifier of one namespace", "namespaced.yaml", VERIFIER_OF_ORDERS, "orders"),
-    part("The verifier of one namespace", "namespaced.yaml", VERIFIER_OF_ORDERS, HOME_OF_ORDERS),
+    part("The verifier with `--introspection`", "verifier-introspection/rights.yaml", VERIFIER, HOME),
+    part("The controller of one namespace", "namespaced/rights.yaml", CONTROLLER_OF_ORDERS, "orders"),
+    part("The controller of one namespace", "namespaced/rights.yaml", CONTROLLER_OF_ORDERS, HOME_OF_ORDERS),
+    part("The verifier of one namespace", "namespaced/rights.yaml", VERIFIER_OF_ORDERS, "orders"),
+    part("The verifier of one namespace", "namespaced/rights.yaml", VERIFIER_OF_ORDERS, HOME_OF_ORDERS),
 ];
 
 fn read(path: &str) -> String {
@@ -132,8 +137,10 @@ async fn the_page_shows_what_each_account_may_do(_: Arc<World>, _: Space) {
     let page = read("docs/rights.md");
     let mut lists = Vec::new();
     let mut granted: Vec<(Account, &str, String)> = Vec::new();
-    let orders = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "orders"}});
-    apply(&admin, "", orders).await.unwrap();
+    for name in [HOME, HOME_OF_ORDERS, "orders"] {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        apply(&admin, "", namespace).await.unwrap();
+    }
     for Part { heading, file, account, within } in PARTS {
         for document in documents(&read(&format!("deploy/{file}"))) {
             apply(&admin, "", document).await.unwrap();

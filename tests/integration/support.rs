@@ -138,10 +138,11 @@ impl World {
             install_crd(&admin, &crd).await;
         }
         let deployed = [
+            include_str!("../../deploy/namespace.yaml"),
             include_str!("../../deploy/controller.yaml"),
-            include_str!("../../deploy/service-account-tokens.yaml"),
+            include_str!("../../deploy/service-account-tokens/rights.yaml"),
             include_str!("../../deploy/verifier.yaml"),
-            include_str!("../../deploy/verifier-introspection.yaml"),
+            include_str!("../../deploy/verifier-introspection/rights.yaml"),
             include_str!("../../deploy/roles.yaml"),
             MORE_BINDABLE,
             EVERYTHING,

@@ -58,7 +58,7 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 {{- $service := "credential-operator-verifier" -}}
 {{- $local := printf "%s.%s" $service .Release.Namespace -}}
 {{- $names := list $service $local (printf "%s.svc" $local) (printf "%s.svc.%s" $local .Values.clusterDomain) -}}
-{{- concat $names .Values.verifier.tls.dnsNames | uniq | toJson -}}
+{{- concat $names .Values.verifier.tls.dnsNames | uniq | toYaml -}}
 {{- end -}}
 
 {{/* What all pods have: (list $ (the values of the component)). */}}

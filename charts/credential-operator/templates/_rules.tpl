@@ -1,11 +1,11 @@
-{{/* The rights of deploy/, which says what each is for; a test compares them. */}}
+{{/* Rights, and what each is for: the comments are for whoever reads deploy/, which is rendered from here. */}}
 {{- define "credential-operator.work" }}
 - apiGroups: [credential-operator.io]
   resources: [credentials]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch, patch]  # patch: its finalizer, while bindings outside the namespace exist
 - apiGroups: [credential-operator.io]
   resources: [apitokens]
-  verbs: [get, list, watch, delete]
+  verbs: [get, list, watch, delete]  # delete: the tokens of a credential that was deleted
 - apiGroups: [credential-operator.io]
   resources: [credentials/status, apitokens/status]
   verbs: [update]
@@ -14,23 +14,28 @@
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [serviceaccounts]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch, delete]  # delete: those that garbage collection leaves (--cascade=orphan)
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [rolebindings]
   verbs: [get, list, watch, create, delete]
 - apiGroups: [events.k8s.io]
-  resources: [events]
+  resources: [events]  # of trouble alone
   verbs: [create, patch]
+{{- if .Values.controller.bindableClusterRoles }}
+# The roles that credentials may be granted, by name. Without the verb bind the API server would refuse every
+# binding to a role that has more rights than the operator itself. Extend it by a ClusterRole and a binding of your
+# own, with care: whoever may write a Credential may then grant these roles to it, as far as CredentialPolicies allow.
 {{- include "credential-operator.bind" . }}
-{{- if .Values.controller.serviceAccountTokens }}
+{{- end }}
+{{- end }}
+{{- define "credential-operator.mint" }}
 - apiGroups: [""]
   resources: [serviceaccounts/token]
   verbs: [create]
 - apiGroups: [""]
   resources: [configmaps]
-  resourceNames: [kube-root-ca.crt]
+  resourceNames: [kube-root-ca.crt]  # the authority of the API server, for Kubeconfigs that name none
   verbs: [get]
-{{- end }}
 {{- end }}
 {{- define "credential-operator.bind" }}
 {{- /* Without names it would be a right to bind all roles. */}}
@@ -46,28 +51,30 @@
   resources: [credentialpolicies]
   verbs: [list, watch]
 - apiGroups: [apiextensions.k8s.io]
-  resources: [customresourcedefinitions]
+  resources: [customresourcedefinitions]  # whether a policy that is gone went with it
   verbs: [get]
   resourceNames: [credentialpolicies.credential-operator.io]
 - apiGroups: [""]
-  resources: [namespaces]
+  resources: [namespaces]  # their labels alone, by which policies select them
   verbs: [list, watch]
-- apiGroups: [admissionregistration.k8s.io]
+- apiGroups: [admissionregistration.k8s.io]  # whether they are as they were shipped
   resources: [validatingadmissionpolicies, validatingadmissionpolicybindings]
   verbs: [get, list, watch]
 {{- end }}
 {{- define "credential-operator.whole" }}
 - apiGroups: [credential-operator.io]
   resources: [credentialpolicies/status]
-  verbs: [update]
+  verbs: [update]  # how many namespaces, credentials and violations there are
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [clusterrolebindings]
   verbs: [get, list, watch, create, delete]
 {{- end }}
 {{- define "credential-operator.home" }}
+# A dry run, which the admission policies must refuse, to see that they are in force. Nothing is ever created by it.
 - apiGroups: [credential-operator.io]
   resources: [credentials]
   verbs: [create]
+# The Lease, by which one of several controllers works.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [create]
@@ -76,6 +83,7 @@
   resourceNames: [credential-operator]
   verbs: [get, list, watch, patch]
 {{- if .Values.watchNamespaces }}
+# The keyring, and events of what stops all.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create]

@@ -104,8 +104,9 @@ impl World {
         }
         let namespace = "credential-operator".to_owned();
         let system = Space { client: admin.clone(), author: author.clone(), namespace };
+        system.apply(include_str!("../../../deploy/namespace.yaml")).await?;
         system.apply(include_str!("../../../deploy/controller.yaml")).await?;
-        system.apply(include_str!("../../../deploy/service-account-tokens.yaml")).await?;
+        system.apply(include_str!("../../../deploy/service-account-tokens/rights.yaml")).await?;
         system.apply(authors::RIGHTS).await?;
         admission::install(&admin).await?;
         system.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {ELSEWHERE}}}\n")).await?;

@@ -1,4 +1,4 @@
-//! Operators that work in some namespaces alone, by the Roles of deploy/namespaced.yaml, beside one another.
+//! Operators that work in some namespaces alone, by the Roles of deploy/namespaced/rights.yaml, beside one another.
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,7 +46,12 @@ impl Install {
         let home = format!("credential-operator-{}", watched[0]);
         for namespace in &watched {
             // As it says itself: one more namespace has its own Roles, and the rest stays.
-            let yaml = include_str!("../../../deploy/namespaced.yaml")
+            let yaml = [
+                include_str!("../../../deploy/namespaced/namespace.yaml"),
+                include_str!("../../../deploy/namespaced/rights.yaml"),
+            ];
+            let yaml = yaml
+                .join("---\n")
                 .replace("credential-operator-orders", &home)
                 .replace("namespace: orders", &format!("namespace: {namespace}"));
             for document in documents(&yaml) {

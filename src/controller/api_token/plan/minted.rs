@@ -118,7 +118,7 @@ impl Live<'_> {
         }
         if !native.allowed {
             let say = "this controller has no tokens minted; run it with --service-account-tokens and apply \
-                       deploy/service-account-tokens.yaml, or create an ApiToken of type Opaque";
+                       deploy/service-account-tokens/rights.yaml, or create an ApiToken of type Opaque";
             return Some(Hindrance { reason: Reason::InvalidSpec, say: say.to_owned(), again: None });
         }
         if native.account.is_none() {

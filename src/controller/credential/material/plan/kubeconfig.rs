@@ -108,7 +108,7 @@ impl Decision<'_> {
         }
         if !native.allowed {
             let say = "this controller has no tokens minted; run it with --service-account-tokens and apply \
-                       deploy/service-account-tokens.yaml, or provide a kubeconfig by spec.provided";
+                       deploy/service-account-tokens/rights.yaml, or provide a kubeconfig by spec.provided";
             let (reason, message) = (Reason::InvalidSpec, say.to_owned());
             return Some(Trouble { reason, message, waits_for_others: false });
         }

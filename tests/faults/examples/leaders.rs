@@ -54,9 +54,9 @@ use tokio::{
 const LOAD_EVERY: Duration = Duration::from_millis(500);
 /// How long a leader is left to work before it is killed.
 const LEADS_FOR: Duration = Duration::from_secs(1);
-/// How many tokens are asked for just before a leader is killed.
-const BATCH: usize = 5;
-/// How long after that at most.
+/// How many tokens are asked for while a leader is killed.
+const BATCH: usize = 10;
+/// How long after the first of them at most.
 const MIDST: Duration = Duration::from_millis(150);
 /// How many credentials have tokens.
 const CREDENTIALS: usize = 4;
@@ -312,10 +312,12 @@ async fn lead(cast: &mut Cast<'_>, arguments: &Arguments) -> Outcome<(String, Ve
         sleep(LEADS_FOR).await;
         // Killed somewhere in the midst of them.
         let names: Vec<_> = (0..BATCH).map(|number| format!("k{kill}-{number}")).collect();
-        cast.ask(&names).await?;
-        sleep(MIDST.mul_f32(random.random())).await;
-        leader.signal(Signal::KILL)?;
-        let killed_at = Instant::now();
+        let (asked, killed) = tokio::join!(cast.ask(&names), async {
+            sleep(MIDST.mul_f32(random.random())).await;
+            leader.signal(Signal::KILL).map(|()| Instant::now())
+        });
+        asked?;
+        let killed_at = killed?;
         leader.ended().await?;
         let (led, works) =
             tokio::join!(async { cast.led_by(&next).await.map(|()| killed_at.elapsed()) }, async {

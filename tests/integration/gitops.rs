@@ -1,19 +1,34 @@
-//! What Argo CD and Flux make of our objects, by what examples/gitops tells them.
+//! What Argo CD and Flux make of our objects, by what examples/gitops tells them. What kstatus makes of the same objects is a
+//! matter of tests/external.rs, for which they are recorded here.
 
-use std::sync::Arc;
+use std::{env, fs, path::Path, sync::Arc};
 
 use cel::{Context, Program, Value as CelValue};
-use control_plane::Namespaced;
-use credential_operator::api::{ApiToken, Credential, CredentialPolicy};
+use credential_operator::{
+    api::{CredentialPolicy, credential::Grant},
+    domain::name,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams},
+    runtime::watcher,
+};
 use mlua::{Lua, LuaSerdeExt, Table};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    admission::case::{named, object, placed, policy},
-    support::{Space, World, condition},
+    admission::case::placed,
+    states::{RECORDED, STATES, State, When},
+    support::{Space, World, apply, condition, dynamic, until},
 };
 
-crate::tests![each_state_is_told_to_argo_cd_and_flux];
+crate::tests![each_state_is_told_as_the_table_says];
+
+/// Whoever sets this has the objects recorded anew.
+const REWRITE: &str = "REWRITE_STATES";
+/// Where [`RECORDED`] is.
+const FILE: &str = "tests/states/recorded.yaml";
 
 /// What Argo CD says: the health, and a message.
 fn argo_cd(object: &Value) -> String {
@@ -41,12 +56,12 @@ fn without_nulls(value: Value) -> Value {
     }
 }
 
-/// What Flux says, which asks in this order.
-fn flux(object: &Value) -> &'static str {
+/// What Flux says, which asks in this order; nothing of kinds that it is told nothing of, which it leaves to kstatus.
+fn flux(object: &Value) -> Option<&'static str> {
     let kustomization: Value =
         serde_yaml_ng::from_str(include_str!("../../examples/gitops/flux-kustomization.yaml")).unwrap();
     let checks = kustomization["spec"]["healthCheckExprs"].as_array().unwrap();
-    let check = checks.iter().find(|check| check["kind"] == object["kind"]).unwrap();
+    let check = checks.iter().find(|check| check["kind"] == object["kind"])?;
     let mut context = Context::default();
     for part in ["metadata", "spec", "status"] {
         context.add_variable(part, without_nulls(object[part].clone())).unwrap();
@@ -59,91 +74,127 @@ fn flux(object: &Value) -> &'static str {
         }
     };
     let known = [("inProgress", "InProgress"), ("failed", "Failed"), ("current", "Current")];
-    known.into_iter().find(|(expression, _)| holds(expression)).map_or("InProgress", |(_, said)| said)
+    Some(known.into_iter().find(|(expression, _)| holds(expression)).map_or("InProgress", |(_, said)| said))
 }
 
-/// The name, what is applied, what `Ready` gives for a reason, and what is made of it.
-type Row = (&'static str, String, &'static str, &'static str, &'static str);
+const API_VERSION: &str = "credential-operator.io/v1alpha1";
+/// What keeps the deleted ones.
+const HOLD: &str = "tests.credential-operator.io/hold";
 
-async fn told<K: Namespaced>(space: &Space, (name, manifest, reason, health, status): Row) {
-    space.apply(&manifest).await;
-    let is_there = |found: Option<&K>| found.is_some_and(|found| condition(found, "Ready").1 == reason);
-    let found = json!(space.until::<K>(name, is_there).await.unwrap());
-    assert_eq!((argo_cd(&found).as_str(), flux(&found)), (health, status), "{name}: {found:#}");
-}
-
-fn credential(
-    name: &'static str,
-    spec: &str,
-    reason: &'static str,
-    told: (&'static str, &'static str),
-) -> Row {
-    (name, named(name, spec), reason, told.0, told.1)
-}
-
-fn token(name: &'static str, spec: &str, reason: &'static str, told: (&'static str, &'static str)) -> Row {
-    (name, object("ApiToken", &format!("{{name: {name}}}"), spec), reason, told.0, told.1)
-}
-
-const FINE: (&str, &str) = ("Healthy", "Current");
-const WAITS: (&str, &str) = ("Progressing", "InProgress");
-const STUCK: (&str, &str) = ("Degraded", "Failed");
-
-async fn each_state_is_told_to_argo_cd_and_flux(_: Arc<World>, space: Space) {
-    let taken = object("Secret", "{name: taken}", "").replace("credential-operator.io/v1alpha1", "v1");
-    space.apply(&taken.replace("spec: ", "")).await;
-    space.apply(&placed(&policy("scopes: ['orders:*']"), &space)).await;
-    for row in [
-        credential("active", "{roles: [{kind: ClusterRole, name: view}]}", "Published", FINE),
-        credential("inactive", "{state: Inactive}", "CredentialInactive", FINE),
-        credential("expired", "{expiresAt: '2020-01-01T00:00:00Z'}", "Expired", FINE),
-        credential("published", "{type: Opaque, opaque: {fields: [{name: key}]}}", "Published", FINE),
-        credential("no-role", "{roles: [{kind: ClusterRole, name: no-such-role}]}", "RoleNotFound", STUCK),
-        credential(
-            "too-strong",
-            "{roles: [{kind: ClusterRole, name: cluster-admin}]}",
-            "RoleNotBindable",
-            STUCK,
-        ),
-        credential("refused", "{scopes: [stock]}", "PolicyViolation", STUCK),
-        credential("conflict", "{type: ClientSecret, secret: {name: taken}}", "Conflict", STUCK),
-        credential(
-            "unprovided",
-            "{type: Vpn, provided: {secretRef: {name: nowhere}}}",
-            "MaterialInvalid",
-            STUCK,
-        ),
-    ] {
-        told::<Credential>(&space, row).await;
+impl State {
+    /// Brings it about, and returns the object.
+    async fn reach(&self, space: &Space) -> Value {
+        let spec: Value = serde_yaml_ng::from_str(&placed(self.spec, space)).unwrap();
+        let mut asked = json!({
+            "apiVersion": API_VERSION, "kind": self.kind, "metadata": {"name": self.name}, "spec": spec,
+        });
+        if matches!(self.when, When::Deleted) {
+            asked["metadata"]["finalizers"] = json!([HOLD]);
+        }
+        let created = apply(&space.client, &space.namespace, asked).await.unwrap();
+        let api = dynamic(&space.client, &created);
+        match self.when {
+            When::New => json!(created),
+            When::Says(reason) => {
+                json!(self.once(&api, |found| condition(found, "Ready").1 == reason).await)
+            }
+            When::Edited(change) => {
+                self.once(&api, |found| condition(found, "Ready").0).await;
+                let change: Value = serde_yaml_ng::from_str(change).unwrap();
+                let patch = Patch::Merge(json!({"spec": change}));
+                json!(api.patch(self.name, &PatchParams::default(), &patch).await.unwrap())
+            }
+            When::Deleted => {
+                self.once(&api, |found| condition(found, "Ready").0).await;
+                json!(api.delete(self.name, &DeleteParams::default()).await.unwrap().left().unwrap())
+            }
+        }
     }
-    for row in [
-        token("issued", "{credentialRef: {name: active}, expiresIn: 1h}", "Issued", FINE),
-        token("suspended", "{credentialRef: {name: inactive}, expiresIn: 1h}", "CredentialInactive", FINE),
-        token("revoked", "{credentialRef: {name: active}, expiresIn: 1h, revoked: true}", "Revoked", FINE),
-        token("over", "{credentialRef: {name: active}, expiresAt: '2020-01-01T00:00:00Z'}", "Expired", FINE),
-        token("alone", "{credentialRef: {name: nobody}, expiresIn: 1h}", "CredentialNotFound", WAITS),
-        token(
-            "in-the-way",
-            "{credentialRef: {name: active}, expiresIn: 1h, secret: {name: taken}}",
-            "Conflict",
-            STUCK,
-        ),
-        token("of-none", "{credentialRef: {name: refused}, expiresIn: 1h}", "PolicyViolation", STUCK),
-    ] {
-        told::<ApiToken>(&space, row).await;
+
+    /// Takes away what the namespace's own end would not.
+    async fn leave(&self, space: &Space) {
+        if self.kind == "CredentialPolicy" {
+            let policies: Api<CredentialPolicy> = Api::all(space.client.clone());
+            policies.delete(self.name, &DeleteParams::default()).await.unwrap();
+        } else if matches!(self.when, When::Deleted) {
+            let object = json!({"apiVersion": API_VERSION, "kind": self.kind, "metadata": {"namespace": space.namespace}});
+            let api = dynamic(&space.client, &serde_json::from_value(object).unwrap());
+            let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+            api.patch(self.name, &PatchParams::default(), &patch).await.unwrap();
+        }
     }
-    // Before the first answer, and after an edit that is not answered yet.
-    let mut found = json!(space.api::<Credential>().get("active").await.unwrap());
-    found["metadata"]["generation"] = json!(2);
-    assert_eq!((argo_cd(&found).as_str(), flux(&found)), WAITS);
-    found["status"] = json!({"observedGeneration": -1});
-    assert_eq!((argo_cd(&found).as_str(), flux(&found)), WAITS);
-    let mut policy =
-        json!(CredentialPolicy::new("p", serde_json::from_value(json!({"namespaceSelector": {}})).unwrap()));
-    policy["metadata"]["generation"] = json!(1);
-    assert_eq!(
-        argo_cd(&policy),
-        "Healthy",
-        "nobody tells of it where the operator sees a part of the cluster"
+
+    async fn once(
+        &self,
+        api: &Api<DynamicObject>,
+        expected: impl Fn(&DynamicObject) -> bool,
+    ) -> DynamicObject {
+        let events =
+            watcher(api.clone(), watcher::Config::default().fields(&format!("metadata.name={}", self.name)));
+        until(self.name, events, |found| found.is_some_and(&expected)).await.unwrap()
+    }
+}
+
+/// The object, less what differs from run to run, and less what nobody waits by.
+fn record(object: &Value, space: &Space) -> String {
+    const INSTANT: &str = "2026-01-01T00:00:00Z";
+    const ELSEWHERE: &str = "orders";
+    let part = |part: &str, keys: &[&str]| -> Value {
+        let Some(there) = object[part].as_object() else { return Value::Null };
+        there
+            .iter()
+            .filter(|(key, _)| keys.contains(&key.as_str()))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    };
+    let mut kept = json!({
+        "apiVersion": object["apiVersion"],
+        "kind": object["kind"],
+        "metadata": part("metadata", &["name", "generation", "deletionTimestamp"]),
+        "spec": object["spec"],
+        "status": part("status", &["observedGeneration", "state", "conditions"]),
+    });
+    if let Some(deleted) = kept["metadata"].get_mut("deletionTimestamp") {
+        *deleted = json!(INSTANT);
+    }
+    let conditions = kept.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
+        condition["lastTransitionTime"] = json!(INSTANT);
+    }
+    let mut text = serde_yaml_ng::to_string(&without_nulls(kept)).unwrap();
+    // The names of bindings have a digest of the namespace in them.
+    let name = object["metadata"]["name"].as_str().unwrap();
+    for grant in Vec::<Grant>::deserialize(&object["spec"]["roles"]).unwrap_or_default() {
+        let [here, recorded] =
+            [&space.namespace, ELSEWHERE].map(|namespace| name::binding(namespace, name, &grant));
+        text = text.replace(&here, &recorded);
+    }
+    text.replace(&space.namespace, ELSEWHERE)
+}
+
+async fn each_state_is_told_as_the_table_says(_: Arc<World>, space: Space) {
+    let taken = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "taken"}});
+    apply(&space.client, &space.namespace, taken).await.unwrap();
+    let mut recorded = Vec::new();
+    for state in STATES {
+        let found = state.reach(&space).await;
+        assert_eq!(argo_cd(&found), state.told.argo_cd, "Argo CD: {found:#}");
+        if let Some(said) = flux(&found) {
+            assert_eq!(said, state.told.flux, "Flux: {found:#}");
+        }
+        recorded.push(record(&found, &space));
+    }
+    for state in STATES {
+        state.leave(&space).await;
+    }
+    let fresh = recorded.join("---\n");
+    if env::var_os(REWRITE).is_some() {
+        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE), fresh).unwrap();
+        return;
+    }
+    let stale = fresh.lines().zip(RECORDED.lines()).find(|(fresh, recorded)| fresh != recorded);
+    assert!(
+        fresh == RECORDED,
+        "{FILE} is stale ({stale:?}): run `{REWRITE}=1 cargo test --test integration -- gitops`"
     );
 }

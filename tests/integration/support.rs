@@ -497,7 +497,7 @@ impl Space {
     }
 }
 
-async fn until<K: Resource + Clone + Debug>(
+pub async fn until<K: Resource + Clone + Debug>(
     what: &str,
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
     expected: impl Fn(Option<&K>) -> bool,

@@ -1,9 +1,10 @@
 //! Whether programs that people use take what the operator draws: OpenSSH, OpenSSL, Apache's htpasswd, oathtool, `GnuPG`,
-//! nginx and age. They are no part of `cargo test`; tests/external/install puts them there.
+//! nginx and age; and whether kstatus, by which Flux and Helm wait, makes of each state what it should. They are no part of `cargo test`; tests/external/install puts them there.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod drawn;
+mod states;
 
 use std::{
     fs::{self, Permissions},
@@ -28,6 +29,7 @@ use data_encoding::BASE64;
 use drawn::{authority, check, draw, draw_by, entries, open_pgp_example, text};
 use rand::{SeedableRng, rngs::StdRng};
 use serde_json::json;
+use states::STATES;
 use tempfile::TempDir;
 
 /// Runs a program in the folder, and returns what it says.
@@ -301,4 +303,29 @@ fn status(port: u16, user: &str, password: &str) -> u16 {
     let mut answer = String::new();
     connection.read_to_string(&mut answer).unwrap();
     answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn kstatus_tells_each_state_as_the_table_says() {
+    let objects = states::recorded();
+    let text = objects.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/external/kstatus");
+    let mut kstatus =
+        Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap_or_else(|error| {
+            panic!("{} cannot be run: {error}; see tests/external/install", program.display())
+        });
+    kstatus.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = kstatus.wait_with_output().unwrap();
+    assert!(output.status.success(), "kstatus cannot read what was recorded");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let said: Vec<_> = said.lines().collect();
+    assert_eq!(
+        (objects.len(), said.len()),
+        (STATES.len(), STATES.len()),
+        "tests/states/recorded.yaml is of another table"
+    );
+    for ((state, object), said) in STATES.iter().zip(&objects).zip(said) {
+        assert_eq!(object["metadata"]["name"], state.name, "tests/states/recorded.yaml is of another table");
+        assert_eq!(said, state.told.kstatus, "{object:#}");
+    }
 }

@@ -233,7 +233,7 @@ pub enum CredentialType {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!(has(self.clusterWide) && self.clusterWide) || self.kind == 'ClusterRole'").message("clusterWide needs kind ClusterRole: a Role holds in its own namespace only").field_path(".clusterWide"),
-    validation = Rule::new("!(has(self.clusterWide) && self.clusterWide) || !has(self.namespace)").message("clusterWide grants in every namespace; remove either clusterWide or namespace").field_path(".clusterWide"),
+    validation = Rule::new("!(has(self.clusterWide) && self.clusterWide) || !has(self.__namespace__)").message("clusterWide grants in every namespace; remove either clusterWide or namespace").field_path(".clusterWide"),
     validation = Rule::new("self.name != '.' && self.name != '..' && !self.name.contains('/') && !self.name.contains('%')").message("not the name of a role: it may be neither . nor .. and contain neither / nor %").field_path(".name")
 )]
 pub struct Grant {

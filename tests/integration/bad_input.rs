@@ -58,7 +58,7 @@ async fn credentials_that_make_no_sense(_: Arc<World>, space: Space) {
         (with_spec("type: Certificate"), "supported values: \"Token\", \"ClientSecret\""),
         (with_spec("state: Paused"), "supported values: \"Active\", \"Inactive\""),
         (with_spec("expiresAt: 2200-01-01T00:00:00Z"), "must be before the year 2200"),
-        (with_spec(&format!("displayName: {}", "x".repeat(129))), "may not be more than 128"),
+        (with_spec(&format!("displayName: {}", "x".repeat(129))), "Too long"),
     ];
     for (manifest, expected) in cases {
         let message = space.refused(&manifest).await;
@@ -130,6 +130,8 @@ async fn material_that_makes_no_sense(_: Arc<World>, space: Space) {
         ("type: Tls, tls: {dnsNames: [not_a_name]}", "should match"),
         ("type: Tls, tls: {dnsNames: ['*.*.example']}", "should match"),
         ("type: Tls, tls: {ipAddresses: ['1.2.3']}", "not an IP address"),
+        ("type: Tls, tls: {ipAddresses: ['10.0.0.256']}", "not an IP address"),
+        ("type: Tls, tls: {ipAddresses: ['10.0.0.7', orders]}", "not an IP address"),
         ("type: Tls, tls: {duration: 90}", "expected string"),
         ("type: Tls, tls: {issuer: {secretRef: {name: a, namespace: b}}}", "field not declared in schema"),
         (
@@ -220,10 +222,7 @@ async fn lives_and_ends_that_make_no_sense(_: Arc<World>, space: Space) {
     }
     for life in ["99999999y", "9999999y", "11y", "3651d", "522w", "87601h"] {
         let message = space.refused(&token("t", &format!("expiresIn: '{life}'"))).await;
-        assert!(
-            message.contains("at most ten years") || message.contains("may not be more than 8"),
-            "{life}: {message}"
-        );
+        assert!(message.contains("at most ten years") || message.contains("Too long"), "{life}: {message}");
     }
     for end in [
         "9999-12-31T23:59:59Z",

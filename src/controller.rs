@@ -22,6 +22,7 @@ mod packed;
 mod place;
 pub mod policies;
 pub mod queue;
+pub mod server;
 pub mod sweep;
 pub mod uninstall;
 pub mod unreadable;

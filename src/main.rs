@@ -221,6 +221,7 @@ fn print_crds(arguments: &CrdsArguments) -> Outcome {
 async fn run_controller(arguments: ControllerArguments) -> Outcome {
     let reach = arguments.common.reach()?;
     let client = start(&arguments.common).await?;
+    controller::server::ask(&client).await?;
     let config = Config {
         namespace: arguments.common.namespace,
         keyring_secret: arguments.common.keyring_secret,

@@ -48,8 +48,15 @@ fn main() -> ExitCode {
     let runtime = Arc::new(tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap());
     // Listing names starts nothing.
     let world = (!arguments.list).then(|| Arc::new(runtime.block_on(World::start())));
+    // Several parts of names may be given, with commas between them.
+    let (chosen, exact) = (arguments.filter.take(), arguments.exact);
+    let fits = |name: &str, part: &str| if exact { name == part } else { name.contains(part) };
+    let is_chosen = |test: &support::Test| {
+        chosen.as_ref().is_none_or(|chosen| chosen.split(',').any(|part| fits(test.name(), part)))
+    };
     let trials = |tests: Vec<support::Test>| -> Vec<Trial> {
-        tests.into_iter().map(|test| test.trial(runtime.clone(), world.clone())).collect()
+        let tests = tests.into_iter().filter(is_chosen);
+        tests.map(|test| test.trial(runtime.clone(), world.clone())).collect()
     };
     let shared = [
         applied::tests(),
@@ -108,7 +115,7 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     failed |= libtest_mimic::run(&arguments, trials(alone)).has_failed();
     // A part of the tests does not use all of the rights.
-    if arguments.filter.is_none() {
+    if chosen.is_none() {
         failed |= libtest_mimic::run(&arguments, trials(access::tests())).has_failed();
     }
     drop(world);

@@ -94,6 +94,10 @@ impl Test {
         Self { name: name.to_owned(), run: Box::new(move |world, space| Box::pin(run(world, space))) }
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn trial(self, runtime: Arc<Runtime>, world: Option<Arc<World>>) -> Trial {
         let Self { name, run } = self;
         Trial::test(name.clone(), move || {

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The programs are looked for in `$KUBEBUILDER_ASSETS`, then in setup-envtest's store; otherwise they are built, once
-//! a machine, from the Go modules under `go/`, which pin their versions.
+//! a machine, from the Go modules under `go/`, which pin their versions. Whoever wants another version of Kubernetes names the
+//! folder of its kube-apiserver and kube-controller-manager by `$CONTROL_PLANE_KUBERNETES`.
 //!
 //! Nothing runs a pod, unless a [`Kubelet`] is started on it.
 //!

@@ -20,6 +20,9 @@ const API_SERVER: &str = "kube-apiserver";
 const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 const KUBECTL: &str = "kubectl";
 
+/// Names a folder with a kube-apiserver and a kube-controller-manager of another version, to be used with the usual etcd.
+const OTHER_KUBERNETES: &str = "CONTROL_PLANE_KUBERNETES";
+
 /// The modules that pin what is built, and their sums.
 const MODULES: [(&str, &str, &str); 2] = [
     ("kubernetes", include_str!("../go/kubernetes/go.mod"), include_str!("../go/kubernetes/go.sum")),
@@ -41,6 +44,20 @@ impl Programs {
             [ETCD, API_SERVER, CONTROLLER_MANAGER].map(|name| folder.join(name));
         let complete = [&etcd, &api_server, &controller_manager].into_iter().all(|program| program.is_file());
         complete.then_some(Self { etcd, api_server, controller_manager })
+    }
+
+    /// With the Kubernetes of that folder.
+    fn with_kubernetes(self, folder: &Path) -> Result<Self, Error> {
+        let [api_server, controller_manager] = [API_SERVER, CONTROLLER_MANAGER].map(|name| folder.join(name));
+        let program = |path: PathBuf| {
+            let found = path.canonicalize();
+            found.map_err(file(format!("find {}, as {OTHER_KUBERNETES} says", path.display())))
+        };
+        Ok(Self {
+            api_server: program(api_server)?,
+            controller_manager: program(controller_manager)?,
+            ..self
+        })
     }
 
     pub(crate) fn kubectl(&self) -> Result<PathBuf, Error> {
@@ -70,6 +87,14 @@ fn minor(text: &str) -> Option<u32> {
 
 /// Finds the programs, or builds them.
 pub(crate) fn find() -> Result<Programs, Error> {
+    let usual = usual()?;
+    match env::var_os(OTHER_KUBERNETES) {
+        Some(folder) => usual.with_kubernetes(Path::new(&folder)),
+        None => Ok(usual),
+    }
+}
+
+fn usual() -> Result<Programs, Error> {
     if let Some(found) =
         env::var_os("KUBEBUILDER_ASSETS").and_then(|folder| Programs::within(Path::new(&folder)))
     {

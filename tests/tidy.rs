@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use credential_operator::{admission, chart};
+use credential_operator::{admission, chart, controller::server::OLDEST};
 use serde_json::Value;
 
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
@@ -257,5 +257,20 @@ fn the_page_of_types_names_tests_that_exist() {
                 path.display()
             );
         }
+    }
+}
+
+#[test]
+fn the_oldest_kubernetes_is_the_one_that_is_tried() {
+    let (major, minor) = OLDEST;
+    let chart = format!("kubeVersion: \">={major}.{minor}.0-0\"");
+    for (file, says) in [
+        ("tests/external/kubernetes/go.mod", format!("\tk8s.io/kubernetes v{major}.{minor}.")),
+        ("charts/credential-operator/Chart.yaml", chart.clone()),
+        ("charts/credential-operator-crds/Chart.yaml", chart),
+        ("docs/install.md", format!("| {major}.{minor} | the oldest")),
+    ] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        assert!(text.contains(&says), "{file} does not say {says}");
     }
 }

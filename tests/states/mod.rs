@@ -72,7 +72,8 @@ const fn policy(name: &'static str, spec: &'static str, when: When, told: Told) 
 
 use When::{Deleted, Edited, New, Says};
 
-/// Every state, each after those that it needs. There is a Secret `taken` that is nobody's.
+/// The states, each after those that it needs. There is a Secret `taken` that is nobody's. Not among them are those that nobody
+/// else could work in: without a keyring, or without admission policies.
 #[rustfmt::skip]
 pub const STATES: &[State] = &[
     // Where the operator sees a part of the cluster, nobody answers for a policy: a new one has to pass for applied.
@@ -103,7 +104,11 @@ pub const STATES: &[State] = &[
     token("alone", "{credentialRef: {name: nobody}, expiresIn: 1h}", Says("CredentialNotFound"), WAITS),
     token("in-the-way", "{credentialRef: {name: active}, expiresIn: 1h, secret: {name: taken}}", Says("Conflict"), STUCK),
     token("of-none", "{credentialRef: {name: refused}, expiresIn: 1h}", Says("PolicyViolation"), STUCK),
+    token("too-late", "{credentialRef: {name: going}, expiresIn: 1h}", Says("CredentialDeleted"), WAITS),
     token("leaving", "{credentialRef: {name: active}, expiresIn: 1h}", Deleted, GOING),
+
+    policy("full", "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: $ns}}, maxCredentials: 1}", Says("Published"), FINE),
+    credential("one-too-many", "{}", Says("QuotaExceeded"), WAITS),
 ];
 
 /// [`RECORDED`], read.

@@ -196,6 +196,13 @@ fn every_value_of_a_chart_is_in_its_schema_and_explained() {
     }
 }
 
+#[test]
+fn the_image_is_compiled_by_the_version_that_is_promised() {
+    let dockerfile = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile")).unwrap();
+    let base = format!(" docker.io/library/rust:{}-bookworm AS build\n", env!("CARGO_PKG_RUST_VERSION"));
+    assert!(dockerfile.contains(&base), "{base}");
+}
+
 /// What a page shows as the file of that name.
 fn shown<'a>(page: &'a str, path: &str) -> &'a str {
     let after = page.split(&format!("`{path}`:\n\n```")).nth(1).unwrap_or_default();

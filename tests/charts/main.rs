@@ -7,6 +7,7 @@
 mod deploy;
 mod helm;
 mod rendered;
+mod versions;
 mod world;
 
 use std::{fs, time::Duration};

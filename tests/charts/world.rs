@@ -28,9 +28,15 @@ pub struct World {
 
 impl World {
     pub async fn start() -> Self {
+        Self::start_with([]).await
+    }
+
+    /// With more images than that of this version: references, and the programs that they stand for.
+    pub async fn start_with(more: impl IntoIterator<Item = (String, PathBuf)>) -> Self {
         let control_plane = ControlPlane::start().await.unwrap();
-        let images = [HOME, IMAGE].map(|image| (image, env!("CARGO_BIN_EXE_credential-operator")));
-        let kubelet = Kubelet::start(&control_plane, images).await.unwrap();
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_credential-operator"));
+        let images = [HOME, IMAGE].map(|image| (image.to_owned(), program.clone()));
+        let kubelet = Kubelet::start(&control_plane, more.into_iter().chain(images)).await.unwrap();
         let kubectl = control_plane.kubectl().unwrap();
         Self { control_plane, kubelet, folder: TempDir::new().unwrap(), kubectl }
     }
@@ -96,28 +102,21 @@ impl World {
         }
     }
 
-    /// What each verifier says to a token, by its pod's own address, under the name of the Service, and whom the operator's
-    /// certificate vouches for.
-    pub fn asked(&self, token: &str, path: &str) -> Vec<String> {
+    /// Somebody who presents tokens to the verifiers.
+    pub fn asker(&self) -> Asker {
         let authority = self.folder.path().join("ca.crt");
         fs::write(&authority, self.of_secret(HOME, "credential-operator-verifier-tls", "ca.crt")).unwrap();
+        let kubeconfig = self.control_plane.admin().kubeconfig().to_owned();
+        Asker { authority, kubectl: self.kubectl.clone(), kubeconfig }
+    }
+
+    /// What each verifier says to a token.
+    pub fn asked(&self, token: &str, path: &str) -> Vec<String> {
+        let asker = self.asker();
         let component = "app.kubernetes.io/component=verifier";
         let path_of_ip = "jsonpath={.items[?(@.status.phase==\"Running\")].status.podIP}";
         let addresses = self.kubectl(&["get", "pods", "-n", HOME, "-l", component, "-o", path_of_ip]);
-        let name = "credential-operator-verifier.credential-operator.svc";
-        let ask = |address: &str| {
-            let curl = Command::new("curl")
-                .args(["--silent", "--show-error", "--max-time", "5", "--output", "/dev/null"])
-                .args(["--write-out", "%{http_code}", "--cacert", authority.to_str().unwrap()])
-                .args(["--resolve", &format!("{name}:8443:{address}")])
-                .args(["--header", &format!("Authorization: Bearer {token}")])
-                .arg(format!("https://{name}:8443{path}"))
-                .output()
-                .unwrap();
-            let complaint = String::from_utf8(curl.stderr).unwrap();
-            String::from_utf8(curl.stdout).unwrap() + &complaint
-        };
-        addresses.split_whitespace().map(ask).collect()
+        addresses.split_whitespace().map(|address| asker.ask(address, token, path)).collect()
     }
 
     /// Waits until as many verifiers accept the token, and none refuses it.
@@ -139,8 +138,12 @@ impl World {
     }
 
     pub fn crds(&self) {
+        self.crds_of(CRDS);
+    }
+
+    pub fn crds_of(&self, chart: &str) {
         let install =
-            ["upgrade", "--install", "credential-operator-crds", CRDS, "--create-namespace", "--set"];
+            ["upgrade", "--install", "credential-operator-crds", chart, "--create-namespace", "--set"];
         self.helm(HOME, &[&install[..], &[ACCOUNTS], &WAIT[..]].concat()).unwrap();
         // The API server itself refuses pods that may more than they should.
         self.kubectl(&[
@@ -153,7 +156,11 @@ impl World {
     }
 
     pub async fn install(&self, namespace: &str, values: &[&str]) -> String {
-        let install = ["upgrade", "--install", "--reset-values", "credential-operator", CHART];
+        self.install_chart(CHART, namespace, values).await
+    }
+
+    pub async fn install_chart(&self, chart: &str, namespace: &str, values: &[&str]) -> String {
+        let install = ["upgrade", "--install", "--reset-values", "credential-operator", chart];
         let install = [&install[..], values, &WAIT[..]].concat();
         self.once_synced(|| self.helm(namespace, &install)).await
     }
@@ -176,5 +183,33 @@ impl World {
                 Err(refused) => panic!("{refused}"),
             }
         }
+    }
+}
+
+/// Somebody who asks verifiers, under the name of their Service, and whom the operator's certificate vouches for.
+pub struct Asker {
+    authority: PathBuf,
+    kubectl: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+impl Asker {
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        run(&self.kubectl, arguments, Some(&self.kubeconfig), "").unwrap()
+    }
+
+    /// The status of the answer at a pod's own address, and what curl has to complain of.
+    pub fn ask(&self, address: &str, token: &str, path: &str) -> String {
+        let name = "credential-operator-verifier.credential-operator.svc";
+        let curl = Command::new("curl")
+            .args(["--silent", "--show-error", "--max-time", "5", "--output", "/dev/null"])
+            .args(["--write-out", "%{http_code}", "--cacert", self.authority.to_str().unwrap()])
+            .args(["--resolve", &format!("{name}:8443:{address}")])
+            .args(["--header", &format!("Authorization: Bearer {token}")])
+            .arg(format!("https://{name}:8443{path}"))
+            .output()
+            .unwrap();
+        let complaint = String::from_utf8(curl.stderr).unwrap();
+        String::from_utf8(curl.stdout).unwrap() + &complaint
     }
 }

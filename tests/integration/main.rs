@@ -23,6 +23,7 @@ mod gitops;
 mod keyring;
 mod kubeconfig;
 mod lag;
+mod listed;
 mod mass;
 mod material;
 mod minted;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         ends::tests(),
         events::tests(),
         gitops::tests(),
+        listed::tests(),
     ]
     .into_iter()
     .flatten()

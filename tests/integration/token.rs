@@ -8,10 +8,7 @@ use credential_operator::{
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{
-    ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PropagationPolicy},
-};
+use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
 use serde_json::json;
 
 use crate::support::{Space, World, condition, credential, token};
@@ -23,7 +20,6 @@ crate::tests![
     bringing_the_end_forward_counts,
     revoking_deletes_the_secret_for_good,
     a_token_waits_for_its_credential,
-    tokens_are_listed_by_their_credential_and_state,
     an_inactive_credential_suspends_and_gives_back_the_same_value,
     a_deleted_secret_is_followed_by_another_value,
     an_edited_secret_is_mended_and_keeps_its_value,
@@ -114,24 +110,6 @@ async fn a_token_waits_for_its_credential(_: Arc<World>, space: Space) {
     );
     space.apply(&credential("c")).await;
     space.token("t", ApiTokenState::Active).await;
-}
-
-async fn tokens_are_listed_by_their_credential_and_state(_: Arc<World>, space: Space) {
-    let other = token("other", "expiresIn: 30d").replace("{name: c}", "{name: d}");
-    let tokens = [credential("c"), credential("d"), token("t", "expiresIn: 30d"), other];
-    space.apply(&tokens.join("---\n")).await;
-    for name in ["t", "other"] {
-        space.token(name, ApiTokenState::Active).await;
-    }
-    let listed = async |fields: &str| {
-        let found = space.api::<ApiToken>().list(&ListParams::default().fields(fields)).await.unwrap();
-        found.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
-    };
-    assert_eq!(listed("spec.credentialRef.name=c").await, ["t"]);
-    assert_eq!(listed("spec.credentialRef.name=d,status.state=Active").await, ["other"]);
-    assert_eq!(listed("status.state!=Active").await, Vec::<String>::new());
-    let tokens = space.api::<Credential>().list(&ListParams::default().fields("spec.type=Token")).await;
-    assert_eq!(tokens.unwrap().items.len(), 2);
 }
 
 async fn an_inactive_credential_suspends_and_gives_back_the_same_value(_: Arc<World>, space: Space) {

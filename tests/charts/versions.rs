@@ -76,7 +76,7 @@ impl Load {
     }
 }
 
-/// Where the verifier's Service would send somebody. There are no EndpointSlices of it: their addresses may not be of the
+/// Where the verifier's Service would send somebody. There are no `EndpointSlice`s of it: their addresses may not be of the
 /// loopback network, as those of our pods are.
 fn ready(asker: &Asker) -> Vec<String> {
     let component = "app.kubernetes.io/component=verifier";

@@ -131,6 +131,28 @@ fn the_crds_are_fresh() {
     }
 }
 
+/// Of another one the API server warns whoever applies the definition.
+#[test]
+fn formats_are_those_that_kubernetes_knows() {
+    fn formats(schema: &Value, found: &mut Vec<String>) {
+        match schema {
+            Value::Object(fields) => {
+                found.extend(fields.get("format").and_then(Value::as_str).map(str::to_owned));
+                fields.values().for_each(|field| formats(field, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| formats(item, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    for crd in credential_operator::api::crds() {
+        formats(&serde_json::to_value(&crd.spec.versions).unwrap(), &mut found);
+    }
+    found.sort();
+    found.dedup();
+    assert_eq!(found, ["date-time", "int32", "int64"]);
+}
+
 #[test]
 fn the_admission_policies_are_fresh() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds/validatingadmissionpolicies.yaml");

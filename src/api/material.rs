@@ -97,6 +97,7 @@ pub struct Password {
     /// How many characters the password has; absent: 32. Example: 24.
     #[schemars(range(min = 8, max = 1024))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "int32"))]
     pub length: Option<u32>,
     /// The characters that the password is drawn from, each named once; absent: letters and digits.
     /// Example: abcdefghjkmnpqrstuvwxyz23456789.
@@ -117,6 +118,7 @@ pub struct SshKey {
     pub algorithm: KeyAlgorithm,
     /// Bits: 2048, 3072 or 4096 (the default) for Rsa; 256 (the default), 384 or 521 for Ecdsa. Example: 4096.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "int32"))]
     pub size: Option<u32>,
     /// The comment in the public key; absent: namespace/name of the credential. Example: deploy@ci.
     #[schemars(length(max = 256), regex(pattern = r"^[\x20-\x7E]*$"))]
@@ -160,6 +162,7 @@ pub struct Tls {
     pub algorithm: KeyAlgorithm,
     /// Bits: 2048 (the default), 3072 or 4096 for Rsa; 256 (the default) or 384 for Ecdsa. Example: 256.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "int32"))]
     pub size: Option<u32>,
     /// The subject's common name; absent: the credential's name. Example: orders.
     #[schemars(length(min = 1, max = 64))]
@@ -269,6 +272,7 @@ pub struct Field {
     /// How many characters, or random bytes where encoding is set; absent: 32. Example: 40.
     #[schemars(range(min = 8, max = 1024))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "int32"))]
     pub length: Option<u32>,
     /// The characters that it is drawn from, each named once; absent: letters and digits. Example: 0123456789abcdef.
     #[schemars(length(min = 2, max = 94), regex(pattern = r"^[\x21-\x7E]+$"))]
@@ -303,6 +307,7 @@ pub struct HashedPassword {
     /// The cost of Bcrypt, the logarithm of its rounds; absent: 12. Example: 10.
     #[schemars(range(min = 10, max = 15))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "int32"))]
     pub cost: Option<u32>,
     /// How the password is drawn.
     #[serde(default, flatten)]
@@ -338,10 +343,12 @@ pub struct Totp {
     /// 6 or 8; absent: 6.
     #[schemars(extend("enum" = [6, 8]))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "int32"))]
     pub digits: Option<u32>,
     /// Seconds that one password lasts; absent: 30. Example: 60.
     #[schemars(range(min = 15, max = 300))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "int32"))]
     pub period: Option<u32>,
 }
 

@@ -10,7 +10,7 @@ mod rendered;
 mod versions;
 mod world;
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedKey, IsCa, KeyPair};
 use serde_json::Value;
@@ -204,7 +204,11 @@ async fn a_release_comes_changes_goes_and_comes_again() {
     let refused = world.helm(HOME, &[&["install", "credential-operator", CHART], &wrong[..]].concat());
     assert!(refused.unwrap_err().contains("spec.tls.dnsNames"));
     let notes = world.install(HOME, &[]).await;
-    assert!(notes.contains("kubectl get secret -n default first-token"), "{notes}");
+    // The commands that it tells to give next.
+    let commands: Vec<_> = notes.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+    let script = format!("kubectl() {{ '{}' \"$@\"; }}\n{}", world.kubectl.display(), commands.join("\n"));
+    let said = world.run(Path::new("bash"), &["-euc", &script], "").unwrap();
+    assert!(said.contains("cop_") && said.contains("credential.credential-operator.io/first"), "{said}");
     let token = world.shop();
     world.accepted(&token, 2).await;
     let told = world.asked(&token, "/introspect");

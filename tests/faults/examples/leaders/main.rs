@@ -7,6 +7,8 @@
 //!
 //! Each controller is a process of its own: this program, run again.
 
+mod users;
+
 use std::{
     fs::{self, File},
     path::PathBuf,
@@ -20,46 +22,41 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use credential_operator::{
-    api::{ApiToken, ApiTokenState, Credential},
+    api::ApiTokenState,
     controller::{self, Candidate, Config, Context, election::LEASE},
-    domain::{clock::Clock, reach::Reach, token::Prefix},
+    domain::{reach::Reach, token::Prefix},
     telemetry::{self, LogFormat},
 };
 use faults::{
     asked::Asked,
     checker::Checker,
     run::{KEYRING, Violation},
-    scenario::credential_with,
-    space::{DEADLINE, ELSEWHERE, Outcome, ROLES_EVERYWHERE, RunClock, Space, clock},
+    space::{DEADLINE, Outcome, ROLES_EVERYWHERE, RunClock, Space, clock},
     state,
     world::World,
 };
 use futures::StreamExt;
-use jiff::SignedDuration;
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Secret};
-use kube::{Api, ResourceExt, api::ListParams, runtime::watcher};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, runtime::watcher};
 use rand::{
     RngExt, SeedableRng,
     rand_core::UnwrapErr,
     rngs::{StdRng, SysRng},
 };
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep, timeout},
 };
 
-/// How often users do something.
-const LOAD_EVERY: Duration = Duration::from_millis(500);
+use users::{first_value, settle, token, use_it};
+
 /// How long a leader is left to work before it is killed.
 const LEADS_FOR: Duration = Duration::from_secs(1);
 /// How many tokens are asked for while a leader is killed.
 const BATCH: usize = 10;
 /// How long after the first of them at most.
 const MIDST: Duration = Duration::from_millis(150);
-/// How many credentials have tokens.
-const CREDENTIALS: usize = 4;
 
 /// What is allowed in the namespace of the run, beside what deploy/controller.yaml does in the operator's own.
 const LEASES: &str = "
@@ -126,13 +123,12 @@ async fn main() -> ExitCode {
 
 /// Runs a controller until it is killed, or does not lead any more.
 async fn control(namespace: &str, name: &str, elected: bool) -> Outcome {
-    let text = |error: &dyn std::error::Error| error.to_string();
-    telemetry::start(LogFormat::Text, "info").map_err(|error| text(&error))?;
+    telemetry::start(LogFormat::Text, "info").map_err(text)?;
     // The parent has it from the control plane that it started.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut config = kube::Config::infer().await.map_err(|error| text(&error))?;
+    let mut config = kube::Config::infer().await.map_err(text)?;
     config.default_retry = false;
-    let client = kube::Client::try_from(config).map_err(|error| text(&error))?;
+    let client = kube::Client::try_from(config).map_err(text)?;
     let config = Config {
         namespace: namespace.to_owned(),
         keyring_secret: KEYRING.to_owned(),
@@ -154,7 +150,7 @@ async fn control(namespace: &str, name: &str, elected: bool) -> Outcome {
     } else {
         controller::run(Arc::new(ctx), stop).await
     };
-    ended.map_err(|error| text(&error))
+    ended.map_err(text)
 }
 
 async fn attack(arguments: &Arguments) -> Outcome<bool> {
@@ -165,7 +161,7 @@ async fn attack(arguments: &Arguments) -> Outcome<bool> {
     space.apply(LEASES).await?;
     let clock = clock();
     let checker = Checker::watch(&space, clock.clone());
-    let follows = world.control_plane.admin().client().map_err(|error| error.to_string())?;
+    let follows = world.control_plane.admin().client().map_err(text)?;
     let verifier = Asked::start(follows, &space.namespace, clock.clone(), true).await?;
     let mut cast = Cast { world: &world, space: &space, started: 0 };
     let stop = AtomicBool::new(false);
@@ -211,7 +207,7 @@ struct Controller {
 
 impl Controller {
     fn signal(&self, signal: Signal) -> Outcome {
-        kill_process(Pid::from_child(&self.child), signal).map_err(|error| error.to_string())
+        kill_process(Pid::from_child(&self.child), signal).map_err(text)
     }
 
     /// What it said last: its log goes with the control plane.
@@ -264,7 +260,7 @@ impl Cast<'_> {
                 .stderr(file)
                 .spawn()
         };
-        let child = start().map_err(|error: std::io::Error| error.to_string())?;
+        let child = start().map_err(text)?;
         Ok(Controller { name, child, log })
     }
 
@@ -360,124 +356,14 @@ async fn lead(cast: &mut Cast<'_>, arguments: &Arguments) -> Outcome<(String, Ve
     Ok((told, vec![last]))
 }
 
+fn text(error: impl std::error::Error) -> String {
+    error.to_string()
+}
+
 /// The least, the median and the most.
 fn range(times: &mut [Duration]) -> String {
     times.sort();
     let [least, median, most] = [0, times.len() / 2, times.len().saturating_sub(1)]
         .map(|at| times.get(at).copied().unwrap_or_default().as_secs_f32());
     format!("{least:.1} to {most:.1} s (median {median:.1} s)")
-}
-
-/// What a token is to be in the end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Active,
-    Revoked,
-    Expired,
-    Deleted,
-}
-
-fn token(name: &str, credential: usize, spec: &str) -> String {
-    format!(
-        "apiVersion: credential-operator.io/v1alpha1\nkind: ApiToken\nmetadata: {{name: {name}}}\n\
-         spec: {{credentialRef: {{name: c{credential}}}, {spec}}}\n"
-    )
-}
-
-/// What users do, until they are to stop. Tells what each token is to be.
-async fn use_it(space: &Space, clock: &RunClock, seed: u64, stop: &AtomicBool) -> Outcome<Vec<Fate>> {
-    let mut random = StdRng::seed_from_u64(seed);
-    let view = "{kind: ClusterRole, name: view}";
-    let roles = [
-        format!("roles: [{view}]"),
-        format!("roles: [{view}, {{kind: ClusterRole, name: view, namespace: {ELSEWHERE}}}]"),
-        format!("roles: [{view}, {{kind: ClusterRole, name: view, clusterWide: true}}]"),
-    ];
-    let apply =
-        async |number: usize, roles: &str| space.apply(&credential_with(&format!("c{number}"), roles)).await;
-    for number in 0..CREDENTIALS {
-        apply(number, &roles[0]).await?;
-    }
-    let mut fates = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        let number = random.random_range(0..CREDENTIALS);
-        let alive: Vec<_> = (0..fates.len()).filter(|at| fates[*at] == Fate::Active).collect();
-        let chosen = alive.get(random.random_range(0..alive.len().max(1))).copied();
-        match (random.random_range(0..8), chosen) {
-            (0, Some(chosen)) => {
-                space.patch::<ApiToken>(&format!("t{chosen}"), json!({"spec": {"revoked": true}})).await?;
-                fates[chosen] = Fate::Revoked;
-            }
-            (1, Some(chosen)) => {
-                space.delete::<ApiToken>(&format!("t{chosen}")).await?;
-                fates[chosen] = Fate::Deleted;
-            }
-            (2, _) => apply(number, &roles[random.random_range(0..roles.len())]).await?,
-            (3, _) => {
-                let name = format!("c{number}");
-                space.patch::<Credential>(&name, json!({"spec": {"state": "Inactive"}})).await?;
-                sleep(LOAD_EVERY).await;
-                space.patch::<Credential>(&name, json!({"spec": {"state": "Active"}})).await?;
-            }
-            (4, _) => {
-                let end = clock.now() + SignedDuration::from_secs(random.random_range(5..30));
-                space
-                    .apply(&token(&format!("t{}", fates.len()), number, &format!("expiresAt: {end:.0}")))
-                    .await?;
-                fates.push(Fate::Expired);
-            }
-            _ => {
-                space.apply(&token(&format!("t{}", fates.len()), number, "expiresIn: 1h")).await?;
-                fates.push(Fate::Active);
-            }
-        }
-        sleep(LOAD_EVERY).await;
-    }
-    Ok(fates)
-}
-
-fn first_value(name: &str, token: &ApiToken) -> Outcome {
-    let serial = token.status.as_ref().and_then(|status| status.serial);
-    if serial == Some(0) {
-        return Ok(());
-    }
-    Err(format!("ApiToken {name} has another value than its first: serial {serial:?}"))
-}
-
-/// Waits until each token is what it is to be, with a Secret if it is alive, and tells how many there were.
-async fn settle(space: &Space, fates: &[Fate]) -> Outcome<String> {
-    for (number, fate) in fates.iter().enumerate() {
-        let name = format!("t{number}");
-        let state = match fate {
-            Fate::Active => ApiTokenState::Active,
-            Fate::Revoked => ApiTokenState::Revoked,
-            Fate::Expired => ApiTokenState::Expired,
-            Fate::Deleted => {
-                space.gone::<ApiToken>(&name).await?;
-                space.gone::<Secret>(&format!("{name}-token")).await?;
-                continue;
-            }
-        };
-        let found = space.token(&name, state).await?;
-        let secret = space.api::<Secret>().get_opt(&format!("{name}-token")).await;
-        let has_secret = secret.map_err(|error| error.to_string())?.is_some();
-        if has_secret != (*fate == Fate::Active) {
-            return Err(format!("ApiToken {name} is {state:?}, and that it has a Secret is {has_secret}"));
-        }
-        if *fate == Fate::Active {
-            first_value(&name, &found)?;
-        }
-    }
-    let count = |fate: Fate| fates.iter().filter(|found| **found == fate).count();
-    let secrets = space.api::<Secret>().list_metadata(&ListParams::default()).await;
-    let secrets = secrets.map_err(|error| error.to_string())?;
-    let of_tokens = secrets.iter().filter(|secret| secret.name_any().starts_with('t')).count();
-    Ok(format!(
-        "{} tokens: {} active, {} revoked, {} ended, {} deleted; {of_tokens} Secrets",
-        fates.len(),
-        count(Fate::Active),
-        count(Fate::Revoked),
-        count(Fate::Expired),
-        count(Fate::Deleted)
-    ))
 }

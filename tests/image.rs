@@ -1,5 +1,5 @@
 //! The image: the program that image/build made for it, and what buildah makes of the Dockerfile's last stage, run as a node would run
-//! it. It is no part of `cargo test`: tests/external/install builds the program.
+//! it. It is no part of `cargo test`: `tests/external/install image` builds the program.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
@@ -43,7 +43,7 @@ fn here(path: &str) -> PathBuf {
 
 fn program() -> PathBuf {
     let program = here("target/external/image/credential-operator");
-    assert!(program.is_file(), "{} is not there; see tests/external/install", program.display());
+    assert!(program.is_file(), "{} is not there; see `tests/external/install image`", program.display());
     program
 }
 
@@ -54,7 +54,8 @@ fn program() -> PathBuf {
 fn run<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = A>) -> String {
     let mut command = Command::new(program);
     let output = command.args(arguments).current_dir(here("")).stdin(Stdio::null()).output();
-    let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}; see tests/external/install"));
+    let output =
+        output.unwrap_or_else(|error| panic!("{command:?}: {error}; see `tests/external/install image`"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

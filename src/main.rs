@@ -39,7 +39,7 @@ enum Command {
     Uninstall(CommonArguments),
     /// Run the verifier, which tells gateways and services whether a token is accepted.
     Verifier(Box<VerifierArguments>),
-    /// Print the CustomResourceDefinitions, and the admission policies that belong to them, as YAML, for `kubectl apply -f -`.
+    /// Print the CustomResourceDefinitions, and the admission policies that belong to them, as YAML, for `kubectl apply --server-side -f -`.
     Crds(CrdsArguments),
 }
 

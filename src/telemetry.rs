@@ -2,6 +2,8 @@
 
 pub mod health;
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 /// How log lines look.
@@ -21,7 +23,10 @@ pub fn start(format: LogFormat, filter: &str) -> Result<(), tracing_subscriber::
     // kube-client logs a whole response body at WARN when it cannot parse it, and a body may be a Secret.
     let filter = EnvFilter::try_new(format!("{filter},kube_client::client=error"))?;
     let lines = match format {
-        LogFormat::Text => fmt::layer().with_writer(std::io::stderr).boxed(),
+        LogFormat::Text => {
+            // Colours are for people; what collects logs would keep their codes.
+            fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).boxed()
+        }
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(lines).init();

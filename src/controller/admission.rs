@@ -96,12 +96,15 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     if !ctx.needs_admission {
         return Ok(());
     }
-    let flaw = flaw(ctx).await?;
+    let user = whoami(ctx).await?;
+    let flaw = flaw(ctx, &user).await?;
     ctx.queue.add_after(&Key::Admission, if flaw.is_some() { LOOK_AGAIN } else { LOOK_EVERY });
     let said = flaw.map(|flaw| {
+        let account = user.strip_prefix("system:serviceaccount:").unwrap_or("NAMESPACE:NAME");
         format!(
-            "{flaw}, so authors of credentials might gain rights that way, and nothing new is made; put the policies back \
-             (credential-operator crds | kubectl apply -f -)"
+            "{flaw}, so authors of credentials might gain rights that way, and nothing new is made; put the policies back, for the \
+             accounts of all operators: by the chart credential-operator-crds with controllerAccounts, or by credential-operator \
+             crds --controller-account {account} | kubectl apply --server-side -f -"
         )
     });
     if ctx.note_admission(said.clone()) {
@@ -115,8 +118,7 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     Ok(())
 }
 
-async fn flaw(ctx: &Context) -> Result<Option<String>, RequestError> {
-    let user = whoami(ctx).await?;
+async fn flaw(ctx: &Context, user: &str) -> Result<Option<String>, RequestError> {
     let policies: Api<ValidatingAdmissionPolicy> = Api::all(ctx.client.clone());
     let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(ctx.client.clone());
     let mut kept = HashMap::new();
@@ -124,7 +126,7 @@ async fn flaw(ctx: &Context) -> Result<Option<String>, RequestError> {
         let found = Kept { policy: get(&policies, &name).await?, binding: get(&bindings, &name).await? };
         kept.insert(name, found);
     }
-    if let Some(flaw) = admission::flaw(&|name| kept.get(name).cloned().unwrap_or_default(), &user) {
+    if let Some(flaw) = admission::flaw(&|name| kept.get(name).cloned().unwrap_or_default(), user) {
         return Ok(Some(flaw));
     }
     for (name, found) in kept {

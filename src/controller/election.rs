@@ -122,6 +122,26 @@ impl Candidate {
         Ok(())
     }
 
+    /// Gives a lease back that was taken so.
+    ///
+    /// # Errors
+    /// When the API server refuses that, or does not answer.
+    pub async fn let_others_lead(&self) -> Result<(), ElectionError> {
+        let api: Api<Lease> = Api::namespaced(self.hurried.clone(), &self.namespace);
+        let lease = api.get(LEASE).await?;
+        let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
+        if holder == Some(&self.identity) {
+            let free = Patch::Merge(json!({
+                "metadata": {"resourceVersion": lease.metadata.resource_version},
+                "spec": {"holderIdentity": null},
+            }));
+            let params =
+                PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+            api.patch(LEASE, &params, &free).await?;
+        }
+        Ok(())
+    }
+
     /// Stands until it is elected, or somebody has let go: a manager keeps what it knew of a lease until that has run out, so it
     /// takes another one to look at once.
     async fn stand(&self, seen: &mut Seen<'_>) -> Result<Option<LeaseManager>, LeaseManagerError> {

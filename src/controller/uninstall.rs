@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 
 use kube::{Api, ResourceExt, api::ListParams, core::PartialObjectMeta};
 use thiserror::Error;
-use tokio::time::sleep;
-use tracing::info;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
 
 use super::{
     Candidate, Context, Place,
@@ -34,6 +34,8 @@ use crate::{
 const NONE_LEADS_FOR: Duration = Duration::from_mins(5);
 /// What a leader had sent is done by then.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
+/// By when all that there is has been read.
+const SEEN_WITHIN: Duration = Duration::from_mins(1);
 /// How often it is looked again whether anything is left.
 const ROUNDS: usize = 10;
 
@@ -52,6 +54,13 @@ pub enum UninstallError {
          do what the status of the credential says"
     )]
     OutOfReach(Place),
+    /// What there is was not to be read.
+    #[error(
+        "not all of what there is could be read in {} s, and the log says what: a kind that is not defined any more, a namespace \
+         that is gone, or a right that is missing",
+        SEEN_WITHIN.as_secs()
+    )]
+    Unseen,
     /// Somebody makes it as fast as it goes.
     #[error("there is always more to unbind: does a controller work without --leader-elect?")]
     NeverDone,
@@ -61,14 +70,24 @@ pub enum UninstallError {
 /// `context` makes one that has seen nothing yet: nobody waits here for a watch that lags.
 ///
 /// # Errors
-/// When any of it may still be there; then it is to be run again.
+/// When any of it may still be there; then it is to be run again, and controllers work on until then.
 pub async fn run(candidate: &Candidate, context: impl Fn() -> Arc<Context>) -> Result<(), UninstallError> {
     candidate.keep_all_from_leading(NONE_LEADS_FOR).await?;
+    let outcome = unbind_all(context).await;
+    if outcome.is_err()
+        && let Err(error) = candidate.let_others_lead().await
+    {
+        warn!(%error, "no controller leads for {} s", NONE_LEADS_FOR.as_secs());
+    }
+    outcome
+}
+
+async fn unbind_all(context: impl Fn() -> Arc<Context>) -> Result<(), UninstallError> {
     sleep(SETTLED_AFTER).await;
     for _ in 0..ROUNDS {
         let ctx = context();
         let _watches = watch::start(&ctx);
-        watch::complete(&ctx).await;
+        timeout(SEEN_WITHIN, watch::complete(&ctx)).await.map_err(|_| UninstallError::Unseen)?;
         let held = held(&ctx).await?;
         for credential in &held {
             release(&ctx, credential).await?;

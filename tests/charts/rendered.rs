@@ -101,6 +101,7 @@ fn charts_are_sound_and_typos_are_errors() {
         ("watchNamespaces={orders}", "verifier.tls.mode generated does not go with watchNamespaces"),
         ("watchNamespaces={credential-operator}", "where the keyring lives"),
         ("image.digest=latest", "does not match pattern"),
+        (r"controller.podLabels.app\.kubernetes\.io/name=other", "app.kubernetes.io/name"),
     ] {
         let refused = template(HOME, &["--set", values]).unwrap_err();
         assert!(refused.contains(complaint), "{values}: {refused}");
@@ -157,4 +158,39 @@ fn kinds_of_others_are_as_they_are_to_be() {
     assert_eq!(labels.len(), 2);
     assert!(labels.iter().all(|labels| selected.iter().all(|(key, value)| labels[key] == *value)));
     assert!(!objects.iter().any(|object| object["kind"] == "Credential"));
+}
+
+/// Where YAML takes names for numbers, they are names all the same.
+#[test]
+fn names_may_be_digits() {
+    let names = ["--namespace", "456", "--set-string", "watchNamespaces={789},verifier.tls.secret.name=1e3"];
+    let more = ["--set", "verifier.tls.mode=secret", "--set-string", "controller.priorityClassName=123"];
+    let objects =
+        documents(&render(&[&["template", "0123", CHART], &names[..], &more[..]].concat()).unwrap());
+    let mut seen = BTreeSet::new();
+    for object in &objects {
+        for pointer in [
+            "/metadata/namespace",
+            "/metadata/labels/app.kubernetes.io~1instance",
+            "/spec/template/spec/priorityClassName",
+            "/spec/template/spec/volumes/0/secret/secretName",
+            "/subjects/0/namespace",
+        ] {
+            if let Some(name) = object.pointer(pointer) {
+                seen.insert(name.as_str().unwrap_or_else(|| panic!("{pointer} of {object}")));
+            }
+        }
+    }
+    assert_eq!(seen, ["0123", "123", "1e3", "456", "789"].into());
+    template(HOME, &["--set", "verifier.podAnnotations=null"]).unwrap();
+}
+
+#[test]
+fn what_pods_are_given_the_one_that_uninstalls_has_too() {
+    let dress = r"controller.podLabels.team=shop,controller.podAnnotations.sidecar\.istio\.io/inject=false";
+    let objects = documents(&template(HOME, &["--set-string", dress]).unwrap());
+    let job = objects.iter().find(|object| object["kind"] == "Job").unwrap();
+    let metadata = &job["spec"]["template"]["metadata"];
+    assert_eq!(metadata["labels"]["team"], "shop");
+    assert_eq!(metadata["annotations"]["sidecar.istio.io/inject"], "false");
 }

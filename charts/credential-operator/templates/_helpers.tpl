@@ -21,7 +21,7 @@
 {{- define "credential-operator.selector" -}}
 {{- $ := index . 0 -}}
 app.kubernetes.io/name: credential-operator
-app.kubernetes.io/instance: {{ $.Release.Name }}
+app.kubernetes.io/instance: {{ toYaml $.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
@@ -75,7 +75,7 @@ securityContext:
 imagePullSecrets: {{ toJson . }}
 {{- end }}
 {{- with $values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ toYaml . }}
 {{- end }}
 {{- with $values.nodeSelector }}
 nodeSelector: {{ toJson . }}

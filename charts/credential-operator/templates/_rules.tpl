@@ -129,7 +129,7 @@ kind: {{ $kind }}
 metadata:
   name: {{ $name }}
   {{- with $namespace }}
-  namespace: {{ . }}
+  namespace: {{ toYaml . }}
   {{- end }}
   labels: {{- include "credential-operator.labels" (list $ $component) | nindent 4 }}
 rules:
@@ -140,7 +140,7 @@ kind: {{ $kind }}Binding
 metadata:
   name: {{ $name }}
   {{- with $namespace }}
-  namespace: {{ . }}
+  namespace: {{ toYaml . }}
   {{- end }}
   labels: {{- include "credential-operator.labels" (list $ $component) | nindent 4 }}
 roleRef:
@@ -150,5 +150,5 @@ roleRef:
 subjects:
 - kind: ServiceAccount
   name: {{ $account }}
-  namespace: {{ $.Release.Namespace }}
+  namespace: {{ toYaml $.Release.Namespace }}
 {{- end }}

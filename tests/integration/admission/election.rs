@@ -257,6 +257,16 @@ async fn what_is_uninstalled_leaves_nothing_bound_elsewhere(world: Arc<World>, s
     assert_eq!((bound().await, credentials.get("c").await.unwrap().finalizers().len()), ([1, 1, 1], 1));
     let value = space.value("t-token").await;
 
+    // What cannot be done leaves all as it is, and lets others lead.
+    let narrow = ["uninstall", "--watch-namespaces", &space.namespace];
+    let mut narrow = Process::start(&world, "narrow", &narrow).await;
+    assert!(!narrow.ended().await.success());
+    assert!(narrow.log().contains("stand bound where this operator does not work"), "{}", narrow.log());
+    assert!(!narrow.log().contains('\u{1b}'), "colours in a file: {}", narrow.log());
+    let leases: Api<Lease> = Api::namespaced(world.admin.clone(), OPERATOR_NAMESPACE);
+    assert_eq!(leases.get(LEASE).await.unwrap().spec.unwrap().holder_identity, None);
+    assert_eq!((bound().await, credentials.get("c").await.unwrap().finalizers().len()), ([1, 1, 1], 1));
+
     // Once and again: what was interrupted is run anew.
     for _ in 0..2 {
         let mut uninstall = Process::start(&world, "uninstall", &["uninstall"]).await;

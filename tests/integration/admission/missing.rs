@@ -107,7 +107,9 @@ async fn nothing_new_is_made_without_the_policies(world: Arc<World>, space: Spac
         });
         let message = condition(&refused.await.unwrap(), "Ready").2;
         assert!(message.starts_with(said), "{how}: {message}");
-        assert!(message.ends_with("(credential-operator crds | kubectl apply -f -)"), "{message}");
+        assert!(message.ends_with(
+                "crds --controller-account credential-operator:credential-operator | kubectl apply --server-side -f -"
+            ), "{message}");
         assert_eq!(bindings(&space).await, 1 + number, "{how}");
         // What there was stays as it was.
         assert_eq!(space.value("t-token").await, value);

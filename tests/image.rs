@@ -208,6 +208,7 @@ async fn the_image_runs_as_nobody_with_nothing_to_write_to() {
     let token = kubectl(&["create", "token", "credential-operator", "-n", HOME]);
     fs::write(account.join("token"), token.trim()).unwrap();
     fs::copy(control_plane.directory().join("ca.crt"), account.join("ca.crt")).unwrap();
+    fs::write(account.join("namespace"), HOME).unwrap();
 
     let address = free_address();
     let (host, port) = control_plane.server().strip_prefix("https://").unwrap().rsplit_once(':').unwrap();

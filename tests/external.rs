@@ -4,7 +4,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod drawn;
-mod states;
 
 use std::{
     fs::{self, Permissions},
@@ -28,8 +27,8 @@ use credential_operator::{
 use data_encoding::BASE64;
 use drawn::{authority, check, draw, draw_by, entries, open_pgp_example, text};
 use rand::{SeedableRng, rngs::StdRng};
-use serde_json::json;
-use states::STATES;
+use serde::Deserialize;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Runs a program in the folder, and returns what it says.
@@ -307,8 +306,11 @@ fn status(port: u16, user: &str, password: &str) -> u16 {
 
 #[test]
 fn kstatus_tells_each_state_as_the_table_says() {
-    let objects = states::recorded();
-    let text = objects.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    // Written by the test `gitops` of the integration tests, which brings the states about.
+    let recorded: Vec<_> = serde_yaml_ng::Deserializer::from_str(include_str!("states.yaml"))
+        .map(|state| Value::deserialize(state).unwrap())
+        .collect();
+    let text = recorded.iter().map(|state| state["object"].to_string()).collect::<Vec<_>>().join("\n");
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/external/kstatus");
     let mut kstatus =
         Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap_or_else(|error| {
@@ -319,13 +321,9 @@ fn kstatus_tells_each_state_as_the_table_says() {
     assert!(output.status.success(), "kstatus cannot read what was recorded");
     let said = String::from_utf8(output.stdout).unwrap();
     let said: Vec<_> = said.lines().collect();
-    assert_eq!(
-        (objects.len(), said.len()),
-        (STATES.len(), STATES.len()),
-        "tests/states/recorded.yaml is of another table"
-    );
-    for ((state, object), said) in STATES.iter().zip(&objects).zip(said) {
-        assert_eq!(object["metadata"]["name"], state.name, "tests/states/recorded.yaml is of another table");
-        assert_eq!(said, state.told.kstatus, "{object:#}");
+    assert!(recorded.len() > 25, "{}", recorded.len());
+    assert_eq!(said.len(), recorded.len());
+    for (state, said) in recorded.iter().zip(said) {
+        assert_eq!(state["kstatus"], said, "{state:#}");
     }
 }

@@ -30,8 +30,6 @@ mod minted;
 mod policy;
 mod renewal;
 mod rights;
-#[path = "../states/mod.rs"]
-mod states;
 mod support;
 mod token;
 mod ttl;

@@ -1,14 +1,4 @@
-//! An object of ours in each of its states, and what Argo CD, Flux and kstatus make of it: one table, for the test that brings the
-//! states about and for the one that asks kstatus about what that has recorded.
-
-#![allow(dead_code, reason = "each of the two uses a part")]
-
-use serde::Deserialize;
-use serde_json::Value;
-
-/// The objects of the table, in its order, as an operator left them, less what differs from run to run. Whoever changes what the
-/// operator says has them written anew: `REWRITE_STATES=1 cargo test --test integration -- gitops`.
-pub const RECORDED: &str = include_str!("recorded.yaml");
+//! An object of ours in each of its states, and what Argo CD, Flux and kstatus make of it.
 
 /// What is said of an object by who has applied it and waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,10 +100,3 @@ pub const STATES: &[State] = &[
     policy("full", "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: $ns}}, maxCredentials: 1}", Says("Published"), FINE),
     credential("one-too-many", "{}", Says("QuotaExceeded"), WAITS),
 ];
-
-/// [`RECORDED`], read.
-pub fn recorded() -> Vec<Value> {
-    serde_yaml_ng::Deserializer::from_str(RECORDED)
-        .map(|object| Value::deserialize(object).unwrap())
-        .collect()
-}

@@ -10,10 +10,8 @@ pub mod credential;
 pub mod credential_policy;
 pub mod delivery;
 pub mod instant;
-pub mod lean;
 pub mod lifetime;
 pub mod material;
-pub mod unread;
 
 pub use api_token::{ApiToken, ApiTokenSpec, ApiTokenState, ApiTokenStatus};
 pub use condition::{Condition, ConditionType, Reason};

@@ -31,10 +31,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures::future::join_all;
-use k8s_openapi::{
-    NamespaceResourceScope, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
-use kube::{Api, Client, Resource, ResourceExt};
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{Client, ResourceExt};
 
 pub use self::server::{Listen, ServeError, TlsFiles, run};
 use self::{
@@ -45,7 +43,8 @@ use self::{
     record::{Facts, Kind, Stated, uid},
 };
 use crate::{
-    api::{ApiToken, Credential, lean::Lean},
+    api::{ApiToken, Credential},
+    client::Objects,
     domain::{clock::Clock, keyring::Keyring, reach::Reach},
 };
 
@@ -155,31 +154,21 @@ impl Verifier {
         let quiet = MAX_QUIET.min(self.source.max_staleness / 3);
         let scopes = self.source.reach.scopes();
         let tokens = scopes.iter().zip(&self.tokens).map(async |(scope, pulse)| {
-            let api = within(&client, scope.as_deref());
-            Follow::<ApiToken> { api, fields: None, pulse, clock, quiet }.run(self).await;
+            let objects = Objects::scoped(client.clone(), scope.as_deref());
+            Follow::<ApiToken> { objects, fields: None, pulse, clock, quiet }.run(self).await;
         });
         let credentials = scopes.iter().zip(&self.credentials).map(async |(scope, pulse)| {
-            let api = within(&client, scope.as_deref());
-            Follow::<Credential> { api, fields: None, pulse, clock, quiet }.run(self).await;
+            let objects = Objects::scoped(client.clone(), scope.as_deref());
+            Follow::<Credential> { objects, fields: None, pulse, clock, quiet }.run(self).await;
         });
         let keyring = Follow::<Secret> {
-            api: Api::namespaced(client.clone(), &self.source.namespace),
+            objects: Objects::namespaced(client.clone(), &self.source.namespace),
             fields: Some(format!("metadata.name={}", self.source.keyring_secret)),
             pulse: &self.keys,
             clock,
             quiet,
         };
         tokio::join!(join_all(tokens), join_all(credentials), keyring.run(self));
-    }
-}
-
-fn within<K>(client: &Client, scope: Option<&str>) -> Api<Lean<K>>
-where
-    Lean<K>: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
-    match scope {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
     }
 }
 

@@ -83,6 +83,14 @@ fn the_layers_point_one_way() {
 }
 
 #[test]
+fn the_client_decides_nothing() {
+    forbid(
+        "client",
+        &["crate::controller", "crate::verifier", "crate::admission", "std::env", "::now()", "rng()"],
+    );
+}
+
+#[test]
 fn admission_and_charts_know_of_no_client() {
     for name in ["admission", "chart"] {
         forbid(

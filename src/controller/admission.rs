@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt;
 use k8s_openapi::{
     ClusterResourceScope,
     api::{
@@ -19,17 +18,8 @@ use k8s_openapi::{
         authentication::v1::SelfSubjectReview,
     },
 };
-use kube::{
-    Api, Resource, ResourceExt,
-    api::PostParams,
-    core::PartialObjectMeta,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, watcher},
-    },
-};
-use serde::de::DeserializeOwned;
-use tokio::task::JoinSet;
+use kube::{Resource, api::PostParams, core::PartialObjectMeta, runtime::watcher::Event};
+use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{info, warn};
 
 use super::{
@@ -39,12 +29,19 @@ use super::{
 use crate::{
     admission::{self, Kept},
     api::{Credential, CredentialSpec, credential::DesiredState},
+    client::{
+        Objects, Readable,
+        informer::{self, Selector},
+    },
 };
 
 /// How often the policies are looked at.
 const LOOK_EVERY: Duration = Duration::from_mins(5);
 /// The same, while something is wrong with them: the API server needs a moment to take a policy in.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// How many events of a watch may wait to be taken in.
+const AHEAD: usize = 100;
 
 /// What is said until it is known.
 pub(super) const NOT_KNOWN: &str =
@@ -58,31 +55,24 @@ pub(super) fn watch(tasks: &mut JoinSet<()>, ctx: &Arc<Context>) {
 
 fn feed<K>(tasks: &mut JoinSet<()>, ctx: &Arc<Context>)
 where
-    K: Resource<DynamicType = (), Scope = ClusterResourceScope>
-        + Clone
-        + std::fmt::Debug
-        + Send
-        + Sync
-        + 'static,
+    K: Readable + Resource<Scope = ClusterResourceScope> + Send + 'static,
 {
-    let ctx = ctx.clone();
     let names: HashSet<_> = admission::names().into_iter().collect();
+    let (events, mut shown) = mpsc::channel(AHEAD);
+    let objects = Objects::<PartialObjectMeta<K>>::all(ctx.client.clone());
+    tasks.spawn(informer::run(objects, Selector::default(), events));
+    let ctx = ctx.clone();
     tasks.spawn(async move {
-        let api: Api<PartialObjectMeta<K>> = Api::all(ctx.client.clone());
-        let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
-                Ok(watcher::Event::InitDone) => ctx.queue.add(Key::Admission),
-                Ok(watcher::Event::Apply(changed) | watcher::Event::Delete(changed)) => {
-                    if names.contains(&changed.name_any()) {
-                        ctx.queue.add(Key::Admission);
-                    }
+        while let Some(event) = shown.recv().await {
+            let concerns_us = match event {
+                Event::Init | Event::InitApply(_) => false,
+                Event::InitDone => true,
+                Event::Apply(changed) | Event::Delete(changed) => {
+                    changed.metadata().name.as_ref().is_some_and(|name| names.contains(name))
                 }
-                Err(error) => {
-                    let kind = K::kind(&());
-                    warn!(%kind, %error, "the watch was interrupted and is taken up again");
-                }
+            };
+            if concerns_us {
+                ctx.queue.add(Key::Admission);
             }
         }
     });
@@ -119,8 +109,8 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
 }
 
 async fn flaw(ctx: &Context, user: &str) -> Result<Option<String>, RequestError> {
-    let policies: Api<ValidatingAdmissionPolicy> = Api::all(ctx.client.clone());
-    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(ctx.client.clone());
+    let policies: Objects<ValidatingAdmissionPolicy> = Objects::all(ctx.client.clone());
+    let bindings: Objects<ValidatingAdmissionPolicyBinding> = Objects::all(ctx.client.clone());
     let mut kept = HashMap::new();
     for name in admission::names() {
         let found = Kept { policy: get(&policies, &name).await?, binding: get(&bindings, &name).await? };
@@ -143,17 +133,14 @@ async fn flaw(ctx: &Context, user: &str) -> Result<Option<String>, RequestError>
 }
 
 async fn whoami(ctx: &Context) -> Result<String, RequestError> {
-    let api: Api<SelfSubjectReview> = Api::all(ctx.client.clone());
+    let api: Objects<SelfSubjectReview> = Objects::all(ctx.client.clone());
     let (params, question) = (PostParams::default(), SelfSubjectReview::default());
     let reviewed = send(|| "ask who the controller is".to_owned(), api.create(&params, &question)).await?;
     let user = reviewed.status.and_then(|status| status.user_info).and_then(|user| user.username);
     Ok(user.unwrap_or_default())
 }
 
-async fn get<K>(api: &Api<K>, name: &str) -> Result<Option<K>, RequestError>
-where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
-{
+async fn get<K: Readable>(api: &Objects<K>, name: &str) -> Result<Option<K>, RequestError> {
     send(|| format!("get {} {name}", K::kind(&())), api.get_opt(name)).await
 }
 
@@ -163,7 +150,7 @@ async fn lets_pass(ctx: &Context, policy: &str) -> Result<Option<String>, Reques
     let mut canary = Credential::new("credential-operator-canary", inactive);
     let annotation = (admission::CANARY_ANNOTATION.to_owned(), policy.to_owned());
     canary.metadata.annotations = Some([annotation].into());
-    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &ctx.config.namespace);
+    let api: Objects<Credential> = Objects::namespaced(ctx.client.clone(), &ctx.config.namespace);
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
     let tried = send(|| format!("try {policy} by a dry run"), api.create(&dry_run, &canary)).await;
     match tried {

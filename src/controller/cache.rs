@@ -145,6 +145,14 @@ impl<K: Kept> Cache<K> {
         self.state().scopes.values().all(|scope| scope.complete)
     }
 
+    /// The watch that shows what is in that namespace: that one's own, or the one of all.
+    pub fn scope_of(&self, namespace: Option<&str>) -> Option<String> {
+        let state = self.state();
+        namespace
+            .map(ToOwned::to_owned)
+            .filter(|namespace| state.scopes.contains_key(&Some(namespace.clone())))
+    }
+
     /// How many there are, less those that cannot be read.
     pub fn count(&self) -> usize {
         self.state().objects.len()
@@ -215,6 +223,11 @@ impl<K: Kept> Cache<K> {
     /// Where something is that cannot be read.
     pub fn unreadable(&self) -> Vec<Place> {
         self.state().unreadable.iter().cloned().collect()
+    }
+
+    /// How many there are that cannot be read.
+    pub fn count_unreadable(&self) -> usize {
+        self.state().unreadable.len()
     }
 
     /// Whether anything is there that cannot be read.

@@ -21,7 +21,7 @@ use tower::{BoxError, service_fn};
 use tracing::{debug, info, warn};
 
 use super::write::FIELD_MANAGER;
-use crate::domain::clock::Clock;
+use crate::{client::Objects, domain::clock::Clock};
 
 /// The name of the `Lease`, in the operator's own namespace.
 pub const LEASE: &str = "credential-operator";
@@ -82,6 +82,10 @@ impl Candidate {
     }
 
     /// Waits until it leads. It may be dropped at any time.
+    #[expect(
+        clippy::disallowed_types,
+        reason = "as the lease manager reads the Lease, which only those can poison who may write in the operator's own namespace"
+    )]
     pub async fn lead(&self) -> Leader {
         let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
         let mut seen = watcher::watch_object(api, LEASE).default_backoff().boxed();

@@ -3,10 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::{
-    Api,
-    api::{Patch, PatchParams, PostParams},
-};
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
@@ -14,10 +11,13 @@ use super::{
     Context, Key, Place,
     write::{FIELD_MANAGER, RequestError, Trouble, send},
 };
-use crate::domain::{
-    digest,
-    keyring::{Key as SigningKey, Keyring},
-    name,
+use crate::{
+    client::Objects,
+    domain::{
+        digest,
+        keyring::{Key as SigningKey, Keyring},
+        name,
+    },
 };
 
 /// How often keys that nothing names are looked for.
@@ -68,7 +68,7 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     if let Some(requested) = requested {
         metadata["annotations"] = json!({ name::ROTATED_ANNOTATION: requested });
     }
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &ctx.config.namespace);
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), &ctx.config.namespace);
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let patch = Patch::Merge(json!({ "metadata": metadata, "data": data }));
     let patched =
@@ -84,7 +84,7 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
 /// # Errors
 /// When we have not, and when a read fails.
 pub async fn latest(ctx: &Context) -> Result<(), RequestError> {
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &ctx.config.namespace);
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), &ctx.config.namespace);
     let found = send(|| "get the keyring".to_owned(), api.get_opt(&ctx.config.keyring_secret)).await?;
     let version = |secret: &Secret| secret.metadata.resource_version.clone();
     let held = ctx.keyring_secret.get(&place(ctx));
@@ -114,7 +114,7 @@ async fn create(ctx: &Context) -> Result<(), RequestError> {
         type_: Some("Opaque".to_owned()),
         ..Secret::default()
     };
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &ctx.config.namespace);
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), &ctx.config.namespace);
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     match send(|| "create the keyring".to_owned(), api.create(&params, &secret)).await {
         Ok(created) => {

@@ -36,6 +36,7 @@ pub struct Metrics {
     reconciles: Family<Labels, Counter>,
     seconds: Family<OfKind, Histogram>,
     objects: Family<OfKind, Gauge>,
+    invalid: Family<OfKind, Gauge>,
     waiting: Gauge,
     failing: Gauge,
     leading: Gauge,
@@ -50,6 +51,7 @@ impl Default for Metrics {
             Histogram::new(exponential_buckets(1e-3, 2.0, 15))
         });
         let objects = Family::<OfKind, Gauge>::default();
+        let invalid = Family::<OfKind, Gauge>::default();
         let [waiting, failing, leading, guarded] = [(); 4].map(|()| Gauge::default());
         registry.register(
             "reconciles",
@@ -62,6 +64,11 @@ impl Default for Metrics {
             seconds.clone(),
         );
         registry.register("objects", "Objects that are there, by kind", objects.clone());
+        registry.register(
+            "invalid_objects",
+            "Objects that do not fit their kind, by kind: nothing is made for them",
+            invalid.clone(),
+        );
         registry.register("waiting", "Objects that wait for their turn", waiting.clone());
         registry.register("failing", "Objects whose last look failed, to be tried again", failing.clone());
         registry.register("leading", "1 while this controller works, 0 while another may", leading.clone());
@@ -70,7 +77,7 @@ impl Default for Metrics {
             "1 while the admission policies are in force, 0 while nothing new is made for want of them",
             guarded.clone(),
         );
-        Self { registry, reconciles, seconds, objects, waiting, failing, leading, guarded }
+        Self { registry, reconciles, seconds, objects, invalid, waiting, failing, leading, guarded }
     }
 }
 
@@ -119,6 +126,17 @@ impl Probe for Context {
             ("CredentialPolicy", self.policies.count()),
         ] {
             metrics.objects.get_or_create(&OfKind { kind }).set(whole(number));
+        }
+        for (kind, number) in [
+            ("Credential", self.credentials.count_unreadable()),
+            ("ApiToken", self.tokens.count_unreadable()),
+            ("CredentialPolicy", self.policies.count_unreadable()),
+            ("Secret", self.secrets.count_unreadable()),
+            ("ServiceAccount", self.accounts.count_unreadable()),
+            ("RoleBinding", self.role_bindings.count_unreadable()),
+            ("ClusterRoleBinding", self.cluster_role_bindings.count_unreadable()),
+        ] {
+            metrics.invalid.get_or_create(&OfKind { kind }).set(whole(number));
         }
         metrics.waiting.set(whole(self.queue.waiting()));
         metrics.failing.set(whole(self.queue.failing()));

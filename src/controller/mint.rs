@@ -13,7 +13,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{Api, api::PostParams, core::PartialObjectMeta};
+use kube::{api::PostParams, core::PartialObjectMeta};
 
 use super::{
     Context, Key, Place,
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     api::{Credential, condition::seconds, credential::ObjectReference},
+    client::Objects,
     domain::{
         binding::controller,
         mint::{Claims, Life, seconds_until},
@@ -95,7 +96,7 @@ pub async fn confirm(
     credential: Option<&str>,
 ) -> Result<(), RequestError> {
     let place = Place::new(namespace, &account.name);
-    let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), namespace);
+    let api: Objects<ServiceAccount> = Objects::namespaced(ctx.client.clone(), namespace);
     let found = send(|| format!("get ServiceAccount {place}"), api.get_metadata_opt(place.name())).await?;
     let found = found.filter(|found| is_of(found, credential));
     let is_it = found.as_ref().is_some_and(|found| found.metadata.uid.as_ref() == Some(&account.uid));
@@ -125,7 +126,7 @@ pub async fn mint(ctx: &Context, vessel: &Vessel<'_>, order: &Order) -> Result<M
     let Vessel { owner, place, secret, empty } = vessel;
     let account = Place::new(place.namespace(), &order.account.name);
     let stale = || RequestError::Stale { what: format!("ServiceAccount {account}") };
-    let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), account.namespace());
+    let api: Objects<ServiceAccount> = Objects::namespaced(ctx.client.clone(), account.namespace());
     confirm(ctx, account.namespace(), &order.account, Some(&order.credential)).await?;
     let now = ctx.clock.now();
     if now >= order.end {

@@ -5,11 +5,10 @@
 
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::{
-    Api, Resource,
+    Resource,
     api::ObjectMeta,
     core::{NamespaceResourceScope, PartialObjectMeta},
 };
-use serde::de::DeserializeOwned;
 use tracing::info;
 
 use super::{
@@ -19,6 +18,7 @@ use super::{
 };
 use crate::{
     api::{ApiToken, Credential},
+    client::{Objects, Readable},
     domain::{binding::Binding, made_for::MadeFor, name},
 };
 
@@ -35,7 +35,8 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
     };
     let keyring = ctx.keyring();
     let mut known = Known { ctx, key, looked: false, uid: None };
-    let mut found = false;
+    // One that cannot be deleted does not keep the others.
+    let (mut found, mut failed) = (false, Ok(()));
     let of_it = |metadata: &ObjectMeta| {
         MadeFor::of_orphan(metadata).filter(|made| made.kind == kind && made.name == place.name())
     };
@@ -43,19 +44,19 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
         if let Some(made) = of_it(&secret.metadata).filter(|made| made.verify(&keyring).is_ok())
             && known.is_gone(&made.uid).await?
         {
-            delete::<Secret>(ctx, &secret).await?;
+            failed = failed.and(delete::<Secret>(ctx, &secret).await);
             found = true;
         }
     }
     if kind == "ApiToken" {
-        return Ok(found);
+        return failed.map(|()| found);
     }
     for account in ctx.accounts.owned_by(key) {
         let is_its = account.metadata.name.as_ref() == Some(&name::service_account(place.name()));
         if let Some(made) = of_it(&account.metadata).filter(|_| is_its)
             && known.is_gone(&made.uid).await?
         {
-            delete::<ServiceAccount>(ctx, &account).await?;
+            failed = failed.and(delete::<ServiceAccount>(ctx, &account).await);
             found = true;
         }
     }
@@ -66,11 +67,11 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
             && known.is_gone(&owner.uid).await?
         {
             let uid = binding.metadata.uid.as_deref().unwrap_or_default();
-            delete_binding(ctx, &binding.key(), uid).await?;
+            failed = failed.and(delete_binding(ctx, &binding.key(), uid).await);
             found = true;
         }
     }
-    Ok(found)
+    failed.map(|()| found)
 }
 
 /// Which object there is of that name, once somebody asked.
@@ -109,12 +110,9 @@ impl Known<'_> {
 
 async fn latest<K>(ctx: &Context, place: &Place) -> Result<Option<String>, RequestError>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + std::fmt::Debug,
+    K: Readable + Resource<Scope = NamespaceResourceScope>,
 {
-    let api: Api<K> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<K> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let what = || format!("get {} {place}", K::kind(&()));
     Ok(send(what, api.get_metadata_opt(place.name())).await?.and_then(|found| found.metadata.uid))
 }
@@ -122,17 +120,14 @@ where
 /// Deletes it in the version that was looked at: whoever takes it over meanwhile keeps it.
 async fn delete<K>(ctx: &Context, orphan: &PartialObjectMeta<K>) -> Result<(), RequestError>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + std::fmt::Debug,
+    K: Readable + Resource<Scope = NamespaceResourceScope>,
 {
     let place = Place::of(orphan);
     let kind = K::kind(&());
     info!(%place, %kind, "whom it was made for is gone");
     let uid = orphan.metadata.uid.as_deref().unwrap_or_default();
     let params = delete_only(uid, orphan.metadata.resource_version.as_deref());
-    let api: Api<K> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<K> = Objects::namespaced(ctx.client.clone(), place.namespace());
     unless_gone(send(|| format!("delete {kind} {place}"), api.delete(place.name(), &params)).await)?;
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use kube::{Api, api::PostParams};
+use kube::api::PostParams;
 use tokio::time::Instant;
 
 use self::lost::Lost;
@@ -27,6 +27,7 @@ use crate::{
         ApiToken, Credential, CredentialPolicy, CredentialPolicyStatus, Reason,
         condition::{ConditionType, Finding, conditions},
     },
+    client::Objects,
     domain::policy::{Asked, Breach, Policies, Severity, Standing, gravest},
 };
 
@@ -330,7 +331,7 @@ async fn write_status(ctx: &Context, name: &str, count: Count) -> Result<(), Req
         ctx.queue.add_after(&Key::Policies, wait);
         return Ok(());
     }
-    let api: Api<CredentialPolicy> = Api::all(ctx.client.clone());
+    let api: Objects<CredentialPolicy> = Objects::all(ctx.client.clone());
     let changed = CredentialPolicy { status: Some(status), ..policy };
     let written = send(
         || format!("update the status of CredentialPolicy {name}"),

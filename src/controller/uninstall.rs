@@ -4,9 +4,10 @@
 //! All else stays: credentials, tokens, their Secrets and accounts, and what is bound in their own namespace, which garbage
 //! collection takes with them. An operator that is installed again binds anew.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use kube::{Api, ResourceExt, api::ListParams, core::PartialObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{api::ListParams, core::PartialObjectMeta};
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -14,20 +15,18 @@ use tracing::{info, warn};
 use super::{
     Candidate, Context, Place,
     credential::{
-        apply::{delete_binding, let_go},
+        apply::{delete_binding, remove_finalizer},
         observe::{look, out_of_reach},
-        plan::owner_of,
+        plan::{is_held, owner_of},
     },
     election::ElectionError,
     sweep, watch,
-    write::{RequestError, Trouble, send},
+    write::{RequestError, send},
 };
 use crate::{
-    api::Credential,
-    domain::{
-        binding::{Binding, Ownership},
-        name,
-    },
+    api::{Credential, credential::Grant},
+    client::{Objects, Watched},
+    domain::binding::{BindingKey, Owner, Ownership},
 };
 
 /// For how long no controller leads: until Helm, or whoever asked for this, has deleted them.
@@ -39,21 +38,22 @@ const SEEN_WITHIN: Duration = Duration::from_mins(1);
 /// How often it is looked again whether anything is left.
 const ROUNDS: usize = 10;
 
-/// Why not all of it is gone.
+/// Why uninstalling did not end well.
 #[derive(Debug, Error)]
 pub enum UninstallError {
     /// A controller may be at work.
     #[error("could not keep controllers from working")]
     Election(#[from] ElectionError),
-    /// Something could not be read, deleted or let go.
+    /// Something could not be read.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// What is bound where this operator does not work.
+    /// Roles are still bound outside the namespaces of their credentials.
     #[error(
-        "roles of Credential {0} stand bound where this operator does not work; name these namespaces in --watch-namespaces, or \
-         do what the status of the credential says"
+        "roles are still bound outside the namespaces of their credentials. Delete these bindings, or run this again once what is \
+         said of them is solved:\n{}",
+        .0.join("\n")
     )]
-    OutOfReach(Place),
+    StillBound(Vec<String>),
     /// What there is was not to be read.
     #[error(
         "not all of what there is could be read in {} s, and the log says what: a kind that is not defined any more, a namespace \
@@ -61,9 +61,6 @@ pub enum UninstallError {
         SEEN_WITHIN.as_secs()
     )]
     Unseen,
-    /// Somebody makes it as fast as it goes.
-    #[error("there is always more to unbind: does a controller work without --leader-elect?")]
-    NeverDone,
 }
 
 /// Keeps controllers that elect a leader from working, and takes away what they bound outside the credentials' namespaces.
@@ -84,70 +81,140 @@ pub async fn run(candidate: &Candidate, context: impl Fn() -> Arc<Context>) -> R
 
 async fn unbind_all(context: impl Fn() -> Arc<Context>) -> Result<(), UninstallError> {
     sleep(SETTLED_AFTER).await;
+    let mut bound = Vec::new();
     for _ in 0..ROUNDS {
         let ctx = context();
         let _watches = watch::start(&ctx);
         timeout(SEEN_WITHIN, watch::complete(&ctx)).await.map_err(|_| UninstallError::Unseen)?;
         let held = held(&ctx).await?;
+        // All bindings first: no object of one tenant keeps those of another.
+        let mut found = Found::default();
         for credential in &held {
-            release(&ctx, credential).await?;
+            unbind(&ctx, credential, &mut found).await;
         }
-        sweep::reconcile(&ctx).await?;
-        if held.is_empty() {
-            info!("nothing is bound that would be left behind");
+        sweep::unbind_orphans(&ctx, &mut found).await;
+        for credential in held.iter().filter(|credential| !found.holds(credential)) {
+            release(&ctx, credential).await;
+        }
+        if found.deleted == 0 && found.bound.is_empty() {
+            info!("nothing is bound outside the namespaces of credentials");
             return Ok(());
         }
+        bound = found.bound.into_values().collect();
     }
-    Err(UninstallError::NeverDone)
+    Err(UninstallError::StillBound(bound))
+}
+
+/// What was found in one round.
+#[derive(Default)]
+pub(super) struct Found {
+    /// How many bindings were deleted.
+    pub(super) deleted: usize,
+    /// What is still bound, and why, by the UID of the credential and the name of what binds it.
+    pub(super) bound: BTreeMap<(String, String), String>,
+}
+
+impl Found {
+    /// A binding was deleted, or could not be.
+    pub(super) fn note(&mut self, owner: &Owner, key: &BindingKey, outcome: Result<(), RequestError>) {
+        match outcome {
+            Ok(()) => {
+                self.deleted += 1;
+                info!(binding = %key, "unbound");
+            }
+            Err(error) => {
+                let why = failure(&error);
+                warn!(binding = %key, why, "still bound");
+                let say = format!("  {key} of Credential {}/{}: {why}", owner.namespace, owner.name);
+                self.bound.insert((owner.uid.clone(), key.to_string()), say);
+            }
+        }
+    }
+
+    /// Whether anything of that credential is still bound.
+    fn holds(&self, credential: &ObjectMeta) -> bool {
+        self.bound.keys().any(|(uid, _)| Some(uid) == credential.uid.as_ref())
+    }
+}
+
+/// An error, and what it comes from.
+fn failure(error: &RequestError) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 /// The credentials that are held by our finalizer, also those that cannot be read.
-async fn held(ctx: &Context) -> Result<Vec<PartialObjectMeta<Credential>>, RequestError> {
+async fn held(ctx: &Context) -> Result<Vec<ObjectMeta>, RequestError> {
     let mut held = Vec::new();
     for scope in ctx.config.reach.scopes() {
-        let api: Api<Credential> = match &scope {
-            Some(namespace) => Api::namespaced(ctx.client.clone(), namespace),
-            None => Api::all(ctx.client.clone()),
-        };
-        let all = ListParams::default();
-        let listed = send(|| "list Credentials".to_owned(), api.list_metadata(&all)).await?;
-        held.extend(
-            listed.into_iter().filter(|found| found.finalizers().iter().any(|by| by == name::FINALIZER)),
-        );
+        let objects = Objects::<PartialObjectMeta<Credential>>::scoped(ctx.client.clone(), scope.as_deref());
+        let what = || "list Credentials".to_owned();
+        let mut page = send(what, objects.list(&ListParams::default())).await?;
+        while let Some(found) = send(what, page.next()).await? {
+            held.extend(Some(found.metadata().clone()).filter(is_held));
+        }
     }
     Ok(held)
 }
 
-async fn release(ctx: &Context, found: &PartialObjectMeta<Credential>) -> Result<(), UninstallError> {
-    let place = Place::of(found);
-    let owner = owner_of(&found.metadata);
+/// Deletes the bindings of a credential that are outside its namespace.
+async fn unbind(ctx: &Context, credential: &ObjectMeta, found: &mut Found) {
+    let owner = owner_of(credential);
+    let place = Place::new(&owner.namespace, &owner.name);
     let mut bindings = ctx.bindings_for(&place);
-    if let Some(credential) = ctx.credentials.get(&place) {
-        let bound_in = credential.status.map(|status| status.bound_in).unwrap_or_default();
-        if !out_of_reach(ctx, &bound_in).is_empty() {
-            return Err(UninstallError::OutOfReach(place));
-        }
-        // Also those that somebody took our label off.
-        for key in owner.bindings(&credential.spec.roles).into_keys() {
-            if !bindings.contains_key(&key) && ctx.config.reach.has_binding(&key) {
-                bindings.extend(look(ctx, &key).await?.map(|held| (key, held)));
+    match roles(ctx, &place).await {
+        Ok((roles, bound_in)) => {
+            for unseen in out_of_reach(ctx, &bound_in) {
+                let say = format!(
+                    "  roles of Credential {place} in namespace {unseen}, which is not watched: add it to --watch-namespaces"
+                );
+                found.bound.insert((owner.uid.clone(), unseen), say);
+            }
+            // Also those that somebody took our label off.
+            for key in owner.bindings(&roles).into_keys() {
+                if bindings.contains_key(&key) || !ctx.config.reach.has_binding(&key) {
+                    continue;
+                }
+                match look(ctx, &key).await {
+                    Ok(seen) => bindings.extend(seen.map(|seen| (key, seen))),
+                    Err(error) => found.note(&owner, &key, Err(error)),
+                }
             }
         }
+        Err(error) => warn!(credential = %place, why = failure(&error), "its roles could not be read"),
     }
-    let outside = |binding: &Binding| binding.metadata.namespace.as_ref() != Some(&owner.namespace);
-    for (key, binding) in bindings.into_iter().filter(|(_, binding)| outside(binding)) {
-        if owner.ownership(&binding) != Ownership::Foreign {
-            delete_binding(ctx, &key, binding.metadata.uid.as_deref().unwrap_or_default()).await?;
-            info!(binding = %key, "unbound");
+    for (key, binding) in bindings {
+        let is_outside = binding.metadata.namespace.as_ref() != Some(&owner.namespace);
+        if is_outside && owner.ownership(&binding) != Ownership::Foreign {
+            let uid = binding.metadata.uid.as_deref().unwrap_or_default();
+            found.note(&owner, &key, delete_binding(ctx, &key, uid).await);
         }
     }
-    match let_go(ctx, &found.metadata).await {
-        // Somebody changed it meanwhile; the next round sees how it is.
-        Err(error) if error.trouble() == Trouble::Moved => Ok(()),
-        outcome => {
-            outcome?;
-            info!(credential = %place, "let go");
-            Ok(())
+}
+
+/// The roles of a credential, and where else they are bound by what its status says.
+async fn roles(ctx: &Context, place: &Place) -> Result<(Vec<Grant>, Vec<String>), RequestError> {
+    if let Some(credential) = ctx.credentials.get(place) {
+        let bound_in = credential.status.map(|status| status.bound_in).unwrap_or_default();
+        return Ok((credential.spec.roles, bound_in));
+    }
+    let objects = Objects::<Credential>::namespaced(ctx.client.clone(), place.namespace());
+    let found = send(|| format!("get Credential {place}"), objects.get_watched(place.name())).await?;
+    Ok(match found {
+        Some(Watched(Err(invalid))) => (invalid.roles, invalid.bound_in),
+        Some(Watched(Ok(credential))) => {
+            (credential.spec.roles, credential.status.map(|status| status.bound_in).unwrap_or_default())
         }
+        None => (Vec::new(), Vec::new()),
+    })
+}
+
+/// Removes our finalizer. One that cannot be removed grants nothing, so it only leaves a line in the log.
+async fn release(ctx: &Context, credential: &ObjectMeta) {
+    let owner = owner_of(credential);
+    let place = Place::new(&owner.namespace, &owner.name);
+    match remove_finalizer(ctx, &owner).await {
+        Ok(_) => info!(credential = %place, "finalizer removed"),
+        Err(error) => warn!(credential = %place, why = failure(&error), "the finalizer could not be removed"),
     }
 }

@@ -2,24 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         core::v1::{Namespace, Secret, ServiceAccount},
-        rbac::v1::{ClusterRoleBinding, RoleBinding},
+        rbac::v1::ClusterRoleBinding,
     },
 };
-use kube::{
-    Api, Resource,
-    core::PartialObjectMeta,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
-};
+use kube::{Resource, core::PartialObjectMeta, runtime::watcher::Event};
 use tokio::{sync::mpsc, task::JoinSet};
-use tracing::warn;
 
 use super::{
     Context, Key, Place, admission,
@@ -27,16 +18,19 @@ use super::{
     keyring,
 };
 use crate::{
-    api::{ApiToken, Credential, CredentialPolicy, lean::Lean},
+    api::{ApiToken, Credential, CredentialPolicy},
+    client::{
+        Objects, Readable, Watched,
+        informer::{self, Selector},
+    },
     domain::name,
 };
 
 /// How long a burst of token changes is gathered before their credential is counted.
 const GATHER: Duration = Duration::from_secs(1);
 
-/// How many objects a list asks for at a time: what is read at once is in memory at once, and memory that was needed at
-/// the start is not given back.
-const PAGE: u32 = 100;
+/// How many events of a watch may wait to be taken in.
+const AHEAD: usize = 100;
 
 /// Starts all watches. They end with the set.
 pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
@@ -44,26 +38,25 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
     for scope in ctx.config.reach.scopes() {
         watch_within(&mut tasks, ctx, scope.as_deref());
     }
-    let all = watcher::Config::default().page_size(PAGE);
-    let keyring = watcher::Config::default().fields(&format!("metadata.name={}", ctx.config.keyring_secret));
+    let keyring = Selector {
+        fields: Some(format!("metadata.name={}", ctx.config.keyring_secret)),
+        ..Selector::default()
+    };
     let client = || ctx.client.clone();
 
     if ctx.config.reach.is_everywhere() {
-        let ours = all.clone().labels(name::MANAGED_BY_SELECTOR);
-        let bindings = watcher(Api::<Lean<ClusterRoleBinding>>::all(client()), ours);
-        let kind = "ClusterRoleBinding";
-        feed(&mut tasks, ctx, None, kind, bindings, |ctx| &ctx.cluster_role_bindings, owner_changed);
+        let bindings = Objects::<ClusterRoleBinding>::all(client());
+        feed(&mut tasks, ctx, bindings, managed(), |ctx| &ctx.cluster_role_bindings, owner_changed);
     }
-    let policies = watcher(Api::<Lean<CredentialPolicy>>::all(client()), all.clone());
-    feed(&mut tasks, ctx, None, "CredentialPolicy", policies, |ctx| &ctx.policies, policy_changed);
-    let namespaces = watcher(Api::<Lean<PartialObjectMeta<Namespace>>>::all(client()), all);
-    feed(&mut tasks, ctx, None, "Namespace", namespaces, |ctx| &ctx.namespaces, namespace_changed);
-    let keyring = watcher(Api::<Lean<Secret>>::namespaced(client(), &ctx.config.namespace), keyring);
+    let policies = Objects::<CredentialPolicy>::all(client());
+    feed(&mut tasks, ctx, policies, Selector::default(), |ctx| &ctx.policies, policy_changed);
+    let namespaces = Objects::<PartialObjectMeta<Namespace>>::all(client());
+    feed(&mut tasks, ctx, namespaces, Selector::default(), |ctx| &ctx.namespaces, namespace_changed);
+    let home = Objects::<Secret>::namespaced(client(), &ctx.config.namespace);
     feed(
         &mut tasks,
         ctx,
-        None,
-        "keyring",
+        home,
         keyring,
         |ctx| &ctx.keyring_secret,
         |ctx, _| {
@@ -79,32 +72,26 @@ pub fn start(ctx: &Arc<Context>) -> JoinSet<()> {
 
 /// Starts the watches of what is in namespaces: of one, or of all at once.
 fn watch_within(tasks: &mut JoinSet<()>, ctx: &Arc<Context>, scope: Option<&str>) {
-    let all = watcher::Config::default().page_size(PAGE);
-    let ours = all.clone().labels(name::MANAGED_BY_SELECTOR);
-    let provided = all.clone().labels(name::PROVIDED_SELECTOR);
+    fn objects<K>(ctx: &Context, scope: Option<&str>) -> Objects<K>
+    where
+        K: Readable + Resource<Scope = NamespaceResourceScope>,
+    {
+        Objects::scoped(ctx.client.clone(), scope)
+    }
 
-    let tokens = watcher(api::<ApiToken>(ctx, scope), all.clone());
-    feed(tasks, ctx, scope, "ApiToken", tokens, |ctx| &ctx.tokens, token_changed);
-    let credentials = watcher(api::<Credential>(ctx, scope), all);
-    feed(tasks, ctx, scope, "Credential", credentials, |ctx| &ctx.credentials, credential_changed);
-    let secrets = watcher(api::<PartialObjectMeta<Secret>>(ctx, scope), ours.clone());
-    feed(tasks, ctx, scope, "Secret", secrets, |ctx| &ctx.secrets, owner_changed);
-    let provided = watcher(api::<PartialObjectMeta<Secret>>(ctx, scope), provided);
-    feed(tasks, ctx, scope, "provided Secret", provided, |ctx| &ctx.provided, provided_changed);
-    let accounts = watcher(api::<PartialObjectMeta<ServiceAccount>>(ctx, scope), ours.clone());
-    feed(tasks, ctx, scope, "ServiceAccount", accounts, |ctx| &ctx.accounts, account_changed);
-    let bindings = watcher(api::<RoleBinding>(ctx, scope), ours);
-    feed(tasks, ctx, scope, "RoleBinding", bindings, |ctx| &ctx.role_bindings, owner_changed);
+    let all = Selector::default;
+    let provided = Selector { labels: Some(name::PROVIDED_SELECTOR.to_owned()), ..Selector::default() };
+    feed(tasks, ctx, objects(ctx, scope), all(), |ctx| &ctx.tokens, token_changed);
+    feed(tasks, ctx, objects(ctx, scope), all(), |ctx| &ctx.credentials, credential_changed);
+    feed(tasks, ctx, objects(ctx, scope), managed(), |ctx| &ctx.secrets, owner_changed);
+    feed(tasks, ctx, objects(ctx, scope), provided, |ctx| &ctx.provided, provided_changed);
+    feed(tasks, ctx, objects(ctx, scope), managed(), |ctx| &ctx.accounts, account_changed);
+    feed(tasks, ctx, objects(ctx, scope), managed(), |ctx| &ctx.role_bindings, owner_changed);
 }
 
-fn api<K>(ctx: &Context, scope: Option<&str>) -> Api<Lean<K>>
-where
-    Lean<K>: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
-    match scope {
-        Some(namespace) => Api::namespaced(ctx.client.clone(), namespace),
-        None => Api::all(ctx.client.clone()),
-    }
+/// What the controller has created.
+fn managed() -> Selector {
+    Selector { labels: Some(name::MANAGED_BY_SELECTOR.to_owned()), ..Selector::default() }
 }
 
 /// Returns once every watch has shown all there is.
@@ -114,51 +101,41 @@ pub async fn complete(ctx: &Context) {
     }
 }
 
-/// What a watch shows, or where something is that does not parse: ours might have been stored before their rules. `how` is
-/// what that means for it.
-fn read<K>(Lean(shown): Lean<K>, how: Lost) -> Result<K, (Place, Lost)> {
-    shown.map_err(|unread| {
-        let metadata = unread.metadata;
+/// What a watch shows, or where something is that does not fit its kind: ours might have been stored before their rules.
+/// `how` is what that means for it.
+fn read<K>(Watched(shown): Watched<K>, how: Lost) -> Result<K, (Place, Lost)> {
+    shown.map_err(|invalid| {
+        let metadata = invalid.metadata;
         let place = Place::new(metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default());
         (place, how)
     })
 }
 
 /// Takes a watch in. It is read in a task of its own, so that the next page of a list is under way meanwhile.
-fn feed<K: Kept + Send + 'static>(
+fn feed<K: Kept + Readable + Send + 'static>(
     tasks: &mut JoinSet<()>,
     ctx: &Arc<Context>,
-    scope: Option<&str>,
-    kind: &'static str,
-    events: impl Stream<Item = watcher::Result<Event<Lean<K>>>> + Send + 'static,
+    objects: Objects<K>,
+    selector: Selector,
     cache: fn(&Context) -> &Cache<K>,
     changed: fn(&Context, &Change<K>),
 ) {
-    let (read, mut taken) = mpsc::channel(PAGE as usize);
-    tasks.spawn(async move {
-        let mut events = std::pin::pin!(events.default_backoff());
-        while let Some(event) = events.next().await {
-            // Nobody takes it any more when the controller stops.
-            if read.send(event).await.is_err() {
-                return;
-            }
-        }
-    });
-    let (ctx, scope) = (ctx.clone(), scope.map(ToOwned::to_owned));
+    let (events, mut taken) = mpsc::channel(AHEAD);
+    // The keyring's cache and those of what has no namespace are fed by one watch each.
+    let scope = cache(ctx).scope_of(objects.namespace());
+    tasks.spawn(informer::run(objects, selector, events));
+    let ctx = ctx.clone();
     tasks.spawn(async move {
         while let Some(event) = taken.recv().await {
-            match event {
-                Ok(event) => take_in(&ctx, scope.as_deref(), event, cache(&ctx), changed),
-                Err(error) => warn!(kind, %error, "the watch was interrupted and is taken up again"),
-            }
+            take_in(&ctx, scope.as_deref(), event, cache(&ctx), changed);
         }
     });
 }
 
-fn take_in<K: Kept>(
+fn take_in<K: Kept + Readable>(
     ctx: &Context,
     scope: Option<&str>,
-    event: Event<Lean<K>>,
+    event: Event<Watched<K>>,
     cache: &Cache<K>,
     changed: fn(&Context, &Change<K>),
 ) {

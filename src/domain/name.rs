@@ -36,6 +36,9 @@ pub const CONFIRM_DELETE_ANNOTATION: &str = "credential-operator.io/confirm-dele
 /// On the keyring: the last value of [`ROTATE_ANNOTATION`] that was answered.
 pub const ROTATED_ANNOTATION: &str = "credential-operator.io/rotate-answered";
 
+/// In memory only, on a namespace that has more labels than are kept. Somebody who sets it has every policy select the namespace.
+pub const TRUNCATED_LABEL: &str = "credential-operator.io/labels-truncated";
+
 /// The ServiceAccount of a credential.
 #[must_use]
 pub fn service_account(credential: &str) -> String {

@@ -10,13 +10,15 @@ use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec},
     authorization::v1::{NonResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
 };
-use kube::{Api, Client, api::PostParams};
+use kube::{Client, api::PostParams};
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::{OnceCell, Semaphore},
     time::{Instant, timeout},
 };
 use tracing::warn;
+
+use crate::client::Objects;
 
 /// For how long an answer is believed.
 const BELIEVED_FOR: Duration = Duration::from_secs(10);
@@ -125,7 +127,7 @@ async fn ask(client: &Client, token: &str, path: &str) -> kube::Result<Result<()
         spec: TokenReviewSpec { token: Some(token.to_owned()), ..TokenReviewSpec::default() },
         ..TokenReview::default()
     };
-    let reviewed = Api::all(client.clone()).create(&PostParams::default(), &review).await?;
+    let reviewed = Objects::all(client.clone()).create(&PostParams::default(), &review).await?;
     let status = reviewed.status.unwrap_or_default();
     let Some(user) = status.user.filter(|_| status.authenticated == Some(true)) else {
         return Ok(Err(NotAuthorized::Unknown));
@@ -144,7 +146,7 @@ async fn ask(client: &Client, token: &str, path: &str) -> kube::Result<Result<()
         },
         ..SubjectAccessReview::default()
     };
-    let reviewed = Api::all(client.clone()).create(&PostParams::default(), &review).await?;
+    let reviewed = Objects::all(client.clone()).create(&PostParams::default(), &review).await?;
     let allowed = reviewed.status.is_some_and(|status| status.allowed && status.denied != Some(true));
     Ok(if allowed { Ok(()) } else { Err(NotAuthorized::Forbidden) })
 }

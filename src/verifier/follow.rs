@@ -3,20 +3,21 @@
 //! kube's own watcher keeps bookmarks to itself and cannot tell a quiet watch from a dead one. A verifier must: what it
 //! does not know of any more it must not accept.
 
-use std::{fmt::Debug, time::Duration};
+use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::{
-    Api, Resource,
-    api::{ListParams, WatchEvent, WatchParams},
-};
-use serde::de::DeserializeOwned;
+use kube::api::{ListParams, WatchParams};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::pulse::{Moment, Pulse};
-use crate::{api::lean::Lean, domain::clock::Clock};
+use crate::{
+    client::{
+        Objects, Readable, WatchEvent, Watched,
+        informer::{Failures, version_of},
+    },
+    domain::clock::Clock,
+};
 
 /// How many objects a list asks for at a time.
 const PAGE: u32 = 500;
@@ -42,7 +43,7 @@ pub trait Sink<K> {
 /// One kind that is followed.
 pub struct Follow<'a, K> {
     /// Where its objects are.
-    pub api: Api<Lean<K>>,
+    pub objects: Objects<K>,
     /// Which of them, as a field selector.
     pub fields: Option<String>,
     /// When they were last known to be up to date.
@@ -56,10 +57,10 @@ pub struct Follow<'a, K> {
 /// Why a watch cannot be taken up where it was left.
 struct TooOld;
 
-impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static> Follow<'_, K> {
+impl<K: Readable> Follow<'_, K> {
     /// Follows until it is dropped.
     pub async fn run(&self, sink: &impl Sink<K>) {
-        let mut failures = Failures::default();
+        let mut failures = Failures::new(WAIT);
         loop {
             let asked = self.now();
             match self.list(sink).await {
@@ -77,20 +78,21 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
 
     /// Reads all objects; their common version is the answer.
     async fn list(&self, sink: &impl Sink<K>) -> Result<String, FollowError> {
-        sink.begin(self.api.namespace());
+        sink.begin(self.objects.namespace());
         let mut params =
             ListParams { field_selector: self.fields.clone(), ..ListParams::default() }.limit(PAGE);
         loop {
-            let page = timeout(ANSWER_WITHIN, self.api.list(&params)).await??;
-            for Lean(object) in &page.items {
+            let mut page = timeout(ANSWER_WITHIN, self.objects.list(&params)).await??;
+            while let Some(Watched(object)) = timeout(ANSWER_WITHIN, page.next()).await?? {
                 match object {
-                    Ok(object) => sink.put(object),
-                    Err(unread) => sink.remove(&unread.metadata),
+                    Ok(object) => sink.put(&object),
+                    Err(invalid) => sink.remove(&invalid.metadata),
                 }
             }
-            let Some(more) = page.metadata.continue_.filter(|token| !token.is_empty()) else {
-                sink.end(self.api.namespace());
-                return page.metadata.resource_version.ok_or(FollowError::Versionless);
+            let metadata = page.metadata();
+            let Some(more) = metadata.continue_.filter(|token| !token.is_empty()) else {
+                sink.end(self.objects.namespace());
+                return metadata.resource_version.ok_or(FollowError::Versionless);
             };
             params = params.continue_token(&more);
         }
@@ -101,7 +103,7 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
         // When a list last said what is true now; that counts once a watch shows all up to then.
         let mut asked = None;
         loop {
-            let events = match timeout(ANSWER_WITHIN, self.api.watch(&params, &version)).await {
+            let mut events = match timeout(ANSWER_WITHIN, self.objects.watch(&params, &version)).await {
                 Ok(Ok(events)) => events,
                 Ok(Err(kube::Error::Api(status))) => {
                     debug!(kind = %K::kind(&()), %status, "the watch is refused and everything read anew");
@@ -122,7 +124,6 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
                 failures.none();
                 self.pulse.beat(asked);
             }
-            let mut events = std::pin::pin!(events.into_stream());
             loop {
                 let event = tokio::select! {
                     event = events.next() => event,
@@ -135,39 +136,39 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
                         break;
                     }
                 };
-                if matches!(event, Some(Ok(_))) {
+                if matches!(event, Ok(Some(_))) {
                     failures.none();
                 }
                 match event {
-                    Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
-                        version = version_of(object.meta(), version);
+                    Ok(Some(WatchEvent::Applied(object))) => {
+                        version = version_of(&object, version);
                         match &object.0 {
                             Ok(object) => sink.put(object),
-                            Err(unread) => sink.remove(&unread.metadata),
+                            Err(invalid) => sink.remove(&invalid.metadata),
                         }
                         self.pulse.beat(self.now());
                     }
-                    Some(Ok(WatchEvent::Deleted(object))) => {
-                        version = version_of(object.meta(), version);
-                        sink.remove(object.meta());
+                    Ok(Some(WatchEvent::Deleted(object))) => {
+                        version = version_of(&object, version);
+                        sink.remove(object.metadata());
                         self.pulse.beat(self.now());
                     }
-                    Some(Ok(WatchEvent::Bookmark(bookmark))) => {
-                        version = bookmark.metadata.resource_version;
+                    Ok(Some(WatchEvent::Bookmark(shown))) => {
+                        version = shown;
                         self.pulse.beat(self.now());
                     }
-                    Some(Ok(WatchEvent::Error(status))) => {
+                    Ok(Some(WatchEvent::Error(status))) => {
                         debug!(kind = %K::kind(&()), %status, "the watch ended and everything is read anew");
                         failures.wait().await;
                         return TooOld;
                     }
-                    Some(Err(error)) => {
+                    Err(error) => {
                         debug!(kind = %K::kind(&()), %error, "the watch was interrupted and is taken up again");
                         failures.wait().await;
                         break;
                     }
                     // The API server ends each watch now and then; one that ends it at once is not asked in a loop.
-                    None => {
+                    Ok(None) => {
                         failures.wait().await;
                         break;
                     }
@@ -184,7 +185,8 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
         }
         let asked = self.now();
         let params = ListParams { field_selector: self.fields.clone(), ..ListParams::default() }.limit(1);
-        match timeout(ANSWER_WITHIN, self.api.list(&params)).await {
+        let answered = async { self.objects.list(&params).await?.end().await };
+        match timeout(ANSWER_WITHIN, answered).await {
             Ok(Ok(_)) => Some(asked),
             Ok(Err(error)) => {
                 warn!(kind = %K::kind(&()), %error, "the API server does not answer");
@@ -202,10 +204,6 @@ impl<K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + '
     }
 }
 
-fn version_of(metadata: &ObjectMeta, before: String) -> String {
-    metadata.resource_version.clone().unwrap_or(before)
-}
-
 #[derive(Debug, thiserror::Error)]
 enum FollowError {
     #[error(transparent)]
@@ -214,20 +212,4 @@ enum FollowError {
     Late(#[from] tokio::time::error::Elapsed),
     #[error("the list has no version")]
     Versionless,
-}
-
-/// Waits longer with each failure.
-#[derive(Default)]
-struct Failures(u32);
-
-impl Failures {
-    fn none(&mut self) {
-        self.0 = 0;
-    }
-
-    async fn wait(&mut self) {
-        let [first, most] = WAIT;
-        sleep(first.saturating_mul(1 << self.0.min(8)).min(most)).await;
-        self.0 += 1;
-    }
 }

@@ -27,6 +27,7 @@ mod listed;
 mod mass;
 mod material;
 mod minted;
+mod poisoned;
 mod policy;
 mod renewal;
 mod rights;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
         lag::tests(),
         mass::tests(),
         minted::minted_alone::tests(),
+        poisoned::tests(),
         policy::policy_alone::tests(),
         renewal::tests(),
         rights::tests(),

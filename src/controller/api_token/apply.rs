@@ -10,7 +10,6 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{
-    Api,
     api::{Patch, PatchParams, PostParams},
     core::{PartialObjectMeta, PartialObjectMetaExt},
 };
@@ -22,6 +21,7 @@ use super::{
 };
 use crate::{
     api::{ApiToken, ApiTokenState, ApiTokenStatus, credential::ObjectReference},
+    client::Objects,
     controller::{
         Context, Key, Place,
         cache::Kept,
@@ -111,7 +111,7 @@ async fn write(
     status: ApiTokenStatus,
 ) -> Result<Option<ApiToken>, RequestError> {
     let place = Place::of(token);
-    let api: Api<ApiToken> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<ApiToken> = Objects::namespaced(ctx.client.clone(), place.namespace());
     // The version makes it fail where another leader, or a stale watch, would overwrite what it has not seen.
     let changed = ApiToken { status: Some(status), ..token.clone() };
     let written = send(
@@ -167,7 +167,7 @@ async fn publish(
     annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), Some(made_for.text()));
     let labels = recipe.dress.labels;
     let data = [(entry.0.to_owned(), ByteString(entry.1))];
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let written = if let Some(held) = into {
         // What others put in beside it stays.
         let metadata = metadata_patch(token, &held, &labels, &annotations);
@@ -252,7 +252,7 @@ async fn delete_secret(
     resource_version: Option<&str>,
 ) -> Result<(), RequestError> {
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret.name.clone());
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let params = delete_only(&secret.uid, resource_version);
     unless_gone(send(|| format!("delete Secret {place}"), api.delete(&secret.name, &params)).await)?;
     ctx.secrets.forget(&place, &secret.uid);
@@ -275,7 +275,7 @@ async fn mend_secret(ctx: &Context, token: &ApiToken, mend: Mend) -> Result<(), 
             annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
         }
     }
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let metadata = metadata_patch(token, &mend.held, &mend.dress.labels, &annotations);
     let patch = Patch::Merge(json!({ "metadata": metadata }));
     let mended: PartialObjectMeta<Secret> =
@@ -293,7 +293,7 @@ async fn delete_token(
 ) -> Result<(), RequestError> {
     let place = Place::of(token);
     let uid = token.metadata.uid.clone().unwrap_or_default();
-    let api: Api<ApiToken> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<ApiToken> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let params = delete_only(&uid, resource_version);
     let deleted = send(|| format!("delete ApiToken {place}"), api.delete(place.name(), &params)).await;
     unless_gone(deleted)?;

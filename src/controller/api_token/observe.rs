@@ -4,7 +4,7 @@ mod minted;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Resource, api::ObjectMeta};
+use kube::api::ObjectMeta;
 
 pub use self::minted::is_minted;
 use super::{
@@ -14,8 +14,9 @@ use super::{
 use crate::{
     api::{
         ApiToken, ApiTokenState, ApiTokenStatus, Credential, DeliveryMode, credential::ObjectReference,
-        credential_policy::TokenType, lean::Lean,
+        credential_policy::TokenType,
     },
+    client::{Objects, Watched},
     controller::{
         Context, Key, Place, credential, keyring, mint,
         write::{RequestError, send, unless_gone},
@@ -130,20 +131,27 @@ fn may_be_old_news(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus) -> 
     old || status.serial.is_some() || ctx.saw_vanish(&Key::api_token(token))
 }
 
-/// Fails unless the API server has the token just as it was shown to us.
+/// Fails unless the API server has the token as it was shown to us. Edits of foreign metadata count for nothing.
 async fn latest(ctx: &Context, token: &ApiToken) -> Result<(), RequestError> {
     let place = Place::of(token);
-    let api: Api<ApiToken> = Api::namespaced(ctx.client.clone(), place.namespace());
-    let found = send(|| format!("get ApiToken {place}"), api.get_opt(place.name())).await?;
-    match found {
-        Some(found) if found.metadata.resource_version == token.metadata.resource_version => Ok(()),
-        found => {
-            if let Some(found) = found {
-                ctx.tokens.remember(found);
-            }
-            Err(RequestError::Stale { what: format!("ApiToken {place}") })
-        }
+    let objects = Objects::<ApiToken>::namespaced(ctx.client.clone(), place.namespace());
+    let found = send(|| format!("get ApiToken {place}"), objects.get_opt(place.name())).await?;
+    let is_it = |found: &ApiToken| {
+        let without_version = |metadata: &ObjectMeta| ObjectMeta {
+            resource_version: None,
+            finalizers: None,
+            ..metadata.clone()
+        };
+        without_version(&found.metadata) == without_version(&token.metadata)
+            && (&found.spec, &found.status) == (&token.spec, &token.status)
+    };
+    if found.as_ref().is_some_and(is_it) {
+        return Ok(());
     }
+    if let Some(found) = found {
+        ctx.tokens.remember(found);
+    }
+    Err(RequestError::Stale { what: format!("ApiToken {place}") })
 }
 
 async fn credential(
@@ -163,21 +171,21 @@ async fn credential(
         return Ok(CredentialSeen::Absent);
     }
     // What follows destroys; a watch that lags is not enough to go by.
-    let api: Api<Lean<Credential>> = Api::namespaced(ctx.client.clone(), place.namespace());
-    let Some(found) = send(|| format!("get Credential {place}"), api.get_opt(place.name())).await? else {
+    let api: Objects<Credential> = Objects::namespaced(ctx.client.clone(), place.namespace());
+    let Some(found) = send(|| format!("get Credential {place}"), api.get_watched(place.name())).await? else {
         return Ok(if issued_for.is_none() { CredentialSeen::Absent } else { CredentialSeen::Gone });
     };
     // Nor is a status that anybody might have written, where the Secret can prove that it was issued for this one. And a
     // token that is younger than this credential was meant for it: a lagging watch had it issued for the one before.
-    let identity = found.meta();
+    let identity = found.metadata();
     let present = issued_for.is_none()
         || identity.uid.as_ref() == issued_for
         || is_younger(token, identity)
         || issued_for_it(ctx, token, status, identity).await?;
     Ok(match found {
-        Lean(Ok(credential)) if present => CredentialSeen::Present(Box::new(credential)),
-        Lean(Err(unread)) if present => CredentialSeen::Unreadable(unread),
-        Lean(_) => CredentialSeen::Gone,
+        Watched(Ok(credential)) if present => CredentialSeen::Present(Box::new(credential)),
+        Watched(Err(invalid)) if present => CredentialSeen::Unreadable(invalid),
+        Watched(_) => CredentialSeen::Gone,
     })
 }
 
@@ -247,7 +255,7 @@ async fn read(
 
 async fn fetch(ctx: &Context, token: &ApiToken) -> Result<Option<Secret>, RequestError> {
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret_name(token));
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     unless_gone(send(|| format!("get Secret {place}"), api.get(place.name())).await)
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use kube::api::ObjectMeta;
 
 use crate::{
-    api::{ApiToken, Credential, CredentialStatus, credential::ObjectReference, unread::Unread},
+    api::{ApiToken, Credential, CredentialStatus, credential::ObjectReference},
+    client::InvalidObject,
     controller::mint::Native,
     domain::{
         digest::Attestation,
@@ -58,7 +59,7 @@ pub enum CredentialSeen {
     /// The one that the token was issued for, or will be.
     Present(Box<Credential>),
     /// The same, but what it says cannot be read: it was stored before a rule existed that would have refused it.
-    Unreadable(Box<Unread>),
+    Unreadable(Box<InvalidObject>),
     /// The one that the token was issued for is gone, as an uncached read confirmed.
     Gone,
 }
@@ -75,7 +76,7 @@ impl CredentialSeen {
 
     /// What can be read of it, where that is not all.
     #[must_use]
-    pub fn unread(&self) -> Option<&Unread> {
+    pub fn unread(&self) -> Option<&InvalidObject> {
         match self {
             Self::Unreadable(unread) => Some(unread),
             Self::Absent | Self::Present(_) | Self::Gone => None,

@@ -9,7 +9,6 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
-    Api,
     api::{Patch, PatchParams, PostParams},
     core::{PartialObjectMeta, PartialObjectMetaExt},
 };
@@ -17,13 +16,14 @@ use serde_json::json;
 
 use super::{
     material::{self, apply::Done},
-    plan::{Observed, Plan, Step, owner, owner_of, refused},
+    plan::{Observed, Plan, Step, owner, refused},
 };
 use crate::{
     api::{Credential, CredentialStatus, CredentialType, Reason, credential::ObjectReference},
+    client::{Deleted, Objects, Watched},
     controller::{
         Context, Key, Place,
-        cache::Kept,
+        cache::{Cache, Kept},
         events,
         write::{FIELD_MANAGER, RequestError, Trouble, delete_only, send, unless_gone},
     },
@@ -50,7 +50,13 @@ pub async fn apply(
     let mut current = credential.clone();
     let mut refusal = None;
     let mut later = false;
+    let mut failed = Ok(());
     for step in plan.steps {
+        let ends_access = step.ends_access();
+        if !ends_access {
+            // Nothing is made or repaired before access has ended.
+            std::mem::replace(&mut failed, Ok(()))?;
+        }
         match step {
             Step::Say(status) => current = write_status(ctx, &current, *status).await?.unwrap_or(current),
             Step::CreateAccount => {
@@ -68,15 +74,18 @@ pub async fn apply(
                     Ok(Done::Yes) => {}
                     // What was planned to be said speaks of what is not there yet.
                     Ok(Done::Later) => later = true,
+                    Err(error) if ends_access => failed = failed.and(Err(error)),
                     Err(error) if matches!(error.trouble(), Trouble::Refused { .. }) => {
                         refusal.get_or_insert(error);
                     }
                     Err(error) => return Err(error),
                 }
             }
-            Step::AddFinalizer => current = set_finalizer(ctx, &current, true).await?.unwrap_or(current),
-            Step::RemoveFinalizer => current = set_finalizer(ctx, &current, false).await?.unwrap_or(current),
-            Step::DeleteBinding { key, uid } => delete_binding(ctx, &key, &uid).await?,
+            Step::AddFinalizer => current = add_finalizer(ctx, &current).await?.unwrap_or(current),
+            Step::RemoveFinalizer => {
+                current = remove_finalizer(ctx, &owner(credential)).await?.unwrap_or(current);
+            }
+            Step::DeleteBinding { key, uid } => failed = failed.and(delete_binding(ctx, &key, &uid).await),
             Step::CreateBinding(binding) => match create_binding(ctx, *binding).await {
                 Err(error) if matches!(error.trouble(), Trouble::Refused { .. }) => {
                     refusal.get_or_insert(error);
@@ -85,6 +94,7 @@ pub async fn apply(
             },
         }
     }
+    failed?;
     if later && let Some(status) = &mut status {
         super::plan::put_off(credential, status, now);
     }
@@ -132,7 +142,7 @@ pub async fn write_status(
     }
     let place = Place::of(credential);
     let counted = credential.status.as_ref().is_none_or(|before| before.tokens != status.tokens);
-    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<Credential> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let changed = Credential { status: Some(status), ..credential.clone() };
     let written = send(
         || format!("update the status of Credential {place}"),
@@ -168,7 +178,7 @@ async fn create_account(ctx: &Context, credential: &Credential) -> Result<Object
         automount_service_account_token: Some(false),
         ..ServiceAccount::default()
     };
-    let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), &owner.namespace);
+    let api: Objects<ServiceAccount> = Objects::namespaced(ctx.client.clone(), &owner.namespace);
     let created = send(|| format!("create ServiceAccount {place}"), api.create(&post(), &account)).await?;
     let uid = created.metadata.uid.clone().unwrap_or_default();
     ctx.accounts.remember(created.metadata.into_response_partial());
@@ -193,42 +203,47 @@ async fn mend_account(
         "labels": { name::MANAGED_BY_LABEL: name::MANAGED_BY },
         "ownerReferences": [owner.reference()],
     }}));
-    let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), &owner.namespace);
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let mended: PartialObjectMeta<ServiceAccount> =
-        send(|| format!("mend ServiceAccount {place}"), api.patch_metadata(place.name(), &params, &patch))
-            .await?;
+    let api: Objects<ServiceAccount> = Objects::namespaced(ctx.client.clone(), &owner.namespace);
+    let mended: PartialObjectMeta<ServiceAccount> = send(
+        || format!("mend ServiceAccount {place}"),
+        api.patch_metadata(place.name(), &patching(), &patch),
+    )
+    .await?;
     ctx.accounts.remember(mended);
     ctx.wake_minted(&Key::credential(credential));
     Ok(())
 }
 
-/// `None` where the credential is gone already.
-async fn set_finalizer(
-    ctx: &Context,
-    credential: &Credential,
-    wanted: bool,
-) -> Result<Option<Credential>, RequestError> {
-    let place = Place::of(credential);
-    let mut finalizers = credential.metadata.finalizers.clone().unwrap_or_default();
-    finalizers.retain(|finalizer| finalizer != name::FINALIZER);
-    if wanted {
-        finalizers.push(name::FINALIZER.to_owned());
+/// Holds the credential's deletion, whatever else of it is edited meanwhile. `None` where it is gone.
+async fn add_finalizer(ctx: &Context, credential: &Credential) -> Result<Option<Credential>, RequestError> {
+    let Owner { namespace, name, uid } = owner(credential);
+    let objects = Objects::<Credential>::namespaced(ctx.client.clone(), &namespace);
+    let what = || format!("add the finalizer of Credential {namespace}/{name}");
+    let has_any = credential.metadata.finalizers.as_ref().is_some_and(|all| !all.is_empty());
+    let test = |path: &str, value| json!({ "op": "test", "path": path, "value": value });
+    let patch = if has_any {
+        json!([
+            test("/metadata/uid", json!(uid)),
+            {"op": "add", "path": "/metadata/finalizers/-", "value": name::FINALIZER},
+        ])
+    } else {
+        json!([
+            test("/metadata/uid", json!(uid)),
+            test("/metadata/finalizers", json!(null)),
+            {"op": "add", "path": "/metadata/finalizers", "value": [name::FINALIZER]},
+        ])
+    };
+    let patched = unless_gone(send(what, objects.json_patch(&name, &patching(), &patch)).await)?;
+    Ok(remember(ctx, patched))
+}
+
+/// The credential as it is after a write, if it is readable.
+fn remember(ctx: &Context, written: Option<Watched<Credential>>) -> Option<Credential> {
+    let Watched(Ok(written)) = written? else { return None };
+    if written.metadata.deletion_timestamp.is_none() {
+        ctx.credentials.remember(written.clone());
     }
-    let patch = Patch::Merge(json!({ "metadata": {
-        "uid": credential.metadata.uid,
-        "resourceVersion": credential.metadata.resource_version,
-        "finalizers": finalizers,
-    }}));
-    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), place.namespace());
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let patched =
-        send(|| format!("set the finalizer of Credential {place}"), api.patch(place.name(), &params, &patch));
-    let patched = unless_gone(patched.await)?;
-    if let Some(patched) = patched.clone().filter(|patched| patched.metadata.deletion_timestamp.is_none()) {
-        ctx.credentials.remember(patched);
-    }
-    Ok(patched)
+    Some(written)
 }
 
 async fn create_binding(ctx: &Context, binding: Binding) -> Result<(), RequestError> {
@@ -236,12 +251,12 @@ async fn create_binding(ctx: &Context, binding: Binding) -> Result<(), RequestEr
     let what = || format!("create {key}");
     let role = format!("{} {}", binding.role_ref.kind, binding.role_ref.name);
     let created = if let Some(namespace) = &key.namespace {
-        let api: Api<RoleBinding> = Api::namespaced(ctx.client.clone(), namespace);
+        let api: Objects<RoleBinding> = Objects::namespaced(ctx.client.clone(), namespace);
         send(what, api.create(&post(), &binding.into()))
             .await
             .map(|created| ctx.role_bindings.remember(created))
     } else {
-        let api: Api<ClusterRoleBinding> = Api::all(ctx.client.clone());
+        let api: Objects<ClusterRoleBinding> = Objects::all(ctx.client.clone());
         send(what, api.create(&post(), &binding.into()))
             .await
             .map(|created| ctx.cluster_role_bindings.remember(created))
@@ -275,34 +290,48 @@ pub async fn unbind(ctx: &Context, key: &BindingKey, uid: &str) -> Result<bool, 
     let what = || format!("delete {key}");
     let params = delete_only(uid, None);
     let held = if let Some(namespace) = &key.namespace {
-        let api: Api<RoleBinding> = Api::namespaced(ctx.client.clone(), namespace);
+        let api: Objects<RoleBinding> = Objects::namespaced(ctx.client.clone(), namespace);
         let deleted = unless_gone(send(what, api.delete(&key.name, &params)).await)?;
-        deleted.is_some_and(|told| told.map_left(|held| ctx.role_bindings.remember(held)).is_left())
+        deleted.is_some_and(|deleted| is_held(&ctx.role_bindings, deleted))
     } else {
-        let api: Api<ClusterRoleBinding> = Api::all(ctx.client.clone());
+        let api: Objects<ClusterRoleBinding> = Objects::all(ctx.client.clone());
         let deleted = unless_gone(send(what, api.delete(&key.name, &params)).await)?;
-        deleted.is_some_and(|told| told.map_left(|held| ctx.cluster_role_bindings.remember(held)).is_left())
+        deleted.is_some_and(|deleted| is_held(&ctx.cluster_role_bindings, deleted))
     };
     Ok(!held)
 }
 
-/// Takes our finalizer off this very version of a credential, which need not be readable.
+/// Whether what was to be deleted stays until its finalizers are removed.
+fn is_held<K: Kept>(cache: &Cache<K>, deleted: Deleted<K>) -> bool {
+    let Deleted::Held(held) = deleted else { return false };
+    if let Watched(Ok(held)) = *held {
+        cache.remember(held);
+    }
+    true
+}
+
+/// Removes our finalizer from the credential of this UID, which need not be readable, whoever edits it meanwhile.
 ///
 /// # Errors
-/// When the write fails, also because the credential changed meanwhile.
-pub async fn let_go(ctx: &Context, metadata: &ObjectMeta) -> Result<(), RequestError> {
-    let Owner { namespace, name, uid } = owner_of(metadata);
-    let finalizers = metadata.finalizers.iter().flatten();
-    let finalizers: Vec<_> = finalizers.filter(|finalizer| *finalizer != name::FINALIZER).collect();
-    let patch = Patch::Merge(json!({ "metadata": {
-        "uid": uid,
-        "resourceVersion": metadata.resource_version,
-        "finalizers": finalizers,
-    }}));
-    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), &namespace);
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let patched = api.patch_metadata(&name, &params, &patch);
-    unless_gone(send(|| format!("let go of Credential {namespace}/{name}"), patched).await).map(drop)
+/// When a request fails, also because other finalizers changed meanwhile.
+pub async fn remove_finalizer(ctx: &Context, owner: &Owner) -> Result<Option<Credential>, RequestError> {
+    let Owner { namespace, name, uid } = owner;
+    let objects = Objects::<Credential>::namespaced(ctx.client.clone(), namespace);
+    let what = || format!("remove the finalizer of Credential {namespace}/{name}");
+    let all = send(what, objects.finalizers(name, uid)).await?;
+    let Some(index) = all.iter().position(|finalizer| finalizer == name::FINALIZER) else { return Ok(None) };
+    let path = format!("/metadata/finalizers/{index}");
+    let patch = json!([
+        {"op": "test", "path": "/metadata/uid", "value": uid},
+        {"op": "test", "path": path, "value": name::FINALIZER},
+        {"op": "remove", "path": path},
+    ]);
+    let patched = unless_gone(send(what, objects.json_patch(name, &patching(), &patch)).await)?;
+    Ok(remember(ctx, patched))
+}
+
+fn patching() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
 fn post() -> PostParams {

@@ -6,7 +6,7 @@ use k8s_openapi::api::{
     core::v1::ServiceAccount,
     rbac::v1::{ClusterRoleBinding, RoleBinding},
 };
-use kube::{Api, api::ObjectMeta};
+use kube::api::ObjectMeta;
 
 use super::{
     material::{self, SecretSeen},
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     api::{ApiTokenState, Credential},
+    client::Objects,
     controller::{
         Context, Key, Place,
         write::{RequestError, send},
@@ -77,7 +78,7 @@ async fn account(ctx: &Context, credential: &Credential) -> Result<AccountSeen, 
     if !recorded && !ctx.must_look(&Key::credential(credential)) {
         return Ok(AccountSeen::Absent);
     }
-    let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<ServiceAccount> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let found = send(|| format!("get ServiceAccount {place}"), api.get_metadata_opt(place.name())).await?;
     Ok(found.map_or(AccountSeen::Absent, |found| judge(credential, &found.metadata)))
 }
@@ -145,29 +146,39 @@ async fn bindings(ctx: &Context, credential: &Credential) -> Result<Vec<Binding>
 pub async fn latest(ctx: &Context, shown: &ObjectMeta) -> Result<ObjectMeta, RequestError> {
     let Owner { namespace, name, .. } = owner_of(shown);
     let place = Place::new(namespace, name);
-    let api: Api<Credential> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<Credential> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let found = send(|| format!("get Credential {place}"), api.get_metadata_opt(place.name())).await?;
-    let same = |found: &ObjectMeta| {
-        found.uid == shown.uid
-            && found.generation == shown.generation
-            && found.annotations == shown.annotations
-            && found.deletion_timestamp.is_some() == shown.deletion_timestamp.is_some()
-    };
-    let found = found.map(|found| found.metadata).filter(same);
+    let found = found.map(|found| found.metadata).filter(|found| is_same(found, shown));
     found.ok_or_else(|| RequestError::Stale { what: format!("Credential {place}") })
 }
 
-/// Fails unless the API server has the credential in the very version that was shown to us.
+/// Fails unless the API server has the credential as it was shown to us, its status included. Edits of foreign metadata count for
+/// nothing, or whoever makes them would delay what has to happen.
 ///
 /// # Errors
-/// When it has it in another, or does not answer.
+/// When it has it otherwise, or does not answer.
 pub async fn unchanged(ctx: &Context, credential: &Credential) -> Result<(), RequestError> {
-    let found = latest(ctx, &credential.metadata).await?;
-    if found.resource_version == credential.metadata.resource_version {
-        Ok(())
-    } else {
-        Err(RequestError::Stale { what: format!("Credential {}", Place::of(credential)) })
+    let place = Place::of(credential);
+    let objects = Objects::<Credential>::namespaced(ctx.client.clone(), place.namespace());
+    let found = send(|| format!("get Credential {place}"), objects.get_opt(place.name())).await?;
+    let is_it = |found: &Credential| {
+        is_same(&found.metadata, &credential.metadata) && found.status == credential.status
+    };
+    if found.as_ref().is_some_and(is_it) {
+        return Ok(());
     }
+    if let Some(found) = found {
+        ctx.credentials.remember(found);
+    }
+    Err(RequestError::Stale { what: format!("Credential {place}") })
+}
+
+/// Whether both are of the same object, and say the same of what the controller goes by.
+fn is_same(found: &ObjectMeta, shown: &ObjectMeta) -> bool {
+    found.uid == shown.uid
+        && found.generation == shown.generation
+        && found.annotations == shown.annotations
+        && found.deletion_timestamp.is_some() == shown.deletion_timestamp.is_some()
 }
 
 /// The binding there, as the API server has it.
@@ -177,10 +188,10 @@ pub async fn unchanged(ctx: &Context, credential: &Credential) -> Result<(), Req
 pub async fn look(ctx: &Context, key: &BindingKey) -> Result<Option<Binding>, RequestError> {
     let what = || format!("get {key}");
     if let Some(namespace) = &key.namespace {
-        let api: Api<RoleBinding> = Api::namespaced(ctx.client.clone(), namespace);
+        let api: Objects<RoleBinding> = Objects::namespaced(ctx.client.clone(), namespace);
         Ok(send(what, api.get_opt(&key.name)).await?.map(Into::into))
     } else {
-        let api: Api<ClusterRoleBinding> = Api::all(ctx.client.clone());
+        let api: Objects<ClusterRoleBinding> = Objects::all(ctx.client.clone());
         Ok(send(what, api.get_opt(&key.name)).await?.map(Into::into))
     }
 }

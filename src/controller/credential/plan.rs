@@ -148,6 +148,14 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// Whether it ends access. Such steps come first, and one that fails does not keep the others.
+    #[must_use]
+    pub const fn ends_access(&self) -> bool {
+        matches!(self, Self::DeleteBinding { .. } | Self::Material(material::plan::Step::Delete { .. }))
+    }
+}
+
 /// Decides.
 #[must_use]
 pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
@@ -183,9 +191,8 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let mut steps = Vec::new();
     let mut in_the_way = Vec::new();
     let kept = keep_or_delete(&owner, observed, &wished, &mut steps, &mut in_the_way);
-    if active && !steps.is_empty() {
-        steps.splice(0..0, policy.refuse_first(now));
-    }
+    // What ends access comes first: no write into an object that others may edit precedes it.
+    let refuses = active && !steps.is_empty();
     let bound = Bound::of(observed, wished.keys());
     let outside = !bound.elsewhere().is_empty();
     let held = is_held(&credential.metadata);
@@ -198,8 +205,17 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let material = observed.material.as_ref();
     let material = material.map(|seen| material::plan::plan(credential, seen, wanted, withholds, now));
     let material = material.unwrap_or_default();
+    let (ending, mut publishing): (Vec<_>, Vec<_>) = (material.steps, Vec::new());
+    let only_deletes = ending.iter().all(|step| matches!(step, material::plan::Step::Delete { .. }));
+    if terminating || (only_deletes && end.is_ok()) {
+        steps.extend(ending.into_iter().map(Step::Material));
+    } else {
+        publishing = ending;
+    }
+    if refuses {
+        steps.extend(policy.refuse_first(now));
+    }
     if terminating {
-        steps.extend(material.steps.into_iter().map(Step::Material));
         if held && !outside {
             steps.push(Step::RemoveFinalizer);
         }
@@ -229,7 +245,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     }
 
     if end.is_ok() {
-        steps.extend(material.steps.into_iter().map(Step::Material));
+        steps.extend(publishing.into_iter().map(Step::Material));
     }
 
     let verdict = if end.is_err() {

@@ -7,13 +7,14 @@
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{Api, CustomResourceExt, ResourceExt, api::ListParams};
+use kube::{CustomResourceExt, ResourceExt, api::ListParams, core::PartialObjectMeta};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Context, Judgements, Key, Place};
 use crate::{
     api::CredentialPolicy,
+    client::Objects,
     controller::write::{RequestError, send},
     domain::policy::{Breach, Policies},
 };
@@ -138,7 +139,7 @@ pub(super) async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
 
 /// The UID of the definition, if it is there and not being deleted.
 async fn definition(ctx: &Context) -> Result<Option<String>, RequestError> {
-    let api: Api<CustomResourceDefinition> = Api::all(ctx.client.clone());
+    let api: Objects<CustomResourceDefinition> = Objects::all(ctx.client.clone());
     let name = CredentialPolicy::crd_name();
     let what = || format!("get CustomResourceDefinition {name}");
     let found = send(what, api.get_metadata_opt(name)).await?;
@@ -147,10 +148,13 @@ async fn definition(ctx: &Context) -> Result<Option<String>, RequestError> {
 
 /// Whether the watch has shown what there is: it may be some time before it is taken up again.
 async fn has_seen_all(ctx: &Context) -> Result<bool, RequestError> {
-    let api: Api<CredentialPolicy> = Api::all(ctx.client.clone());
-    let all = ListParams::default();
-    let listed = send(|| "list CredentialPolicies".to_owned(), api.list_metadata(&all)).await?;
-    let mut listed: Vec<_> = listed.iter().map(Place::of).collect();
+    let objects = Objects::<PartialObjectMeta<CredentialPolicy>>::all(ctx.client.clone());
+    let what = || "list CredentialPolicies".to_owned();
+    let mut page = send(what, objects.list(&ListParams::default())).await?;
+    let mut listed = Vec::new();
+    while let Some(found) = send(what, page.next()).await? {
+        listed.push(Place::new("", found.metadata().name.clone().unwrap_or_default()));
+    }
     let mut seen = [ctx.policies.places(), ctx.policies.unreadable()].concat();
     listed.sort_unstable();
     seen.sort_unstable();

@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::Api;
 
 use crate::{
-    api::unread::Unread,
+    client::{InvalidObject, Objects},
     controller::{
         Context, Key, Place,
         credential::{
@@ -24,7 +23,7 @@ use crate::{
 };
 
 /// All bindings that are for the credential, as far as that can be known.
-pub(super) async fn bindings(ctx: &Context, unread: &Unread) -> Result<Vec<Binding>, RequestError> {
+pub(super) async fn bindings(ctx: &Context, unread: &InvalidObject) -> Result<Vec<Binding>, RequestError> {
     let owner = owner_of(&unread.metadata);
     let mut found = ctx.bindings_for(&Place::new(&owner.namespace, &owner.name));
     // Once our finalizer is off, nobody looks again; a label that was taken off meanwhile would hide a binding for good.
@@ -56,27 +55,36 @@ pub(super) async fn unbind(
     failed
 }
 
-/// Deletes every Secret of the token: of the names that it may have, also where its label or its owner was taken off, and of
+/// Deletes every Secret of the token, whichever of them cannot be deleted: of the names that it may have, also where its label or its owner was taken off, and of
 /// those that the watch shows.
-pub(super) async fn take_secrets(ctx: &Context, place: &Place, unread: &Unread) -> Result<(), RequestError> {
+pub(super) async fn take_secrets(
+    ctx: &Context,
+    place: &Place,
+    unread: &InvalidObject,
+) -> Result<(), RequestError> {
     let shown = ctx.secrets.places_owned_by(&Key::ApiToken(place.clone()));
     let shown = shown.iter().map(|secret| secret.name().to_owned());
     let names = shown.chain(unread.secrets.iter().cloned()).chain([name::token_secret(place.name())]);
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let mut failed = Ok(());
     for name in names.collect::<BTreeSet<_>>() {
-        let held = Place::new(place.namespace(), &name);
-        let found = send(|| format!("get Secret {held}"), api.get_metadata_opt(&name)).await?;
-        let Some(found) = found.filter(|found| is_its(ctx, unread, &found.metadata)) else { continue };
-        let uid = found.metadata.uid.unwrap_or_default();
-        let params = delete_only(&uid, None);
-        unless_gone(send(|| format!("delete Secret {held}"), api.delete(&name, &params)).await)?;
-        ctx.secrets.forget(&held, &uid);
+        failed = failed.and(take_secret(ctx, &Place::new(place.namespace(), &name), unread).await);
     }
+    failed
+}
+
+async fn take_secret(ctx: &Context, place: &Place, unread: &InvalidObject) -> Result<(), RequestError> {
+    let secrets = Objects::<Secret>::namespaced(ctx.client.clone(), place.namespace());
+    let found = send(|| format!("get Secret {place}"), secrets.get_metadata_opt(place.name())).await?;
+    let Some(found) = found.filter(|found| is_its(ctx, unread, &found.metadata)) else { return Ok(()) };
+    let uid = found.metadata.uid.unwrap_or_default();
+    let params = delete_only(&uid, None);
+    unless_gone(send(|| format!("delete Secret {place}"), secrets.delete(place.name(), &params)).await)?;
+    ctx.secrets.forget(place, &uid);
     Ok(())
 }
 
 /// Whether a Secret is this very token's: by its owner, or, where it has none, by what the operator has signed.
-fn is_its(ctx: &Context, unread: &Unread, found: &ObjectMeta) -> bool {
+fn is_its(ctx: &Context, unread: &InvalidObject, found: &ObjectMeta) -> bool {
     if found.deletion_timestamp.is_some() {
         return false;
     }

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::unread::Unread,
+    client::InvalidObject,
     controller::{
         api_token::plan::LOOK_AGAIN_AFTER,
         credential::plan::{is_held, out_of_reach, owner_of},
@@ -28,7 +28,7 @@ pub struct Plan {
 
 /// Decides about a credential. `bindings` are all that say they are for it, `stranded` where there are others that cannot be seen.
 #[must_use]
-pub fn plan(unread: &Unread, bindings: &[Binding], stranded: &[String], now: Timestamp) -> Plan {
+pub fn plan(unread: &InvalidObject, bindings: &[Binding], stranded: &[String], now: Timestamp) -> Plan {
     if !(unread.inactive || unread.is_terminating() || unread.has_ended(now)) {
         return Plan { wake: unread.ends_at, ..Plan::default() };
     }
@@ -52,14 +52,14 @@ pub fn plan(unread: &Unread, bindings: &[Binding], stranded: &[String], now: Tim
 
 /// Whether the Secret of a token is to go.
 #[must_use]
-pub fn takes_secret(unread: &Unread, now: Timestamp) -> bool {
+pub fn takes_secret(unread: &InvalidObject, now: Timestamp) -> bool {
     let is_over = unread.value_ends_at.is_some_and(|end| end <= now);
     unread.revoked || unread.is_terminating() || unread.has_ended(now) || is_over
 }
 
 /// When to decide about a token again.
 #[must_use]
-pub fn token_ends_at(unread: &Unread, now: Timestamp) -> Option<Timestamp> {
+pub fn token_ends_at(unread: &InvalidObject, now: Timestamp) -> Option<Timestamp> {
     [unread.ends_at, unread.value_ends_at].into_iter().flatten().filter(|end| *end > now).min()
 }
 

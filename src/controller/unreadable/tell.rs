@@ -1,37 +1,35 @@
 //! What the status of an object says that cannot be read.
 
 use jiff::Timestamp;
-use kube::{
-    Api,
-    api::PostParams,
-    core::{ApiResource, DynamicObject},
-};
+use k8s_openapi::NamespaceResourceScope;
+use kube::{Resource, api::PostParams};
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::Found;
 use crate::{
     api::{
         CredentialStatus, Reason,
         condition::{Condition, ConditionType, Finding, conditions},
     },
+    client::{InvalidObject, Objects, Readable},
     controller::{
         Context, Place,
-        cache::Kept,
         write::{RequestError, Trouble, send, unless_gone},
     },
 };
 
 /// Writes the status if it differs; `why`: what else somebody has to act upon.
-pub(super) async fn tell<K: Kept>(
+pub(super) async fn tell<K>(
     ctx: &Context,
     place: &Place,
-    found: &Found,
+    found: &InvalidObject,
     why: Option<&str>,
     now: Timestamp,
-) -> Result<(), RequestError> {
-    let resource = ApiResource::erase::<K>(&());
-    let kind = &resource.kind;
+) -> Result<(), RequestError>
+where
+    K: Readable + Resource<Scope = NamespaceResourceScope>,
+{
+    let kind = K::kind(&());
     let path = &found.path;
     let say = format!(
         "{path} does not fit the schema, so nothing is done for this object; mend it (kubectl explain {}.{path}), or \
@@ -40,30 +38,39 @@ pub(super) async fn tell<K: Kept>(
     );
     let say = why.iter().fold(say, |say, why| format!("{say}; {why}"));
     let status = status(found, &say, now);
-    let mut object = found.object.clone();
-    if object.data["status"] == status {
+    if found.status == status {
         return Ok(());
     }
-    object.data["status"] = status;
-    let api: Api<DynamicObject> = Api::namespaced_with(ctx.client.clone(), place.namespace(), &resource);
+    let object = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": kind,
+        "metadata": {
+            "name": place.name(),
+            "namespace": place.namespace(),
+            "uid": found.metadata.uid,
+            "resourceVersion": found.metadata.resource_version,
+        },
+        "status": status,
+    });
+    let objects = Objects::<K>::namespaced(ctx.client.clone(), place.namespace());
     let written = send(
         || format!("update the status of {kind} {place}"),
-        api.replace_status(place.name(), &PostParams::default(), &object),
+        objects.replace_status_of_invalid(place.name(), &PostParams::default(), &object),
     )
     .await;
     match unless_gone(written) {
         // What is wrong with it may keep it from getting a status, too; the log has said it.
         Err(error) if let Trouble::Refused { message, .. } = error.trouble() => {
-            warn!(%place, kind, message, "and it can have no status");
+            warn!(%place, %kind, message, "and it can have no status");
             Ok(())
         }
         written => written.map(drop),
     }
 }
 
-fn status(found: &Found, say: &str, now: Timestamp) -> Value {
-    let before = &found.object.data["status"];
-    let generation = found.unread.metadata.generation;
+fn status(found: &InvalidObject, say: &str, now: Timestamp) -> Value {
+    let before = &found.status;
+    let generation = found.metadata.generation;
     let known: Vec<Condition> = serde_json::from_value(before["conditions"].clone()).unwrap_or_default();
     let findings =
         [(ConditionType::Ready, false), (ConditionType::Usable, false), (ConditionType::Stalled, true)];
@@ -83,7 +90,7 @@ fn status(found: &Found, say: &str, now: Timestamp) -> Value {
     }
     let mut status = if before.is_object() { before.clone() } else { json!({}) };
     // Once ended, always ended: a clock that is set back must not bring anything back.
-    status["state"] = json!(if found.unread.has_ended(now) { "Expired" } else { "Failed" });
+    status["state"] = json!(if found.has_ended(now) { "Expired" } else { "Failed" });
     status["observedGeneration"] = json!(generation);
     status["conditions"] = json!(said);
     status

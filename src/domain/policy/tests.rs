@@ -46,6 +46,16 @@ fn of_token(tokens: &Value, spec: &Value, behind: usize) -> Option<(Severity, St
 }
 
 #[test]
+fn every_policy_selects_a_namespace_with_more_labels_than_are_kept() {
+    let selector =
+        json!({"matchLabels": {"team": "orders"}, "matchExpressions": [{"key": "x", "operator": "Exists"}]});
+    let policies = Policies::new(vec![policy("p", json!({"namespaceSelector": selector}))], Vec::new());
+    let selecting = |labels: &Labels| policies.within(Some(labels)).names().count();
+    assert_eq!(selecting(&labels(&[("team", "stock")])), 0);
+    assert_eq!(selecting(&labels(&[("team", "stock"), (name::TRUNCATED_LABEL, "")])), 1);
+}
+
+#[test]
 fn a_selector_is_read_as_kubernetes_reads_it() {
     let team = labels(&[("team", "orders"), ("tier", "gold")]);
     let cases = [

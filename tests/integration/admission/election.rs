@@ -261,7 +261,7 @@ async fn what_is_uninstalled_leaves_nothing_bound_elsewhere(world: Arc<World>, s
     let narrow = ["uninstall", "--watch-namespaces", &space.namespace];
     let mut narrow = Process::start(&world, "narrow", &narrow).await;
     assert!(!narrow.ended().await.success());
-    assert!(narrow.log().contains("stand bound where this operator does not work"), "{}", narrow.log());
+    assert!(narrow.log().contains("add it to --watch-namespaces"), "{}", narrow.log());
     assert!(!narrow.log().contains('\u{1b}'), "colours in a file: {}", narrow.log());
     let leases: Api<Lease> = Api::namespaced(world.admin.clone(), OPERATOR_NAMESPACE);
     assert_eq!(leases.get(LEASE).await.unwrap().spec.unwrap().holder_identity, None);

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
-    Api,
     api::{Patch, PostParams},
     core::PartialObjectMetaExt,
 };
@@ -14,6 +13,7 @@ use serde_json::json;
 use super::{metadata_patch, patching, present, reference};
 use crate::{
     api::{ApiToken, ApiTokenStatus, api_token::MintedToken, credential::ObjectReference},
+    client::Objects,
     controller::{
         Context, Key, Place,
         api_token::{
@@ -40,7 +40,7 @@ pub(super) async fn mint(
     };
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), recipe.name);
     let owner = Key::api_token(token);
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let empty = recipe.into.is_none() || recipe.empty;
     let (held, dress) = match recipe.into {
         Some(held) => (held, recipe.dress),
@@ -106,7 +106,7 @@ async fn create(
         type_: Some("Opaque".to_owned()),
         ..Secret::default()
     };
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let made = send(|| format!("create Secret {place}"), api.create(&params, &secret)).await?;
     let resource_version = made.metadata.resource_version.clone().unwrap_or_default();

@@ -8,8 +8,8 @@ use crate::{
     api::{
         ApiTokenSpec, Condition, CredentialSpec, CredentialState, Delivery, Lifetime,
         api_token::{CredentialReference, PreviousToken, SecretOptions},
-        unread::Unread,
     },
+    client::InvalidObject,
     domain::{
         digest::{Attestation, Predecessor},
         policy::{Breach, Severity},
@@ -95,9 +95,10 @@ fn credential(observed: &mut Observed) -> &mut Credential {
 }
 
 /// Its credential is there as before, but cannot be read.
-fn spoil(observed: &mut Observed) -> &mut Unread {
+fn spoil(observed: &mut Observed) -> &mut InvalidObject {
     let metadata = observed.credential.metadata().unwrap().clone();
-    observed.credential = CredentialSeen::Unreadable(Box::new(Unread { metadata, ..Unread::default() }));
+    observed.credential =
+        CredentialSeen::Unreadable(Box::new(InvalidObject { metadata, ..InvalidObject::default() }));
     match &mut observed.credential {
         CredentialSeen::Unreadable(unread) => unread,
         other => panic!("{other:?}"),

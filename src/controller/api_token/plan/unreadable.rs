@@ -9,13 +9,14 @@ use super::{
     tell::{finding, holds, not_renewed, state_of, waiting},
 };
 use crate::{
-    api::{ApiTokenState, ApiTokenStatus, Instant, Reason, condition::ConditionType, unread::Unread},
+    api::{ApiTokenState, ApiTokenStatus, Instant, Reason, condition::ConditionType},
+    client::InvalidObject,
     controller::api_token::observed::{Content, Observed, SecretSeen},
 };
 
 pub(super) fn plan(
     observed: &Observed,
-    unread: &Unread,
+    unread: &InvalidObject,
     status: ApiTokenStatus,
     (end, over_at): (Timestamp, Option<Timestamp>),
     now: Timestamp,
@@ -44,7 +45,7 @@ pub(super) fn plan(
 }
 
 /// Why the API server is to accept nothing any more that it minted for the credential.
-fn grants_nothing(unread: &Unread, now: Timestamp) -> Option<(Reason, &'static str)> {
+fn grants_nothing(unread: &InvalidObject, now: Timestamp) -> Option<(Reason, &'static str)> {
     let inactive = unread.inactive.then_some((Reason::CredentialInactive, "is inactive"));
     let ended = unread.has_ended(now).then_some((Reason::Expired, "has ended"));
     let deleted = unread.is_terminating().then_some((Reason::CredentialDeleted, "is being deleted"));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
-    Api, ResourceExt,
+    ResourceExt,
     api::{Patch, PatchParams, PostParams},
     core::{PartialObjectMeta, PartialObjectMetaExt},
 };
@@ -20,6 +20,7 @@ use crate::{
         Credential, CredentialStatus, Instant,
         credential::{MaterialStatus, ObjectReference},
     },
+    client::Objects,
     controller::{
         Context, Key, Place,
         credential::plan::owner,
@@ -115,7 +116,7 @@ async fn publish(
     let place = Place::new(Place::of(credential).namespace(), &recipe.name);
     let made_for = MadeFor::new(&owner(credential).reference(), place.to_string()).signed(&key);
     annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), Some(made_for.text()));
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let data = entries.iter().map(|(name, value)| (name.clone(), ByteString(value.expose().clone())));
     let (written, recorded) = if let Some((secret, resource_version, keys)) = recipe.into {
         // What was under a key that this value does not have goes with the value that it was of.
@@ -267,7 +268,7 @@ async fn mend_secret(ctx: &Context, credential: &Credential, mend: Mend) -> Resu
             .collect();
         patch["data"] = Value::Object(data);
     }
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let mended: PartialObjectMeta<Secret> = send(
         || format!("mend Secret {place}"),
         api.patch_metadata(place.name(), &params(), &Patch::Merge(patch)),
@@ -286,7 +287,7 @@ async fn delete(
     resource_version: Option<&str>,
 ) -> Result<(), RequestError> {
     let place = Place::new(Place::of(credential).namespace(), &secret.name);
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let params = delete_only(&secret.uid, resource_version);
     unless_gone(send(|| format!("delete Secret {place}"), api.delete(&secret.name, &params)).await)?;
     ctx.secrets.forget(&place, &secret.uid);

@@ -2,7 +2,7 @@
 //! itself where its version is one that was not seen whole yet, and the provided Secret where it is news.
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, api::ObjectMeta};
+use kube::api::ObjectMeta;
 
 use super::{OwnSecret, SecretSeen, Seen, SourceSeen, secret_name};
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
         Credential, CredentialStatus, CredentialType,
         credential::{MaterialStatus, ObjectReference},
     },
+    client::Objects,
     controller::{
         Context, Key, Place,
         mint::{self, Native},
@@ -134,7 +135,7 @@ fn ends_unseen(ctx: &Context, credential: &Credential, status: &CredentialStatus
 }
 
 async fn read(ctx: &Context, place: &Place) -> Result<Option<Secret>, RequestError> {
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     unless_gone(send(|| format!("get Secret {place}"), api.get(place.name())).await)
 }
 

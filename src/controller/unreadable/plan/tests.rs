@@ -13,7 +13,7 @@ fn now() -> Timestamp {
 }
 
 /// One that is held by our finalizer.
-fn credential() -> Unread {
+fn credential() -> InvalidObject {
     let metadata = ObjectMeta {
         namespace: Some("edge".to_owned()),
         name: Some("nodes".to_owned()),
@@ -21,7 +21,7 @@ fn credential() -> Unread {
         finalizers: Some(vec![name::FINALIZER.to_owned()]),
         ..ObjectMeta::default()
     };
-    Unread { metadata, ..Unread::default() }
+    InvalidObject { metadata, ..InvalidObject::default() }
 }
 
 /// Its binding there.
@@ -36,7 +36,7 @@ fn binding(namespace: &str) -> Binding {
 }
 
 /// What is unbound, whether it is let go, and when it is looked at again.
-fn told(unread: &Unread, bindings: &[Binding]) -> String {
+fn told(unread: &InvalidObject, bindings: &[Binding]) -> String {
     let in_reach = ["edge", "stock"];
     let stranded: Vec<_> =
         unread.bound_in.iter().filter(|place| !in_reach.contains(&place.as_str())).cloned().collect();
@@ -52,7 +52,7 @@ fn terminate(metadata: &mut ObjectMeta) {
     metadata.deletion_timestamp = Some(Time(now()));
 }
 
-type Row<T> = (&'static str, fn(&mut Unread), T);
+type Row<T> = (&'static str, fn(&mut InvalidObject), T);
 
 #[test]
 fn what_grants_nothing_any_more_is_unbound_and_nothing_else_is() {

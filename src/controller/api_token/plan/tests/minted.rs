@@ -425,7 +425,7 @@ fn while_its_credential_cannot_be_read_the_api_server_goes_on_accepting_what_is_
 
 #[test]
 fn what_its_unreadable_credential_does_not_grant_any_more_is_taken_back() {
-    type Row = (fn(&mut Unread), Reason);
+    type Row = (fn(&mut InvalidObject), Reason);
     let over: [Row; 3] = [
         (|o| o.inactive = true, Reason::CredentialInactive),
         (|o| o.expired = true, Reason::Expired),

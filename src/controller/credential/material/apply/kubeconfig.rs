@@ -6,7 +6,6 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
-    Api,
     api::{Patch, PostParams},
     core::PartialObjectMetaExt,
 };
@@ -15,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::{Done, params, present};
 use crate::{
     api::{Credential, CredentialStatus, credential::ObjectReference},
+    client::Objects,
     controller::{
         Context, Key, Place,
         credential::{
@@ -49,7 +49,7 @@ pub(super) async fn publish(
     let whose = Key::credential(credential);
     let place = Place::new(Place::of(credential).namespace(), &recipe.name);
     let authority = authority(ctx, credential).await?;
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let empty = empty || recipe.into.is_none();
     let (secret, version, dress) = if let Some((secret, version, _)) = recipe.into {
         (secret, version, recipe.dress)
@@ -123,7 +123,7 @@ async fn authority(ctx: &Context, credential: &Credential) -> Result<String, Req
         return Ok(wished);
     }
     let place = Place::new(Place::of(credential).namespace(), ROOT_AUTHORITY);
-    let api: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), place.namespace());
+    let api: Objects<ConfigMap> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let found = unless_gone(send(|| format!("get ConfigMap {place}"), api.get(place.name())).await)?;
     found.and_then(|found| found.data?.remove("ca.crt")).ok_or_else(|| {
         let say = format!(

@@ -1,0 +1,551 @@
+//! The requests about objects of one kind.
+
+use std::{collections::VecDeque, fmt, marker::PhantomData};
+
+use http_body_util::BodyExt;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{authentication::v1::TokenRequest, core::v1::ServiceAccount},
+    apimachinery::pkg::apis::meta::v1::ListMeta,
+};
+use kube::{
+    Client, Error, Resource, Result,
+    api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, WatchParams},
+    client::Body,
+    core::{PartialObjectMeta, Request, Status},
+};
+use serde::{Deserialize, Serialize, de::Error as _};
+use serde_json::{Value, value::RawValue};
+use tracing::warn;
+use zeroize::Zeroizing;
+
+use super::{
+    Readable, Watched,
+    prune::{Document, Keep, Malformed, Pruner, Shape},
+    read::answer,
+};
+
+/// How many bytes of an answer are read that says what went wrong.
+const REFUSAL: usize = 64 << 10;
+
+/// The media type of a JSON patch (RFC 6902).
+const JSON_PATCH: &str = "application/json-patch+json";
+
+/// The objects of a kind: of one namespace, or all.
+pub struct Objects<K> {
+    client: Client,
+    request: Request,
+    namespace: Option<String>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K> Clone for Objects<K> {
+    fn clone(&self) -> Self {
+        Self {
+            client: self.client.clone(),
+            request: self.request.clone(),
+            namespace: self.namespace.clone(),
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<K> fmt::Debug for Objects<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Objects").field(&self.request.url_path).finish()
+    }
+}
+
+impl<K: Readable> Objects<K> {
+    /// All objects of the kind.
+    #[must_use]
+    pub fn all(client: Client) -> Self {
+        Self::within(client, None)
+    }
+
+    /// Those of that namespace, or all.
+    fn within(client: Client, namespace: Option<&str>) -> Self {
+        let request = Request::new(K::url_path(&(), namespace));
+        Self { client, request, namespace: namespace.map(ToOwned::to_owned), kind: PhantomData }
+    }
+
+    /// Those of one namespace.
+    #[must_use]
+    pub fn namespaced(client: Client, namespace: &str) -> Self
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+    {
+        Self::within(client, Some(namespace))
+    }
+
+    /// Those of one namespace, or all.
+    #[must_use]
+    pub fn scoped(client: Client, namespace: Option<&str>) -> Self
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+    {
+        Self::within(client, namespace)
+    }
+
+    /// The namespace that they are of.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
+    /// The object of that name, if there is one.
+    ///
+    /// # Errors
+    /// When the request fails, or the object does not fit its kind.
+    pub async fn get_opt(&self, name: &str) -> Result<Option<K>> {
+        self.get_watched(name).await?.map(fitting).transpose()
+    }
+
+    /// The object of that name.
+    ///
+    /// # Errors
+    /// When the request fails, or the object does not fit its kind.
+    pub async fn get(&self, name: &str) -> Result<K> {
+        fitting(self.send("get", self.request.get(name, &GetParams::default())).await?)
+    }
+
+    /// The object of that name, if there is one, also where it does not fit its kind.
+    ///
+    /// # Errors
+    /// When the request fails.
+    pub async fn get_watched(&self, name: &str) -> Result<Option<Watched<K>>> {
+        there(self.send("get_opt", self.request.get(name, &GetParams::default())).await)
+    }
+
+    /// All finalizers of the object of that name and UID, in their order; none where it is gone.
+    ///
+    /// # Errors
+    /// When the request fails.
+    pub async fn finalizers(&self, name: &str, uid: &str) -> Result<Vec<String>> {
+        let body =
+            self.body("get_metadata_opt", self.request.get_metadata(name, &GetParams::default())).await;
+        let Some(body) = there(body)? else { return Ok(Vec::new()) };
+        let json = document(body, Keep { elements: usize::MAX, ..K::KEEP }).await?;
+        let found = Watched::<PartialObjectMeta<K>>::read(&json).ok_or_else(unexpected)?;
+        let metadata = Some(found.metadata()).filter(|metadata| metadata.uid.as_deref() == Some(uid));
+        Ok(metadata.and_then(|metadata| metadata.finalizers.clone()).unwrap_or_default())
+    }
+
+    /// The metadata of the object of that name, if there is one.
+    ///
+    /// # Errors
+    /// When the request fails.
+    pub async fn get_metadata_opt(&self, name: &str) -> Result<Option<PartialObjectMeta<K>>> {
+        let request = self.request.get_metadata(name, &GetParams::default());
+        there(self.partial().send("get_metadata_opt", request).await)?.map(fitting).transpose()
+    }
+
+    /// Creates the object.
+    ///
+    /// # Errors
+    /// When the request fails, or what was created does not fit its kind.
+    pub async fn create(&self, params: &PostParams, object: &K) -> Result<K>
+    where
+        K: Serialize,
+    {
+        let body = serde_json::to_vec(object).map_err(Error::SerdeError)?;
+        self.answered("create", self.request.create(params, body)).await
+    }
+
+    /// Changes the object of that name.
+    ///
+    /// # Errors
+    /// When the request fails, or the object does not fit its kind then.
+    pub async fn patch(
+        &self,
+        name: &str,
+        params: &PatchParams,
+        patch: &Patch<impl Serialize + fmt::Debug>,
+    ) -> Result<K> {
+        self.answered("patch", self.request.patch(name, params, patch)).await
+    }
+
+    /// Changes the object of that name, of which only the metadata comes back.
+    ///
+    /// # Errors
+    /// When the request fails.
+    pub async fn patch_metadata(
+        &self,
+        name: &str,
+        params: &PatchParams,
+        patch: &Patch<impl Serialize + fmt::Debug>,
+    ) -> Result<PartialObjectMeta<K>> {
+        self.partial().answered("patch_metadata", self.request.patch_metadata(name, params, patch)).await
+    }
+
+    /// Changes the object of that name by the operations of a JSON patch (RFC 6902), of which a failed test is a conflict.
+    ///
+    /// # Errors
+    /// When the request fails.
+    pub async fn json_patch(
+        &self,
+        name: &str,
+        params: &PatchParams,
+        operations: &Value,
+    ) -> Result<Watched<K>> {
+        self.send("patch", as_json_patch(self.request.patch(name, params, &Patch::Merge(operations)))).await
+    }
+
+    /// The same of its status.
+    ///
+    /// # Errors
+    /// When the request fails, or the object does not fit its kind then.
+    pub async fn json_patch_status(&self, name: &str, params: &PatchParams, operations: &Value) -> Result<K> {
+        let request = self.request.patch_subresource("status", name, params, &Patch::Merge(operations));
+        self.answered("patch_status", as_json_patch(request)).await
+    }
+
+    /// Puts this status in the place of what there is. Of `object` nothing counts but name, UID and version.
+    ///
+    /// # Errors
+    /// When the request fails, or the object does not fit its kind then.
+    pub async fn replace_status(
+        &self,
+        name: &str,
+        params: &PostParams,
+        object: &impl Serialize,
+    ) -> Result<K> {
+        let body = serde_json::to_vec(object).map_err(Error::SerdeError)?;
+        self.answered("replace_status", self.request.replace_subresource("status", name, params, body)).await
+    }
+
+    /// The same of an object that need not fit its kind.
+    ///
+    /// # Errors
+    /// When the request fails.
+    pub async fn replace_status_of_invalid(
+        &self,
+        name: &str,
+        params: &PostParams,
+        object: &impl Serialize,
+    ) -> Result<()> {
+        let body = serde_json::to_vec(object).map_err(Error::SerdeError)?;
+        self.send("replace_status", self.request.replace_subresource("status", name, params, body))
+            .await
+            .map(drop)
+    }
+
+    /// Deletes the object of that name.
+    ///
+    /// # Errors
+    /// When the request fails.
+    pub async fn delete(&self, name: &str, params: &DeleteParams) -> Result<Deleted<K>> {
+        #[derive(Deserialize)]
+        struct Kind<'a> {
+            kind: &'a str,
+        }
+
+        let json = self.document("delete", self.request.delete(name, params)).await?;
+        if serde_json::from_slice::<Kind<'_>>(&json).is_ok_and(|answer| answer.kind == "Status") {
+            return Ok(Deleted::Gone);
+        }
+        Watched::read(&json).map(|held| Deleted::Held(Box::new(held))).ok_or_else(unexpected)
+    }
+
+    /// Begins to read a page of a list.
+    ///
+    /// # Errors
+    /// When the request fails.
+    pub async fn list(&self, params: &ListParams) -> Result<Page<K>> {
+        let request =
+            if K::metadata_api() { self.request.list_metadata(params) } else { self.request.list(params) };
+        let body = self.body("list", request).await?;
+        let pruner = Pruner::new(Shape::List, K::KEEP);
+        Ok(Page {
+            documents: Documents { body, pruner, found: VecDeque::new() },
+            metadata: None,
+            kind: PhantomData,
+        })
+    }
+
+    /// Begins to watch from that version on.
+    ///
+    /// # Errors
+    /// When the request fails.
+    pub async fn watch(&self, params: &WatchParams, version: &str) -> Result<Events<K>> {
+        let request = if K::metadata_api() {
+            self.request.watch_metadata(params, version)
+        } else {
+            self.request.watch(params, version)
+        };
+        let body = self.body("watch", request).await?;
+        let pruner = Pruner::new(Shape::Events, K::KEEP);
+        Ok(Events { documents: Documents { body, pruner, found: VecDeque::new() }, kind: PhantomData })
+    }
+
+    fn partial(&self) -> Objects<PartialObjectMeta<K>> {
+        Objects {
+            client: self.client.clone(),
+            request: self.request.clone(),
+            namespace: self.namespace.clone(),
+            kind: PhantomData,
+        }
+    }
+
+    async fn send(&self, call: &'static str, request: Built) -> Result<Watched<K>> {
+        let json = self.document(call, request).await?;
+        Watched::read(&json).ok_or_else(unexpected)
+    }
+
+    async fn answered(&self, call: &'static str, request: Built) -> Result<K> {
+        let json = self.document(call, request).await?;
+        answer(&json).ok_or_else(unexpected)
+    }
+
+    async fn document(&self, call: &'static str, request: Built) -> Result<Zeroizing<Vec<u8>>> {
+        document(self.body(call, request).await?, K::KEEP).await
+    }
+
+    /// The answer, unless it is a refusal. `call` names the request for what wraps the client.
+    async fn body(&self, call: &'static str, request: Built) -> Result<Body> {
+        let mut request = request.map_err(Error::BuildRequest)?;
+        request.extensions_mut().insert(call);
+        // A watch is not decompressed as it comes.
+        let identity = http::HeaderValue::from_static("identity");
+        request.headers_mut().entry(http::header::ACCEPT_ENCODING).or_insert(identity);
+        // Our JSON patches are well-formed, so what is refused of them without a cause is a test: somebody else was faster.
+        let is_json_patch =
+            request.headers().get(http::header::CONTENT_TYPE).is_some_and(|kind| kind == JSON_PATCH);
+        let response = self.client.send(request.map(Body::from)).await?;
+        let code = response.status();
+        if code.is_success() {
+            return Ok(response.into_body());
+        }
+        let text = beginning(response.into_body()).await;
+        let status: Status = serde_json::from_slice(&text).unwrap_or_else(|_| {
+            Status::failure(&format!("the API server answered {code}"), "Unknown").with_code(code.as_u16())
+        });
+        let is_failed_test =
+            code == 422 && is_json_patch && status.details.as_ref().is_none_or(|told| told.causes.is_empty());
+        let status = if is_failed_test {
+            Status { code: 409, reason: "Conflict".to_owned(), ..status }
+        } else {
+            status
+        };
+        Err(Error::Api(status.boxed()))
+    }
+}
+
+impl Objects<ServiceAccount> {
+    /// Has a token minted for the account of that name.
+    ///
+    /// # Errors
+    /// When the request fails.
+    pub async fn create_token_request(
+        &self,
+        name: &str,
+        params: &PostParams,
+        request: &TokenRequest,
+    ) -> Result<TokenRequest> {
+        let body = serde_json::to_vec(request).map_err(Error::SerdeError)?;
+        let request = self.request.create_subresource("token", name, params, body);
+        let tokens: Objects<TokenRequest> = Objects {
+            client: self.client.clone(),
+            request: self.request.clone(),
+            namespace: self.namespace.clone(),
+            kind: PhantomData,
+        };
+        tokens.answered("create_token_request", request).await
+    }
+}
+
+fn as_json_patch(request: Built) -> Built {
+    request.map(|mut request| {
+        request.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(JSON_PATCH));
+        request
+    })
+}
+
+type Built = std::result::Result<http::Request<Vec<u8>>, kube::core::request::Error>;
+
+/// The one document that a body is.
+async fn document(body: Body, keep: Keep) -> Result<Zeroizing<Vec<u8>>> {
+    let mut documents = Documents { body, pruner: Pruner::new(Shape::Object, keep), found: VecDeque::new() };
+    match documents.next().await? {
+        Some(Document::Item(json)) => Ok(json),
+        Some(Document::Envelope(_)) | None => Err(unexpected()),
+    }
+}
+
+/// The beginning of a body that says what went wrong.
+async fn beginning(mut body: Body) -> Vec<u8> {
+    let mut text = Vec::new();
+    while text.len() < REFUSAL {
+        match body.frame().await {
+            Some(Ok(frame)) => {
+                text.extend_from_slice(frame.data_ref().map(AsRef::as_ref).unwrap_or_default())
+            }
+            Some(Err(_)) | None => break,
+        }
+    }
+    text
+}
+
+fn there<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::Api(status)) if status.code == 404 && status.reason == "NotFound" => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn fitting<K: Readable>(Watched(read): Watched<K>) -> Result<K> {
+    read.map_err(|invalid| {
+        let say = format!("{} does not fit the kind {}", invalid.path, K::kind(&()));
+        Error::SerdeError(serde_json::Error::custom(say))
+    })
+}
+
+fn unexpected() -> Error {
+    Error::SerdeError(serde_json::Error::custom(Malformed))
+}
+
+/// What became of an object that was to be deleted.
+#[derive(Debug)]
+pub enum Deleted<K> {
+    /// It is gone.
+    Gone,
+    /// It stays until its finalizers are removed.
+    Held(Box<Watched<K>>),
+}
+
+/// The documents of a body, one after the other.
+struct Documents {
+    body: Body,
+    pruner: Pruner,
+    found: VecDeque<Document>,
+}
+
+impl Documents {
+    async fn next(&mut self) -> Result<Option<Document>> {
+        loop {
+            if let Some(document) = self.found.pop_front() {
+                return Ok(Some(document));
+            }
+            let Some(frame) = self.body.frame().await else {
+                // An answer that breaks off is none.
+                return if self.pruner.is_complete() { Ok(None) } else { Err(unexpected()) };
+            };
+            if let Ok(bytes) = frame?.into_data() {
+                let found = &mut self.found;
+                self.pruner
+                    .feed(&bytes, &mut |document| found.push_back(document))
+                    .map_err(|_| unexpected())?;
+            }
+        }
+    }
+}
+
+/// A page of a list, read one object at a time.
+pub struct Page<K> {
+    documents: Documents,
+    metadata: Option<ListMeta>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K: Readable> Page<K> {
+    /// The next object; `None` after the last.
+    ///
+    /// # Errors
+    /// When the answer breaks off, or is no list.
+    pub async fn next(&mut self) -> Result<Option<Watched<K>>> {
+        #[derive(Deserialize)]
+        struct List {
+            metadata: ListMeta,
+        }
+
+        loop {
+            match self.documents.next().await? {
+                Some(Document::Item(json)) => match Watched::read(&json) {
+                    Some(object) => return Ok(Some(object)),
+                    None => warn!(kind = %K::kind(&()), "an item of a list has no name and is left out"),
+                },
+                Some(Document::Envelope(json)) => {
+                    let list: List = serde_json::from_slice(&json).map_err(Error::SerdeError)?;
+                    self.metadata = Some(list.metadata);
+                }
+                None if self.metadata.is_some() => return Ok(None),
+                None => return Err(unexpected()),
+            }
+        }
+    }
+
+    /// Reads on to the end, and returns what the list says of itself.
+    ///
+    /// # Errors
+    /// When the answer breaks off, or is no list.
+    pub async fn end(mut self) -> Result<ListMeta> {
+        while self.next().await?.is_some() {}
+        Ok(self.metadata())
+    }
+
+    /// What the list says of itself, once its last object was read.
+    #[must_use]
+    pub fn metadata(self) -> ListMeta {
+        self.metadata.unwrap_or_default()
+    }
+}
+
+/// What a watch shows.
+#[derive(Debug)]
+pub enum WatchEvent<K> {
+    /// An object is new or has changed.
+    Applied(Watched<K>),
+    /// An object was deleted.
+    Deleted(Watched<K>),
+    /// Everything up to this version was shown.
+    Bookmark(String),
+    /// The watch ends.
+    Error(Box<Status>),
+}
+
+/// The events of a watch.
+pub struct Events<K> {
+    documents: Documents,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K: Readable> Events<K> {
+    /// The next event; `None` once the API server has ended the watch.
+    ///
+    /// # Errors
+    /// When it breaks off, or is none.
+    pub async fn next(&mut self) -> Result<Option<WatchEvent<K>>> {
+        match self.documents.next().await? {
+            Some(Document::Item(json)) => event(&json).map(Some).ok_or_else(unexpected),
+            Some(Document::Envelope(_)) | None => Ok(None),
+        }
+    }
+}
+
+fn event<K: Readable>(json: &[u8]) -> Option<WatchEvent<K>> {
+    #[derive(Deserialize)]
+    struct Event<'a> {
+        r#type: &'a str,
+        #[serde(borrow)]
+        object: &'a RawValue,
+    }
+
+    #[derive(Deserialize)]
+    struct Bookmark {
+        metadata: ListMeta,
+    }
+
+    let Event { r#type, object } = serde_json::from_slice(json).ok()?;
+    let object = object.get().as_bytes();
+    match r#type {
+        "ADDED" | "MODIFIED" => Watched::read(object).map(WatchEvent::Applied),
+        "DELETED" => Watched::read(object).map(WatchEvent::Deleted),
+        "BOOKMARK" => {
+            let bookmark: Bookmark = serde_json::from_slice(object).ok()?;
+            bookmark.metadata.resource_version.map(WatchEvent::Bookmark)
+        }
+        "ERROR" => serde_json::from_slice(object).ok().map(WatchEvent::Error),
+        _ => None,
+    }
+}

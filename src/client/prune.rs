@@ -1,0 +1,496 @@
+//! Reads JSON while it arrives and keeps of each object only what somebody needs.
+//!
+//! Everybody who may edit an object may fill its metadata up to the size that etcd takes (1.5 MB by default), so no answer is
+//! buffered whole: a list becomes its items, one at a time, and of each item foreign metadata is dropped before it needs memory.
+//! `metadata.managedFields` is never kept: it may nest deeper than a parser allows and hold instants that it cannot read.
+
+use zeroize::Zeroizing;
+
+/// How many bytes one value in the metadata may take, annotations aside. The API server bounds names to 253.
+const VALUE: usize = 1024;
+/// How many bytes a key may have. The API server bounds keys of labels and annotations to 317.
+const KEY: usize = 512;
+/// The fields of the metadata that are kept beside labels, annotations, finalizers and owner references.
+const FIELDS: [&str; 9] = [
+    "continue",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "generation",
+    "name",
+    "namespace",
+    "remainingItemCount",
+    "resourceVersion",
+    "uid",
+];
+
+/// Which labels, or which annotations, are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys {
+    /// The keys that are always kept.
+    pub named: &'static [&'static str],
+    /// How many bytes one of their values may take; a longer one reads as the empty string.
+    pub value: usize,
+    /// How the keys of the others begin that are kept; empty for all.
+    pub prefix: &'static str,
+    /// How many bytes the others may take together, with their keys: those that come first are kept.
+    pub others: usize,
+}
+
+/// What is kept of the metadata of a kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// Of its labels.
+    pub labels: Keys,
+    /// Of its annotations.
+    pub annotations: Keys,
+    /// How many finalizers, owner references and subjects are kept, beside those that matter wherever they stand.
+    pub elements: usize,
+    /// The finalizer that is kept wherever it stands.
+    pub finalizer: &'static str,
+    /// The label that is added where labels were dropped for want of room; `None` where nobody asks.
+    pub truncated: Option<&'static str>,
+}
+
+/// What an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One object.
+    Object,
+    /// A list of objects.
+    List,
+    /// Watch events, one after the other.
+    Events,
+}
+
+/// A document that is complete.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Document {
+    /// An object, or a watch event.
+    Item(Zeroizing<Vec<u8>>),
+    /// What a list says beside its items.
+    Envelope(Vec<u8>),
+}
+
+/// The answer is not JSON of the expected shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the answer is not the JSON that was asked for")]
+pub struct Malformed;
+
+/// Where in a document a container stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Node {
+    List,
+    Items,
+    Event,
+    Object,
+    Metadata,
+    Labels,
+    Annotations,
+    Finalizers,
+    References,
+    Subjects,
+}
+
+/// A container that is being read.
+#[derive(Debug)]
+struct Frame {
+    node: Node,
+    is_array: bool,
+    seen: usize,
+    is_empty: bool,
+}
+
+/// What happens to the value that is being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is kept, with all that is in it.
+    Keep,
+    /// It is kept if it takes no more than so many bytes, and becomes empty otherwise.
+    Within(usize),
+    /// It is not kept.
+    Drop,
+}
+
+#[derive(Debug)]
+enum State {
+    /// A value is expected.
+    Value,
+    /// A key, or the end of the object.
+    Key,
+    /// In a key.
+    KeyText { escaped: bool },
+    /// The colon after a key.
+    Colon,
+    /// A comma, or the end of the container.
+    Next,
+    /// In a value that is kept or dropped as a whole.
+    Whole { fate: Fate, start: usize, depth: usize, text: bool, escaped: bool },
+}
+
+/// Reads one answer.
+#[derive(Debug)]
+pub struct Pruner {
+    shape: Shape,
+    keep: Keep,
+    state: State,
+    frames: Vec<Frame>,
+    /// The key of the value that is read, with its quotation marks.
+    key: Vec<u8>,
+    out: Zeroizing<Vec<u8>>,
+    /// The list, while one of its items is read.
+    envelope: Option<Zeroizing<Vec<u8>>>,
+    /// What is left for labels and annotations that nobody has named.
+    left: [usize; 2],
+    truncated: bool,
+}
+
+impl Pruner {
+    /// A reader of an answer of that shape.
+    #[must_use]
+    pub fn new(shape: Shape, keep: Keep) -> Self {
+        Self {
+            shape,
+            keep,
+            state: State::Value,
+            frames: Vec::new(),
+            key: Vec::new(),
+            out: Zeroizing::default(),
+            envelope: None,
+            left: [keep.labels.others, keep.annotations.others],
+            truncated: false,
+        }
+    }
+
+    /// Takes the next bytes in and hands over the documents that end in them.
+    ///
+    /// # Errors
+    /// When they are not JSON of the expected shape.
+    pub fn feed(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Document)) -> Result<(), Malformed> {
+        while let Some((&byte, rest)) = bytes.split_first() {
+            match &mut self.state {
+                State::Whole { .. } => {
+                    bytes = self.whole(bytes, found)?;
+                    continue;
+                }
+                State::KeyText { escaped } => {
+                    let ends = byte == b'"' && !*escaped;
+                    *escaped = byte == b'\\' && !*escaped;
+                    if self.key.len() <= KEY {
+                        self.key.push(byte);
+                    }
+                    if ends {
+                        self.state = State::Colon;
+                    }
+                }
+                _ if byte.is_ascii_whitespace() => {}
+                State::Value => {
+                    // An array may end where its first value would be.
+                    if byte == b']'
+                        && self.frames.last().is_some_and(|frame| frame.is_array && frame.seen == 0)
+                    {
+                        self.close(found)?;
+                    } else if !self.open(byte) {
+                        continue;
+                    }
+                }
+                State::Key => match byte {
+                    b'"' => {
+                        self.key.clear();
+                        self.key.push(byte);
+                        self.state = State::KeyText { escaped: false };
+                    }
+                    b'}' => self.close(found)?,
+                    _ => return Err(Malformed),
+                },
+                State::Colon if byte == b':' => self.state = State::Value,
+                State::Next => match (byte, self.frames.last()) {
+                    (b',', Some(frame)) => {
+                        self.state = if frame.is_array { State::Value } else { State::Key };
+                    }
+                    (b'}' | b']', Some(_)) => self.close(found)?,
+                    _ => return Err(Malformed),
+                },
+                State::Colon => return Err(Malformed),
+            }
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Whether everything that was begun has ended.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.frames.is_empty() && !matches!(self.state, State::Whole { .. })
+    }
+
+    /// Begins the value that starts with this byte; tells whether the byte is used up.
+    fn open(&mut self, byte: u8) -> bool {
+        let Some((node, fate)) = self.place(byte) else {
+            self.state = State::Whole {
+                fate: Fate::Drop,
+                start: self.out.len(),
+                depth: 0,
+                text: false,
+                escaped: false,
+            };
+            return false;
+        };
+        if self.frames.last().is_some_and(|frame| frame.node == Node::Items) {
+            self.envelope = Some(std::mem::take(&mut self.out));
+        }
+        let start = self.out.len();
+        self.write_key();
+        if let Some(node) = node {
+            self.begin(node);
+            self.out.push(byte);
+            self.frames.push(Frame { node, is_array: byte == b'[', seen: 0, is_empty: true });
+            self.state = if byte == b'[' { State::Value } else { State::Key };
+            return true;
+        }
+        self.state = State::Whole { fate, start, depth: 0, text: false, escaped: false };
+        false
+    }
+
+    fn begin(&mut self, node: Node) {
+        if node == Node::Object {
+            self.left = [self.keep.labels.others, self.keep.annotations.others];
+            self.truncated = false;
+        }
+    }
+
+    /// What the next value is: a container that is read itself, or one that is copied. `None`: nobody needs it.
+    fn place(&mut self, byte: u8) -> Option<(Option<Node>, Fate)> {
+        let Some(frame) = self.frames.last() else {
+            let root = match self.shape {
+                Shape::Object => Node::Object,
+                Shape::List => Node::List,
+                Shape::Events => Node::Event,
+            };
+            return Some((Some(root).filter(|_| byte == b'{'), Fate::Keep));
+        };
+        if !frame.is_array && self.key.len() > KEY {
+            return None;
+        }
+        let key = self.key.get(1..self.key.len().saturating_sub(1)).unwrap_or_default();
+        let child =
+            |node, opens| if byte == opens { (Some(node), Fate::Keep) } else { (None, Fate::Within(VALUE)) };
+        match frame.node {
+            Node::List if key == b"items" => Some(child(Node::Items, b'[')),
+            Node::Items => (byte == b'{').then_some((Some(Node::Object), Fate::Keep)),
+            Node::Event if key == b"object" => Some(child(Node::Object, b'{')),
+            Node::Object if key == b"metadata" => Some(child(Node::Metadata, b'{')),
+            Node::Object if key == b"subjects" => Some(child(Node::Subjects, b'[')),
+            Node::List | Node::Event | Node::Object => Some((None, Fate::Keep)),
+            Node::Metadata => match key {
+                b"labels" => Some(child(Node::Labels, b'{')),
+                b"annotations" => Some(child(Node::Annotations, b'{')),
+                b"finalizers" => Some(child(Node::Finalizers, b'[')),
+                b"ownerReferences" => Some(child(Node::References, b'[')),
+                key => {
+                    let is_kept = FIELDS.iter().any(|field| field.as_bytes() == key);
+                    is_kept.then_some((None, Fate::Within(VALUE)))
+                }
+            },
+            Node::Labels => self.keep.labels.fate(key, self.left[0]),
+            Node::Annotations => self.keep.annotations.fate(key, self.left[1]),
+            Node::Finalizers | Node::References | Node::Subjects => Some((None, Fate::Within(VALUE))),
+        }
+    }
+
+    fn write_key(&mut self) {
+        let Some(frame) = self.frames.last_mut() else { return };
+        if frame.node == Node::Items {
+            return;
+        }
+        if !std::mem::replace(&mut frame.is_empty, false) {
+            self.out.push(b',');
+        }
+        if !frame.is_array {
+            self.out.extend_from_slice(&self.key);
+            self.out.push(b':');
+        }
+    }
+
+    /// Takes in what belongs to a value that is kept or dropped as a whole, and returns what comes after it.
+    fn whole<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        found: &mut impl FnMut(Document),
+    ) -> Result<&'b [u8], Malformed> {
+        let State::Whole { fate, start, depth, text, escaped } = &mut self.state else { return Ok(bytes) };
+        let mut end = bytes.len();
+        let mut ended = false;
+        let mut at = 0;
+        while at < bytes.len() {
+            let byte = bytes[at];
+            if *text {
+                if *escaped {
+                    *escaped = false;
+                } else if byte == b'\\' {
+                    *escaped = true;
+                } else if byte == b'"' {
+                    *text = false;
+                    ended = *depth == 0;
+                } else {
+                    // Nothing else ends a text: on to what might.
+                    let run = bytes[at..].iter().position(|byte| matches!(byte, b'"' | b'\\'));
+                    at += run.unwrap_or(bytes.len() - at);
+                    continue;
+                }
+            } else {
+                match byte {
+                    b'"' => *text = true,
+                    b'{' | b'[' => *depth += 1,
+                    // A number, true, false or null ends where something else begins.
+                    b',' | b'}' | b']' if *depth == 0 => {
+                        end = at;
+                        ended = true;
+                        break;
+                    }
+                    b'}' | b']' => {
+                        *depth -= 1;
+                        ended = *depth == 0;
+                    }
+                    _ => {}
+                }
+            }
+            at += 1;
+            if ended {
+                end = at;
+                break;
+            }
+        }
+        let room = match fate {
+            Fate::Keep => usize::MAX,
+            // With key and comma; what is beyond is replaced in the end.
+            Fate::Within(limit) => (*start + *limit + 2 * KEY).saturating_sub(self.out.len()),
+            Fate::Drop => 0,
+        };
+        self.out.extend_from_slice(&bytes[..end.min(room)]);
+        if ended {
+            let (fate, start) = (*fate, *start);
+            self.settle(fate, start);
+            self.after(found)?;
+        }
+        Ok(&bytes[end..])
+    }
+
+    /// A whole value is complete: makes it empty where it takes too much, and leaves out what is one too many.
+    fn settle(&mut self, fate: Fate, start: usize) {
+        let Some(frame) = self.frames.last_mut() else { return };
+        frame.seen += 1;
+        if fate == Fate::Drop {
+            self.truncated |= frame.node == Node::Labels;
+            return;
+        }
+        let comma = usize::from(self.out.get(start) == Some(&b','));
+        let name = if frame.is_array { 0 } else { self.key.len() + 1 };
+        let value = start + comma + name;
+        let fits = !matches!(fate, Fate::Within(limit) if self.out.len() - value > limit);
+        if !fits {
+            let empty: &[u8] = match self.out[value] {
+                b'{' => b"{}",
+                b'[' => b"[]",
+                b'"' => b"\"\"",
+                _ => b"null",
+            };
+            self.out.truncate(value);
+            self.out.extend_from_slice(empty);
+        }
+        let text = &self.out[value..];
+        let is_kept = match frame.node {
+            Node::Finalizers => {
+                frame.seen <= self.keep.elements
+                    || text.get(1..text.len() - 1) == Some(self.keep.finalizer.as_bytes())
+            }
+            Node::References => frame.seen <= self.keep.elements || contains(text, b"\"controller\":true"),
+            Node::Subjects => frame.seen <= self.keep.elements,
+            Node::Labels => {
+                let kept =
+                    self.keep.labels.has_room(&self.key, fits, self.out.len() - start, &mut self.left[0]);
+                self.truncated |= !kept;
+                kept
+            }
+            Node::Annotations => {
+                self.keep.annotations.has_room(&self.key, fits, self.out.len() - start, &mut self.left[1])
+            }
+            Node::List | Node::Items | Node::Event | Node::Object | Node::Metadata => true,
+        };
+        if !is_kept {
+            self.out.truncate(start);
+            frame.is_empty = comma == 0;
+        }
+    }
+
+    /// A container ends.
+    fn close(&mut self, found: &mut impl FnMut(Document)) -> Result<(), Malformed> {
+        let frame = self.frames.pop().ok_or(Malformed)?;
+        if frame.node == Node::Labels
+            && self.truncated
+            && let Some(label) = self.keep.truncated
+        {
+            let comma = if frame.is_empty { "" } else { "," };
+            self.out.extend_from_slice(format!("{comma}\"{label}\":\"\"").as_bytes());
+        }
+        self.out.push(if frame.is_array { b']' } else { b'}' });
+        if let Some(parent) = self.frames.last_mut() {
+            parent.seen += 1;
+        }
+        self.after(found)
+    }
+
+    /// A value is complete, and written where it is kept.
+    fn after(&mut self, found: &mut impl FnMut(Document)) -> Result<(), Malformed> {
+        self.state = State::Next;
+        match self.frames.last() {
+            Some(frame) if frame.node == Node::Items => {
+                // Of what is no object nothing was begun.
+                if let Some(envelope) = self.envelope.take() {
+                    found(Document::Item(std::mem::replace(&mut self.out, envelope)));
+                }
+            }
+            Some(_) => {}
+            None => {
+                let document = std::mem::take(&mut self.out);
+                self.state = State::Value;
+                found(match self.shape {
+                    Shape::List => Document::Envelope(document.to_vec()),
+                    Shape::Object | Shape::Events => Document::Item(document),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Keys {
+    fn is_named(&self, key: &[u8]) -> bool {
+        self.named.iter().any(|named| named.as_bytes() == key)
+    }
+
+    /// What becomes of the value of a key, where there is so much room left for what is not named.
+    fn fate(&self, key: &[u8], left: usize) -> Option<(Option<Node>, Fate)> {
+        if self.is_named(key) {
+            return Some((None, Fate::Within(self.value)));
+        }
+        let may_fit = left > key.len() && key.starts_with(self.prefix.as_bytes());
+        may_fit.then_some((None, Fate::Within(left)))
+    }
+
+    /// Whether the value of this key, in quotation marks, is kept.
+    fn has_room(&self, key: &[u8], fits: bool, size: usize, left: &mut usize) -> bool {
+        if self.is_named(&key[1..key.len() - 1]) {
+            return true;
+        }
+        let has_room = fits && size <= *left;
+        *left = if has_room { *left - size } else { 0 };
+        has_room
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@ mod emptied;
 mod ends;
 mod events;
 mod gitops;
+mod hostile;
 mod keyring;
 mod kubeconfig;
 mod lag;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         ends::tests(),
         events::tests(),
         gitops::tests(),
+        hostile::tests(),
         listed::tests(),
     ]
     .into_iter()
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         delivery::material::tests(),
         edits::tests(),
         ends::ends_alone::tests(),
+        hostile::hostile_alone::tests(),
         keyring::tests(),
         kubeconfig::kubeconfig_alone::tests(),
         lag::tests(),

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod mint;
 pub mod orphans;
 mod packed;
+pub mod panics;
 mod place;
 pub mod policies;
 pub mod queue;
@@ -29,9 +30,8 @@ pub mod unreadable;
 pub mod watch;
 pub mod write;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures::FutureExt;
 use thiserror::Error;
 use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 use tracing::{Instrument, info, warn};
@@ -146,13 +146,9 @@ async fn work(ctx: Arc<Context>, mut stop: oneshot::Receiver<()>) {
         tasks.spawn(
             async move {
                 let started = Instant::now();
-                // A key that nobody gives back would never be worked on again.
-                match AssertUnwindSafe(Box::pin(reconcile(&ctx, &key))).catch_unwind().await {
-                    Ok(outcome) => {
-                        ctx.metrics.note(&key, &outcome, started.elapsed());
-                        finish(&ctx, &key, outcome);
-                    }
-                    Err(_) => ctx.queue.failed(&key, REFUSED_AFTER),
+                if let Some(outcome) = panics::run(&ctx, &key, Box::pin(reconcile(&ctx, &key))).await {
+                    ctx.metrics.note(&key, &outcome, started.elapsed());
+                    finish(&ctx, &key, outcome);
                 }
             }
             .instrument(span),

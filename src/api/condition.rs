@@ -81,6 +81,7 @@ pub enum Reason {
     InvalidSpec,
     KeyringMissing,
     AdmissionMissing,
+    InternalError,
 }
 
 impl Reason {
@@ -106,6 +107,7 @@ impl Reason {
             Self::InvalidSpec => "InvalidSpec",
             Self::KeyringMissing => "KeyringMissing",
             Self::AdmissionMissing => "AdmissionMissing",
+            Self::InternalError => "InternalError",
         }
     }
 }

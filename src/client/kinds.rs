@@ -5,6 +5,7 @@ use k8s_openapi::{
         admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
         authentication::v1::{SelfSubjectReview, TokenRequest, TokenReview},
         authorization::v1::SubjectAccessReview,
+        coordination::v1::Lease,
         core::v1::{ConfigMap, Namespace, Secret, ServiceAccount},
         rbac::v1::{ClusterRoleBinding, RoleBinding},
     },
@@ -97,7 +98,7 @@ readable!(MANAGED => ServiceAccount, RoleBinding, ClusterRoleBinding);
 readable!(NAMESPACE => Namespace);
 readable!(
     USERS =>
-    ConfigMap, CustomResourceDefinition, SelfSubjectReview, SubjectAccessReview, TokenRequest, TokenReview,
+    ConfigMap, CustomResourceDefinition, Lease, SelfSubjectReview, SubjectAccessReview, TokenRequest, TokenReview,
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 );
 

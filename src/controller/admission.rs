@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     admission::{self, Kept},
-    api::{Credential, CredentialSpec, credential::DesiredState},
+    api::{Credential, CredentialSpec, Reason, credential::DesiredState},
     client::{
         Objects, Readable,
         informer::{self, Selector},
@@ -100,7 +100,7 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     if ctx.note_admission(said.clone()) {
         if let Some(said) = said {
             warn!(said, "nothing new is made");
-            events::of_operator(ctx, &said).await;
+            events::of_operator(ctx, Reason::AdmissionMissing, "Create", &said).await;
         } else {
             info!("the admission policies are in force");
         }

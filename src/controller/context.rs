@@ -14,6 +14,7 @@ use k8s_openapi::api::{
 use kube::{Client, core::PartialObjectMeta};
 use rand::CryptoRng;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::{
     Place, admission, api_token,
@@ -21,6 +22,7 @@ use super::{
     draws::Draws,
     events::Events,
     metrics::Metrics,
+    panics::Panics,
     policies::Judgements,
     queue::{self, Queue},
 };
@@ -133,6 +135,8 @@ pub struct Context {
     pub policies: Cache<CredentialPolicy>,
     /// The metadata of all namespaces, by whose labels policies select them.
     pub namespaces: Cache<PartialObjectMeta<Namespace>>,
+    /// Objects that are held back since their reconcile panicked.
+    pub panics: Panics,
     /// Draws that take long.
     pub draws: Draws,
     /// What Prometheus is told.
@@ -167,6 +171,8 @@ pub(super) struct Memory {
     last_words: HashMap<Key, (Option<String>, ApiTokenStatus)>,
     /// What was issued to be delivered once, until the status tells of it.
     unsaid: HashMap<Key, Attestation>,
+    /// The UIDs of `ServiceAccount`s that claim to be made for a credential that is gone, and cannot prove it.
+    unproven: HashMap<Key, String>,
     /// What policies say, and of whom they were found to be violated.
     pub(super) policy: Judgements,
 }
@@ -198,6 +204,7 @@ impl Context {
             keyring_secret: Cache::default(),
             policies: Cache::default(),
             namespaces: Cache::default(),
+            panics: Panics::default(),
             draws: Draws::default(),
             metrics: Metrics::default(),
             needs_admission: false,
@@ -359,6 +366,29 @@ impl Context {
         memory.unsaid.get(&key).cloned()
     }
 
+    /// The `ServiceAccount` of that UID claims to be made for this credential, which is gone, and cannot prove it: it stays, and is
+    /// reported once. `None`: there is no such account.
+    pub(super) fn note_unproven(&self, credential: &Key, uid: Option<String>) {
+        let unproven = &mut self.memory().unproven;
+        let Some(uid) = uid else {
+            unproven.remove(credential);
+            return;
+        };
+        if unproven.get(credential) != Some(&uid) {
+            warn!(
+                ?credential,
+                uid,
+                "its ServiceAccount has no valid proof of being made by the operator, and is not deleted"
+            );
+            unproven.insert(credential.clone(), uid);
+        }
+    }
+
+    /// How many such accounts there are.
+    pub(super) fn unproven(&self) -> usize {
+        self.memory().unproven.len()
+    }
+
     /// Something that was made for it went, and not by us.
     pub(super) fn note_vanished(&self, key: Key) {
         let vanished = &mut self.memory().vanished;
@@ -459,6 +489,10 @@ impl Context {
             }
             for credential in self.credentials.places() {
                 self.queue.add(Key::Credential(credential));
+            }
+            let unproven: Vec<_> = self.memory().unproven.keys().cloned().collect();
+            for credential in unproven {
+                self.queue.add(credential);
             }
         }
     }

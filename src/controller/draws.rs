@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    panic::resume_unwind,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
@@ -15,6 +16,9 @@ use crate::domain::material::{Drawn, Problem};
 const AT_ONCE: usize = 2;
 
 type Outcome = Result<Drawn, Problem>;
+
+/// Filled once; with `None` when it panicked.
+type Slot = Arc<OnceLock<Option<Outcome>>>;
 
 /// The draws that wait, are under way, or are done and not fetched yet, at most one for each object.
 pub struct Draws {
@@ -37,14 +41,14 @@ struct State {
 
 struct Waiting {
     key: Key,
-    outcome: Arc<OnceLock<Outcome>>,
+    outcome: Slot,
     draw: Box<dyn FnOnce() -> Outcome + Send>,
 }
 
 struct Job {
     /// What it draws for: of another wish it is of no use.
     wish: String,
-    outcome: Arc<OnceLock<Outcome>>,
+    outcome: Slot,
 }
 
 impl Default for Draws {
@@ -56,7 +60,7 @@ impl Default for Draws {
 }
 
 impl State {
-    fn is_wanted(&self, key: &Key, outcome: &Arc<OnceLock<Outcome>>) -> bool {
+    fn is_wanted(&self, key: &Key, outcome: &Slot) -> bool {
         self.jobs.get(key).is_some_and(|job| Arc::ptr_eq(&job.outcome, outcome))
     }
 
@@ -92,15 +96,9 @@ impl Desk {
             tokio::spawn(async move {
                 let drawn = tokio::task::spawn_blocking(draw).await;
                 {
-                    let mut state = desk.state();
-                    state.running -= 1;
-                    if let Ok(drawn) = drawn {
-                        // It is set here alone.
-                        let _ = outcome.set(drawn);
-                    } else if state.is_wanted(&key, &outcome) {
-                        // It panicked. Whoever asks the next time has it drawn again.
-                        state.jobs.remove(&key);
-                    }
+                    desk.state().running -= 1;
+                    // It is set here alone.
+                    let _ = outcome.set(drawn.ok());
                 }
                 // Nobody listens any more when the controller stops.
                 let _ = desk.report.send(key);
@@ -113,6 +111,9 @@ impl Desk {
 impl Draws {
     /// What was drawn for `key` and this wish, or `None` while that is under way; the first call starts it, in the turn of
     /// `namespace`.
+    ///
+    /// # Panics
+    /// When the draw panicked; the next call starts it again.
     pub fn fetch(
         &self,
         key: &Key,
@@ -124,7 +125,9 @@ impl Draws {
         if let Some(job) = state.jobs.get(key).filter(|job| job.wish == wish) {
             let outcome = job.outcome.get().cloned()?;
             state.jobs.remove(key);
-            return Some(outcome);
+            drop(state);
+            // What panicked in another thread did so for this reconcile, which is reported and held back for it.
+            return outcome.or_else(|| resume_unwind(Box::new("a draw panicked")));
         }
         let outcome = Arc::new(OnceLock::new());
         state.jobs.insert(key.clone(), Job { wish, outcome: outcome.clone() });
@@ -155,7 +158,10 @@ impl Draws {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{
+        collections::BTreeMap,
+        panic::{AssertUnwindSafe, catch_unwind},
+    };
 
     use super::*;
     use crate::{controller::Place, domain::material::Facts};
@@ -172,6 +178,8 @@ mod tests {
 
         assert!(draws.fetch(&key, "n", "w".to_owned(), || panic!("a draw that fails")).is_none());
         assert_eq!(draws.done().await, key);
+        let again = AssertUnwindSafe(|| draws.fetch(&key, "n", "w".to_owned(), result("1")));
+        assert!(catch_unwind(again).is_err(), "the panic is the reconcile's own");
         assert!(draws.fetch(&key, "n", "w".to_owned(), result("1")).is_none(), "drawn again");
         assert_eq!(draws.done().await, key);
         assert_eq!(id(draws.fetch(&key, "n", "w".to_owned(), result("2"))).as_deref(), Some("1"));

@@ -112,7 +112,7 @@ impl Candidate {
     pub async fn keep_all_from_leading(&self, hold_for: Duration) -> Result<(), ElectionError> {
         // What it does first is to make the lease where there is none.
         LeaseManagerBuilder::new(self.hurried.clone(), LEASE).with_namespace(&self.namespace).build().await?;
-        let api: Api<Lease> = Api::namespaced(self.hurried.clone(), &self.namespace);
+        let api: Objects<Lease> = Objects::namespaced(self.hurried.clone(), &self.namespace);
         let now = MicroTime(self.clock.now());
         let held = Patch::Merge(json!({ "spec": {
             "holderIdentity": self.identity,
@@ -131,7 +131,7 @@ impl Candidate {
     /// # Errors
     /// When the API server refuses that, or does not answer.
     pub async fn let_others_lead(&self) -> Result<(), ElectionError> {
-        let api: Api<Lease> = Api::namespaced(self.hurried.clone(), &self.namespace);
+        let api: Objects<Lease> = Objects::namespaced(self.hurried.clone(), &self.namespace);
         let lease = api.get(LEASE).await?;
         let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
         if holder == Some(&self.identity) {

@@ -91,8 +91,8 @@ pub async fn of_credential(ctx: &Context, before: &Credential, written: &Credent
     }
 }
 
-/// Sends an event of what stops all: nothing new is made. It is about the operator's own namespace, where it is looked for.
-pub(super) async fn of_operator(ctx: &Context, note: &str) {
+/// Sends an event about the operator itself. It regards the operator's own namespace, where it is looked for.
+pub(super) async fn of_operator(ctx: &Context, reason: Reason, action: &str, note: &str) {
     let namespace = Some(ctx.config.namespace.clone());
     let regarding = ObjectReference {
         api_version: Some("v1".to_owned()),
@@ -101,49 +101,45 @@ pub(super) async fn of_operator(ctx: &Context, note: &str) {
         namespace,
         ..ObjectReference::default()
     };
-    let reason = Reason::AdmissionMissing.as_str();
+    publish(ctx, &regarding, reason.as_str(), action, note).await;
+}
+
+/// Sends a Warning event; where it cannot be sent, the log says so.
+pub(super) async fn publish(
+    ctx: &Context,
+    regarding: &ObjectReference,
+    reason: &str,
+    action: &str,
+    note: &str,
+) {
+    let name = regarding.name.as_deref().unwrap_or_default();
+    if !ctx.events.may_send() {
+        return warn!(name, reason, note, "too many events for another");
+    }
     let event = Event {
         type_: EventType::Warning,
         reason: reason.to_owned(),
         note: Some(note[..note.floor_char_boundary(LONGEST_NOTE)].to_owned()),
-        action: "Create".to_owned(),
+        action: action.to_owned(),
         secondary: None,
     };
-    let sent = send(
-        || "record an event of the operator".to_owned(),
-        ctx.events.recorder.publish(&event, &regarding),
-    );
+    let sent = send(|| format!("record an event of {name}"), ctx.events.recorder.publish(&event, regarding));
     if let Err(error) = sent.await {
-        warn!(%error, reason, "the log says it all the same");
+        warn!(%error, reason, "an event could not be sent");
     }
 }
 
 async fn tell<K: Resource<DynamicType = ()>>(ctx: &Context, object: &K, incident: Incident) {
-    let Incident { reason, action, mut note } = incident;
+    let Incident { reason, action, note } = incident;
     let place = Place::of(object);
     // There no event can be made, and all of it is about to go.
     let namespace = ctx.namespaces.get(&Place::new("", place.namespace()));
     if namespace.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
         return;
     }
-    if !ctx.events.may_send() {
-        return warn!(%place, reason, note, "too many events for another");
-    }
-    note.truncate(note.floor_char_boundary(LONGEST_NOTE));
-    let event = Event {
-        type_: EventType::Warning,
-        reason: reason.to_owned(),
-        note: Some(note),
-        action: action.to_owned(),
-        secondary: None,
-    };
     // Without the version: of the same object it is a repetition all the same.
     let regarding = ObjectReference { resource_version: None, ..object.object_ref(&()) };
-    let sent =
-        send(|| format!("record an event of {place}"), ctx.events.recorder.publish(&event, &regarding));
-    if let Err(error) = sent.await {
-        warn!(%error, reason, "the status says it all the same");
-    }
+    publish(ctx, &regarding, reason, action, &note).await;
 }
 
 fn token_incident(before: &ApiToken, after: &ApiTokenStatus, now: Timestamp) -> Option<Incident> {

@@ -34,11 +34,13 @@ struct OfKind {
 pub struct Metrics {
     registry: Registry,
     reconciles: Family<Labels, Counter>,
+    panics: Family<OfKind, Counter>,
     seconds: Family<OfKind, Histogram>,
     objects: Family<OfKind, Gauge>,
     invalid: Family<OfKind, Gauge>,
     waiting: Gauge,
     failing: Gauge,
+    unproven: Gauge,
     leading: Gauge,
     guarded: Gauge,
 }
@@ -47,16 +49,22 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("credential_operator_controller");
         let reconciles = Family::<Labels, Counter>::default();
+        let panics = Family::<OfKind, Counter>::default();
         let seconds = Family::<OfKind, Histogram>::new_with_constructor(|| {
             Histogram::new(exponential_buckets(1e-3, 2.0, 15))
         });
         let objects = Family::<OfKind, Gauge>::default();
         let invalid = Family::<OfKind, Gauge>::default();
-        let [waiting, failing, leading, guarded] = [(); 4].map(|()| Gauge::default());
+        let [waiting, failing, unproven, leading, guarded] = [(); 5].map(|()| Gauge::default());
         registry.register(
             "reconciles",
             "Looks at an object, by kind and result: done, moved (it changed meanwhile, and is looked at again), refused, failed",
             reconciles.clone(),
+        );
+        registry.register(
+            "reconcile_panics",
+            "Reconciles that panicked, by kind. Each is a bug; the log has its message",
+            panics.clone(),
         );
         registry.register(
             "reconcile_duration_seconds",
@@ -71,13 +79,30 @@ impl Default for Metrics {
         );
         registry.register("waiting", "Objects that wait for their turn", waiting.clone());
         registry.register("failing", "Objects whose last look failed, to be tried again", failing.clone());
+        registry.register(
+            "unproven_service_accounts",
+            "ServiceAccounts that claim to belong to a Credential that is gone, without a valid proof. They are not deleted",
+            unproven.clone(),
+        );
         registry.register("leading", "1 while this controller works, 0 while another may", leading.clone());
         registry.register(
             "admission_in_force",
             "1 while the admission policies are in force, 0 while nothing new is made for want of them",
             guarded.clone(),
         );
-        Self { registry, reconciles, seconds, objects, invalid, waiting, failing, leading, guarded }
+        Self {
+            registry,
+            reconciles,
+            panics,
+            seconds,
+            objects,
+            invalid,
+            waiting,
+            failing,
+            unproven,
+            leading,
+            guarded,
+        }
     }
 }
 
@@ -93,6 +118,11 @@ impl Metrics {
         };
         self.reconciles.get_or_create(&Labels { kind, result }).inc();
         self.seconds.get_or_create(&OfKind { kind }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a reconcile that panicked.
+    pub(super) fn note_panic(&self, key: &Key) {
+        self.panics.get_or_create(&OfKind { kind: kind(key) }).inc();
     }
 
     /// Notes whether it works.
@@ -140,6 +170,7 @@ impl Probe for Context {
         }
         metrics.waiting.set(whole(self.queue.waiting()));
         metrics.failing.set(whole(self.queue.failing()));
+        metrics.unproven.set(whole(self.unproven()));
         metrics.guarded.set((!self.is_unguarded()).into());
         let mut text = String::new();
         // Writing to a String cannot fail.

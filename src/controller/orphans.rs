@@ -51,15 +51,23 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
     if kind == "ApiToken" {
         return failed.map(|()| found);
     }
+    let mut unproven = None;
     for account in ctx.accounts.owned_by(key) {
         let is_its = account.metadata.name.as_ref() == Some(&name::service_account(place.name()));
-        if let Some(made) = of_it(&account.metadata).filter(|_| is_its)
-            && known.is_gone(&made.uid).await?
-        {
+        let Some(made) = of_it(&account.metadata).filter(|_| is_its) else { continue };
+        if !known.is_gone(&made.uid).await? {
+            continue;
+        }
+        let uid = account.metadata.uid.as_deref().unwrap_or_default();
+        if made.verify_as(&keyring, uid).is_ok() {
             failed = failed.and(delete::<ServiceAccount>(ctx, &account).await);
             found = true;
+        } else {
+            // Anybody may have written that it is ours.
+            unproven = Some(uid.to_owned());
         }
     }
+    ctx.note_unproven(key, unproven);
     for binding in ctx.role_bindings.owned_by(key).map(Binding::from) {
         if let Some(owner) = binding.claimed_owner()
             && (owner.namespace.as_str(), owner.name.as_str()) == (place.namespace(), place.name())

@@ -183,7 +183,7 @@ fn credential_changed(ctx: &Context, change: &Change<Credential>) {
             ctx.queue.add(Key::ApiToken(token));
         }
     }
-    ctx.count_policies_soon(before, after.as_ref());
+    ctx.count_policies_soon(change.place.namespace(), before, after.as_ref());
     ctx.queue.add(key);
 }
 

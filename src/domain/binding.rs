@@ -127,7 +127,7 @@ impl Owner {
     pub fn ownership(&self, found: &Binding) -> Ownership {
         let uid = if found.metadata.namespace.as_ref() == Some(&self.namespace) {
             controller(&found.metadata)
-                .filter(|owner| owner.kind == "Credential" && owner.name == self.name)
+                .filter(|owner| is_of_kind(owner, "Credential") && owner.name == self.name)
                 .map(|owner| &owner.uid)
         } else if self.would_make(found) {
             found.annotation(name::OWNER_UID_ANNOTATION)
@@ -254,5 +254,56 @@ impl From<Binding> for RoleBinding {
 impl From<Binding> for ClusterRoleBinding {
     fn from(binding: Binding) -> Self {
         Self { metadata: binding.metadata, role_ref: binding.role_ref, subjects: Some(binding.subjects) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made() -> (Owner, Binding) {
+        let owner = Owner { namespace: "n".to_owned(), name: "c".to_owned(), uid: "u".to_owned() };
+        let grant = Grant {
+            kind: RoleKind::ClusterRole,
+            name: "view".to_owned(),
+            namespace: None,
+            cluster_wide: false,
+        };
+        let binding = owner.binding(&grant);
+        (owner, binding)
+    }
+
+    #[test]
+    fn a_binding_that_another_kind_of_credential_owns_is_foreign() {
+        let (owner, made) = made();
+        for (uid, expected) in [("u", Ownership::Ours), ("earlier", Ownership::Predecessors)] {
+            let mut found = made.clone();
+            found.metadata.owner_references.as_mut().unwrap()[0].uid = uid.to_owned();
+            assert_eq!(owner.ownership(&found), expected);
+            // With all our annotations, which anybody can write, and an owner that garbage collection leaves alone.
+            found.metadata.owner_references.as_mut().unwrap()[0].api_version = "other.example/v1".to_owned();
+            assert_eq!(owner.ownership(&found), Ownership::Foreign);
+            assert!(!owner.orphaned(&found));
+        }
+    }
+
+    #[test]
+    fn only_a_binding_that_the_credential_could_have_made_is_an_orphan_of_it() {
+        let (owner, mut orphan) = made();
+        orphan.metadata.owner_references = None;
+        assert!(owner.orphaned(&orphan));
+        let changes: [(&str, fn(&mut Binding)); 6] = [
+            ("name", |found| found.metadata.name = Some("mine".to_owned())),
+            ("namespace", |found| found.metadata.namespace = Some("m".to_owned())),
+            ("role", |found| found.role_ref.name = "edit".to_owned()),
+            ("kind of role", |found| found.role_ref.kind = "Role".to_owned()),
+            ("subject", |found| found.subjects[0].name = "default".to_owned()),
+            ("one more subject", |found| found.subjects.push(found.subjects[0].clone())),
+        ];
+        for (what, change) in changes {
+            let mut found = orphan.clone();
+            change(&mut found);
+            assert!(!owner.orphaned(&found), "{what}");
+        }
     }
 }

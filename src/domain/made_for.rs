@@ -47,6 +47,14 @@ impl MadeFor {
         Self { proof, ..self }
     }
 
+    /// The same, with a proof that holds for the object of this UID only: nobody can copy it to another object, or to one that is
+    /// made under the same name later. It takes a write of its own, since the UID is known only after the creation.
+    #[must_use]
+    pub fn signed_as(self, key: &Key, own_uid: &str) -> Self {
+        let proof = digest::origin(key, &self.fields_as(own_uid));
+        Self { proof, ..self }
+    }
+
     /// The text of the annotation.
     #[must_use]
     pub fn text(&self) -> String {
@@ -73,6 +81,30 @@ impl MadeFor {
     /// When it did not, or its key is gone.
     pub fn verify(&self, keyring: &Keyring) -> Result<(), DigestError> {
         digest::verify_origin(keyring, &self.proof, &self.fields())
+    }
+
+    /// Whether the operator said so of the object of this UID.
+    ///
+    /// # Errors
+    /// When it did not, or its key is gone.
+    pub fn verify_as(&self, keyring: &Keyring, own_uid: &str) -> Result<(), DigestError> {
+        digest::verify_origin(keyring, &self.proof, &self.fields_as(own_uid))
+    }
+
+    /// Whether `found` is proven to be made for that owner, where it is and as what it is.
+    #[must_use]
+    pub fn is_proven(found: &ObjectMeta, owner: &OwnerReference, keyring: &Keyring) -> bool {
+        let (Some(namespace), Some(name), Some(uid)) = (&found.namespace, &found.name, &found.uid) else {
+            return false;
+        };
+        let made = Self::new(owner, format!("{namespace}/{name}"));
+        Self::read(found)
+            .is_some_and(|said| said.fields() == made.fields() && said.verify_as(keyring, uid).is_ok())
+    }
+
+    fn fields_as(&self, own_uid: &str) -> [String; 5] {
+        let [kind, name, uid, at] = self.fields();
+        [kind, name, uid, at, own_uid.to_owned()]
     }
 
     fn fields(&self) -> [String; 4] {
@@ -138,5 +170,31 @@ mod tests {
             assert_eq!(forged.verify(&keyring), Err(DigestError::Mismatch), "{what}");
         }
         assert_eq!(made.verify(&Keyring::default()), Err(DigestError::KeyMissing));
+    }
+
+    #[test]
+    fn a_proof_with_a_uid_holds_for_that_object_only() {
+        let key = Key::read("20270115T080000Z-abcd", &[1; 32]).unwrap();
+        let keyring: Keyring = [key.clone()].into_iter().collect();
+        let made = MadeFor::new(&owner(), "n/t-token".to_owned());
+        let signed = made.clone().signed_as(&key, "own");
+        let found = |made: &MadeFor, uid: &str| ObjectMeta { uid: Some(uid.to_owned()), ..wearing(made) };
+        assert_eq!(signed.verify_as(&keyring, "own"), Ok(()));
+        assert!(MadeFor::is_proven(&found(&signed, "own"), &owner(), &keyring));
+        let other_owner = OwnerReference { uid: "other".to_owned(), ..owner() };
+        let renamed = ObjectMeta { name: Some("u-token".to_owned()), ..found(&signed, "own") };
+        let moved = ObjectMeta { namespace: Some("m".to_owned()), ..found(&signed, "own") };
+        for (what, found, owner, keyring) in [
+            ("a later object of the same name", found(&signed, "later"), owner(), &keyring),
+            ("another owner", found(&signed, "own"), other_owner, &keyring),
+            ("another name", renamed, owner(), &keyring),
+            ("another namespace", moved, owner(), &keyring),
+            ("no proof", found(&made, "own"), owner(), &keyring),
+            ("a proof without a UID", found(&made.clone().signed(&key), "own"), owner(), &keyring),
+            ("a key that is gone", found(&signed, "own"), owner(), &Keyring::default()),
+        ] {
+            assert!(!MadeFor::is_proven(&found, &owner, keyring), "{what}");
+        }
+        assert_eq!(signed.verify(&keyring), Err(DigestError::Mismatch), "nor does it hold without the UID");
     }
 }

@@ -6,6 +6,7 @@
 
 mod basic_auth;
 mod client_secret;
+pub mod cost;
 mod hashed_password;
 mod helm_repository;
 pub mod kubeconfig;

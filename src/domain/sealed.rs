@@ -3,9 +3,11 @@
 //! Knows nothing of what a value is. The format is that of age (<https://age-encryption.org/v1>), so that `age -d` opens it.
 //! What age draws for itself, one file key and one ephemeral key for each recipient, comes from the system's source.
 
-use std::{io::Write, str::FromStr};
+use std::{io::Write, panic::catch_unwind, str::FromStr};
 
 use age::{Encryptor, Recipient, ssh, x25519};
+use bech32::FromBase32;
+use curve25519_dalek::MontgomeryPoint;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -26,6 +28,12 @@ pub enum SealError {
          is an RSA key of fewer than 2048 or more than 4096 bits; copy it again from age-keygen -y or from the .pub file"
     )]
     Recipient(usize),
+    /// A recipient is a point of low order, so that the shared secret is known to everybody (RFC 7748, 6.1).
+    #[error(
+        "spec.delivery.recipients[{0}] is a key of low order: nobody has its private key, and anybody can open what is sealed for \
+         it. Replace it by a key from age-keygen or ssh-keygen; then another value is issued"
+    )]
+    LowOrder(usize),
     /// The sealing itself failed.
     #[error("the value cannot be sealed for these recipients")]
     Failed,
@@ -36,16 +44,20 @@ pub enum SealError {
 pub struct Recipients(Vec<String>);
 
 impl Recipients {
-    /// The public keys that are written so.
+    /// The public keys that are written so. Something is sealed for each of them on trial.
     ///
     /// # Errors
-    /// When there is none, or one of them is none.
+    /// When there is none, one of them is none, or nothing can be sealed for one of them.
     pub fn new(texts: &[String]) -> Result<Self, SealError> {
         if texts.is_empty() {
             return Err(SealError::Nobody);
         }
         for (at, text) in texts.iter().enumerate() {
-            parse(text).ok_or(SealError::Recipient(at))?;
+            let key = PublicKey::parse(text).ok_or(SealError::Recipient(at))?;
+            if key.is_of_low_order() {
+                return Err(SealError::LowOrder(at));
+            }
+            seal(&[key], b"").map_err(|_| SealError::Recipient(at))?;
         }
         Ok(Self(texts.to_vec()))
     }
@@ -75,29 +87,68 @@ impl Recipients {
     /// # Errors
     /// When it cannot be done for one of them.
     pub fn seal(&self, value: &[u8]) -> Result<Vec<u8>, SealError> {
-        let recipients = self.0.iter().enumerate();
-        let recipients = recipients.map(|(at, text)| parse(text).ok_or(SealError::Recipient(at)));
-        let recipients = recipients.collect::<Result<Vec<_>, _>>()?;
-        let sealed = Encryptor::with_recipients(recipients.iter().map(|recipient| &**recipient as _))
-            .map_err(|_| SealError::Failed)?;
+        let keys = self.0.iter().enumerate();
+        let keys = keys.map(|(at, text)| PublicKey::parse(text).ok_or(SealError::Recipient(at)));
+        seal(&keys.collect::<Result<Vec<_>, _>>()?, value)
+    }
+}
+
+/// A public key that age can seal for.
+enum PublicKey {
+    Age(x25519::Recipient),
+    Ssh(ssh::Recipient),
+}
+
+impl PublicKey {
+    fn parse(text: &str) -> Option<Self> {
+        if text.starts_with("age1") {
+            return x25519::Recipient::from_str(text).ok().map(Self::Age);
+        }
+        // It reads as far as it must and leaves the rest unread; what is no end or comment is a mistake.
+        let key = text.split(' ').nth(1)?;
+        // age 0.11 panics at an RSA key with a zero of more than no bytes.
+        let recipient = catch_unwind(|| ssh::Recipient::from_str(text)).ok()?.ok()?;
+        let read = recipient.to_string();
+        let is_whole = read.split(' ').nth(1)?.trim_end_matches('=') == key.trim_end_matches('=');
+        is_whole.then_some(Self::Ssh(recipient))
+    }
+
+    /// Whether the Diffie-Hellman function gives zero for it, whatever the other key is.
+    fn is_of_low_order(&self) -> bool {
+        let point = match self {
+            Self::Age(key) => point(key),
+            Self::Ssh(ssh::Recipient::SshEd25519(_, key)) => Some(key.to_montgomery()),
+            Self::Ssh(ssh::Recipient::SshRsa(..)) => return false,
+        };
+        // A clamped scalar is a multiple of both cofactors, so that any one of them tells.
+        point.is_none_or(|point| point.mul_clamped([1; 32]).to_bytes() == [0; 32])
+    }
+
+    fn as_recipient(&self) -> &dyn Recipient {
+        match self {
+            Self::Age(key) => key,
+            Self::Ssh(key) => key,
+        }
+    }
+}
+
+fn point(key: &x25519::Recipient) -> Option<MontgomeryPoint> {
+    let (_, digits, _) = bech32::decode(&key.to_string()).ok()?;
+    Some(MontgomeryPoint(Vec::from_base32(&digits).ok()?.try_into().ok()?))
+}
+
+/// Seals for all of them. age panics at keys that it does not expect, so that a panic is an error here.
+fn seal(keys: &[PublicKey], value: &[u8]) -> Result<Vec<u8>, SealError> {
+    let sealed = catch_unwind(|| {
+        let recipients = keys.iter().map(PublicKey::as_recipient);
+        let sealed = Encryptor::with_recipients(recipients).map_err(|_| SealError::Failed)?;
         let mut bytes = Vec::new();
         let mut writer = sealed.wrap_output(&mut bytes).map_err(|_| SealError::Failed)?;
         writer.write_all(value).map_err(|_| SealError::Failed)?;
         writer.finish().map_err(|_| SealError::Failed)?;
         Ok(bytes)
-    }
-}
-
-fn parse(text: &str) -> Option<Box<dyn Recipient>> {
-    if text.starts_with("age1") {
-        return Some(Box::new(x25519::Recipient::from_str(text).ok()?));
-    }
-    // It reads as far as it must and leaves the rest unread; what is no end or comment is a mistake.
-    let key = text.split(' ').nth(1)?;
-    let recipient = ssh::Recipient::from_str(text).ok()?;
-    let read = recipient.to_string();
-    (read.split(' ').nth(1)?.trim_end_matches('=') == key.trim_end_matches('='))
-        .then(|| Box::new(recipient) as Box<dyn Recipient>)
+    });
+    sealed.unwrap_or(Err(SealError::Failed))
 }
 
 #[cfg(test)]
@@ -149,6 +200,114 @@ mod tests {
             assert!(bad.is_empty() || bad.len() < 8 || !error.to_string().contains(bad));
         }
         assert_eq!(Recipients::new(&[]), Err(SealError::Nobody));
+    }
+
+    fn age(bytes: &[u8]) -> String {
+        use bech32::{ToBase32, Variant};
+        bech32::encode("age", bytes.to_base32(), Variant::Bech32).unwrap()
+    }
+
+    fn ssh(kind: &str, parts: &[&[u8]]) -> String {
+        let mut wire = Vec::new();
+        for part in [&[kind.as_bytes()], parts].concat() {
+            wire.extend(u32::try_from(part.len()).unwrap().to_be_bytes());
+            wire.extend(part);
+        }
+        format!("{kind} {}", data_encoding::BASE64.encode(&wire))
+    }
+
+    /// Little-endian 2^255 - 19 + `plus`.
+    fn p(plus: i8) -> [u8; 32] {
+        let mut bytes = [0xff; 32];
+        bytes[0] = 0xed_u8.wrapping_add_signed(plus);
+        bytes[31] = 0x7f;
+        bytes
+    }
+
+    fn hexadecimal(text: &str) -> [u8; 32] {
+        data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap().try_into().unwrap()
+    }
+
+    #[test]
+    fn x25519_keys_of_low_order_are_refused_in_every_encoding() {
+        let [zero, mut one] = [[0; 32]; 2];
+        one[0] = 1;
+        let of_order_8 = [
+            "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+            "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+        ];
+        let [first, second] = of_order_8.map(hexadecimal);
+        let good = x25519::Identity::generate().to_public().to_string();
+        for point in [zero, one, first, second, p(-1), p(0), p(1)] {
+            // The highest bit is not read.
+            for top in [0, 0x80] {
+                let mut point = point;
+                point[31] |= top;
+                let refused = Recipients::new(&[good.clone(), age(&point)]);
+                assert_eq!(refused, Err(SealError::LowOrder(1)), "{point:x?}");
+            }
+        }
+        assert_eq!(
+            age(&zero),
+            "age1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq5cu47z",
+            "the key of the report"
+        );
+    }
+
+    #[test]
+    fn ssh_keys_of_small_order_are_refused_in_every_encoding() {
+        use curve25519_dalek::constants::EIGHT_TORSION;
+        let [zero, mut one] = [[0; 32]; 2];
+        one[0] = 1;
+        let canonical = EIGHT_TORSION.iter().map(|point| point.compress().to_bytes());
+        // y = 0, 1 and -1, also as p, p + 1, and with the sign of x set where x is 0.
+        let others = [zero, one, p(-1), p(0), p(1)].into_iter().flat_map(|y| {
+            let mut signed = y;
+            signed[31] |= 0x80;
+            [y, signed]
+        });
+        for bytes in canonical.chain(others) {
+            // What does not decode is no key at all; the others are of small order.
+            let refused = Recipients::new(&[ssh("ssh-ed25519", &[&bytes])]).unwrap_err();
+            assert!(matches!(refused, SealError::LowOrder(0) | SealError::Recipient(0)), "{bytes:x?}");
+        }
+        for point in EIGHT_TORSION {
+            let key = ssh("ssh-ed25519", &[&point.compress().to_bytes()]);
+            assert_eq!(Recipients::new(&[key]), Err(SealError::LowOrder(0)));
+        }
+        assert!(Recipients::new(&texts(&[SSH])).is_ok());
+    }
+
+    #[test]
+    fn rsa_keys_that_protect_nothing_are_refused_and_none_panics() {
+        let odd = |bytes: usize| [&[0, 0xff][..], &vec![0xff; bytes - 2], &[0xfd]].concat();
+        let even = [&[0, 0xff][..], &vec![0xff; 255]].concat();
+        let even = [&even[..256], &[0xfe]].concat();
+        let [good, f4]: [Vec<u8>; 2] = [odd(256), vec![1, 0, 1]];
+        assert!(Recipients::new(&[ssh("ssh-rsa", &[&f4, &good])]).is_ok());
+        let cases: [(&str, &[u8], &[u8]); 10] = [
+            ("a modulus of 1024 bits", &f4, &odd(128)),
+            ("a modulus of 8192 bits", &f4, &odd(1024)),
+            ("an even modulus", &f4, &even),
+            ("a modulus of zero", &f4, &[]),
+            ("a modulus of zero in a byte", &f4, &[0]),
+            ("an exponent of zero in two bytes", &[0, 0], &good),
+            ("an exponent of 1", &[1], &good),
+            ("an exponent of 2", &[2], &good),
+            ("a negative exponent", &[0xff], &good),
+            ("an exponent beyond 2^33", &[2, 0, 0, 0, 1], &good),
+        ];
+        for (what, exponent, modulus) in cases {
+            let refused = Recipients::new(&[ssh("ssh-rsa", &[exponent, modulus])]);
+            assert_eq!(refused, Err(SealError::Recipient(0)), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_panic_in_age_is_an_error() {
+        // As it would be if a key of a kind that we do not know were as bad.
+        let key = PublicKey::parse(&age(&[0; 32])).unwrap();
+        assert_eq!(seal(&[key], b"the value"), Err(SealError::Failed));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod emptied;
 mod ends;
 mod events;
 mod gitops;
+mod hostile;
 mod keyring;
 mod kubeconfig;
 mod lag;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         ends::tests(),
         events::tests(),
         gitops::tests(),
+        hostile::tests(),
         listed::tests(),
     ]
     .into_iter()
@@ -88,6 +90,7 @@ fn main() -> ExitCode {
         delivery::material::tests(),
         edits::tests(),
         ends::ends_alone::tests(),
+        hostile::hostile_alone::tests(),
         keyring::tests(),
         kubeconfig::kubeconfig_alone::tests(),
         lag::tests(),

@@ -92,6 +92,7 @@ async fn two_thousand_at_once_cost_two_requests_each(world: Arc<World>, space: S
     let expected = [
         ("create secrets", 2_000),
         ("create serviceaccounts", 1),
+        ("patch_metadata serviceaccounts", 1),
         ("replace_status apitokens", 2_000),
         ("replace_status credentials", counts),
     ];

@@ -257,7 +257,7 @@ impl World {
     }
 }
 
-fn config(mints: bool) -> Config {
+pub fn config(mints: bool) -> Config {
     Config {
         namespace: OPERATOR_NAMESPACE.to_owned(),
         keyring_secret: KEYRING.to_owned(),

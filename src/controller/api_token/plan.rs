@@ -468,7 +468,11 @@ impl Live<'_> {
         let wakes =
             [Some(end), next, previous_end, self.terms.over_at(), self.credential_end, self.closes_at];
         let wake = wakes.into_iter().flatten().filter(|at| *at > self.now).min();
-        if let Some((why, say)) = self.held_back.as_ref().filter(|_| usable && self.is_due()) {
+        // Recipients that are refused now may have been taken before.
+        let unfit = |why: Reason| why == Reason::InvalidSpec;
+        if let Some((why, say)) =
+            self.held_back.as_ref().filter(|(why, _)| usable && (self.is_due() || unfit(*why)))
+        {
             let status = not_renewed(self.observed, self.status.clone(), (*why, say), end, self.now);
             return Plan { steps, status: Some(status), wake };
         }

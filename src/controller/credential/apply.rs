@@ -155,7 +155,7 @@ pub async fn write_status(
             ctx.counted(written);
         }
         // The echo of this write is no change to the cache, so nobody else asks for the count.
-        ctx.count_policies_soon(Some(&credential.brief()), Some(&written.brief()));
+        ctx.count_policies_soon(place.namespace(), Some(&credential.brief()), Some(&written.brief()));
         ctx.credentials.remember(written.clone());
     }
     Ok(written)
@@ -164,7 +164,6 @@ pub async fn write_status(
 async fn create_account(ctx: &Context, credential: &Credential) -> Result<ObjectReference, RequestError> {
     let owner = owner(credential);
     let place = Place::new(&owner.namespace, name::service_account(&owner.name));
-    // Without a proof: it holds nothing, and a key that signed it might be dropped long before it goes.
     let made_for = MadeFor::new(&owner.reference(), place.to_string());
     let account = ServiceAccount {
         metadata: ObjectMeta {
@@ -181,7 +180,10 @@ async fn create_account(ctx: &Context, credential: &Credential) -> Result<Object
     let api: Objects<ServiceAccount> = Objects::namespaced(ctx.client.clone(), &owner.namespace);
     let created = send(|| format!("create ServiceAccount {place}"), api.create(&post(), &account)).await?;
     let uid = created.metadata.uid.clone().unwrap_or_default();
+    let version = created.metadata.resource_version.clone().unwrap_or_default();
     ctx.accounts.remember(created.metadata.into_response_partial());
+    // The proof names the UID. Without it the account is still used, but never deleted as an orphan.
+    mend_account(ctx, credential, &uid, &version).await?;
     ctx.wake_minted(&Key::credential(credential));
     if credential.spec.credential_type == CredentialType::Kubeconfig {
         ctx.queue.add(Key::credential(credential));
@@ -197,15 +199,20 @@ async fn mend_account(
 ) -> Result<(), RequestError> {
     let owner = owner(credential);
     let place = Place::new(&owner.namespace, name::service_account(&owner.name));
-    let patch = Patch::Merge(json!({ "metadata": {
+    let mut metadata = json!({
         "uid": uid,
         "resourceVersion": resource_version,
         "labels": { name::MANAGED_BY_LABEL: name::MANAGED_BY },
         "ownerReferences": [owner.reference()],
-    }}));
+    });
+    if let Some(key) = ctx.signing_key() {
+        let made_for = MadeFor::new(&owner.reference(), place.to_string()).signed_as(&key, uid);
+        metadata["annotations"] = json!({ name::MADE_FOR_ANNOTATION: made_for.text() });
+    }
+    let patch = Patch::Merge(json!({ "metadata": metadata }));
     let api: Objects<ServiceAccount> = Objects::namespaced(ctx.client.clone(), &owner.namespace);
     let mended: PartialObjectMeta<ServiceAccount> = send(
-        || format!("mend ServiceAccount {place}"),
+        || format!("repair ServiceAccount {place}"),
         api.patch_metadata(place.name(), &patching(), &patch),
     )
     .await?;

@@ -21,6 +21,7 @@ use crate::{
     },
     domain::{
         binding::{Binding, BindingKey, Owner, Ownership, controller, is_of_kind},
+        made_for::MadeFor,
         name,
         reach::EVERYWHERE,
     },
@@ -72,7 +73,7 @@ async fn account(ctx: &Context, credential: &Credential) -> Result<AccountSeen, 
     let place = Place::of(credential);
     let place = Place::new(place.namespace(), name::service_account(place.name()));
     if let Some(held) = ctx.accounts.get(&place) {
-        return Ok(judge(credential, &held.metadata));
+        return Ok(judge(ctx, credential, &held.metadata));
     }
     let recorded = credential.status.as_ref().is_some_and(|status| status.service_account.is_some());
     if !recorded && !ctx.must_look(&Key::credential(credential)) {
@@ -80,10 +81,10 @@ async fn account(ctx: &Context, credential: &Credential) -> Result<AccountSeen, 
     }
     let api: Objects<ServiceAccount> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let found = send(|| format!("get ServiceAccount {place}"), api.get_metadata_opt(place.name())).await?;
-    Ok(found.map_or(AccountSeen::Absent, |found| judge(credential, &found.metadata)))
+    Ok(found.map_or(AccountSeen::Absent, |found| judge(ctx, credential, &found.metadata)))
 }
 
-fn judge(credential: &Credential, found: &ObjectMeta) -> AccountSeen {
+fn judge(ctx: &Context, credential: &Credential, found: &ObjectMeta) -> AccountSeen {
     if found.deletion_timestamp.is_some() {
         return AccountSeen::Terminating;
     }
@@ -97,10 +98,13 @@ fn judge(credential: &Credential, found: &ObjectMeta) -> AccountSeen {
             .iter()
             .flatten()
             .any(|(key, value)| key == name::MANAGED_BY_LABEL && value == name::MANAGED_BY);
+        // One that is not signed, as in 0.2, or by a key that is gone, is signed while it is known to be ours.
+        let signed = ctx.signing_key().is_none()
+            || MadeFor::is_proven(found, &super::plan::owner(credential).reference(), &ctx.keyring());
         return AccountSeen::Ours {
             uid: found.uid.clone().unwrap_or_default(),
             resource_version: found.resource_version.clone().unwrap_or_default(),
-            intact: owned && labelled,
+            intact: owned && labelled && signed,
         };
     }
     let predecessors = reference.is_some_and(|owner| {

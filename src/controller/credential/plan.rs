@@ -65,7 +65,7 @@ pub enum AccountSeen {
         uid: String,
         /// The version that was looked at.
         resource_version: String,
-        /// Whether label and owner reference are there.
+        /// Whether label, owner reference and proof are there.
         intact: bool,
     },
 }
@@ -122,9 +122,9 @@ pub enum Step {
     /// Say in the status what is to be known before the next steps: that a policy has its values refused, or where roles are
     /// about to be bound.
     Say(Box<CredentialStatus>),
-    /// Create the `ServiceAccount`; its UID goes into the status.
+    /// Create the `ServiceAccount`, then sign it as what it is by its UID, which goes into the status.
     CreateAccount,
-    /// Put label and owner reference of the `ServiceAccount` of this UID and version back.
+    /// Put label, owner reference and proof on the `ServiceAccount` of this UID and version.
     MendAccount {
         /// Its UID.
         uid: String,
@@ -439,7 +439,13 @@ fn status(
             (CredentialState::Inactive, vec![ready, usability(credential)])
         }
         Verdict::Active => {
-            let (reason, say) = what_is_published(delivered_at);
+            let (reason, mut say) = what_is_published(delivered_at);
+            if let Some((every, kept)) = domain_material::cost::lengthened(&credential.spec) {
+                say += &format!(
+                    "; spec.rotation.every is {every}, but this material takes long to generate and is rotated every {} min",
+                    kept.as_mins()
+                );
+            }
             let ready = finding(ConditionType::Ready, true, reason, &say);
             (CredentialState::Active, vec![ready, usability(credential)])
         }

@@ -15,7 +15,7 @@ use crate::api::{
     material::{HashAlgorithm, HashedPassword},
 };
 
-const COST: u32 = 12;
+pub(super) const COST: u32 = 12;
 /// As long as any that is drawn.
 const MAX_LENGTH: usize = 1024;
 /// What bcrypt looks at.

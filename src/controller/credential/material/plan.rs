@@ -29,7 +29,7 @@ use crate::{
     controller::dress::{self, Dress},
     domain::{
         digest::MaterialAttestation,
-        material::{self, Entries, Kind},
+        material::{self, Entries, Kind, cost},
         name,
     },
 };
@@ -344,6 +344,7 @@ fn rotates_at(material: &MaterialStatus, credential: &Credential, kind: &Kind) -
     let issued_at = material.issued_at.as_ref()?.timestamp().ok()?;
     let every = credential.spec.rotation.as_ref().and_then(|rotation| rotation.every.as_ref());
     let every = every.map(Lifetime::duration).and_then(Result::ok);
+    let every = every.map(|every| every.max(cost::shortest_period(&credential.spec)));
     // Soon enough that whoever reads the Secret has the new one before the old one ends.
     let two_thirds = (generated.lasts)(&credential.spec).map(|lasts| lasts / 3 * 2);
     let due = every.into_iter().chain(two_thirds).min().and_then(|after| issued_at.checked_add(after).ok());

@@ -105,3 +105,23 @@ fn the_first_ciphertext_is_the_one_that_counts() {
     let observed = edited.observe().unwrap();
     assert_eq!(told(&observed, now()), "delete version 1, create 1 | Active Ready Usable (Issued) | end");
 }
+
+#[test]
+fn a_stored_recipient_of_low_order_is_reported_and_replaced_by_another_value() {
+    // A version that took it has issued the value.
+    let zero = "age1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq5cu47z".to_owned();
+    let mut observed = issued();
+    *recipients(&mut observed) = vec![zero.clone()];
+    let SecretSeen::Ours(secret) = &mut observed.secret else { panic!() };
+    secret.sealed_for = Some(Recipients::mark_of(&[zero]));
+    let before = observed.token.status.clone().unwrap();
+    let told = plan(&observed, now());
+    let status = told.status.unwrap();
+    assert!(told.steps.is_empty());
+    assert_eq!((&status.digest, &status.secret), (&before.digest, &before.secret));
+    assert!(holds(&status, ConditionType::Stalled) && !holds(&status, ConditionType::Ready));
+    let message = &status.conditions[0].message;
+    assert!(message.contains("spec.delivery.recipients[0] is a key of low order"), "{message}");
+    *recipients(&mut observed) = vec![AGE.to_owned()];
+    assert!(matches!(&plan(&observed, now()).steps[..], [Step::RenewSecret(..)]));
+}

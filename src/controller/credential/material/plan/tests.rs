@@ -414,3 +414,18 @@ fn an_end_that_only_the_status_tells_of_destroys_nothing() {
     assert!(plan.steps.is_empty());
     assert_eq!((plan.secret, plan.material), (before.secret, before.material));
 }
+
+#[test]
+fn costly_material_is_rotated_less_often_than_it_asks_for() {
+    let options = r#"{"hashedPassword": {"algorithm": "Bcrypt", "cost": 15}, "rotation": {"every": "1m"}}"#;
+    for (kind, options, minutes) in
+        [("HashedPassword", options, 32), ("ClientSecret", r#"{"rotation": {"every": "1m"}}"#, 1)]
+    {
+        let mut world = World::new(kind, options);
+        world.settle(usize::MAX);
+        let material = world.credential.status.clone().unwrap().material.unwrap();
+        let issued_at = material.issued_at.unwrap().timestamp().unwrap();
+        let rotates_at = material.rotates_at.unwrap().timestamp().unwrap();
+        assert_eq!(rotates_at.duration_since(issued_at).as_mins(), minutes, "{kind}");
+    }
+}

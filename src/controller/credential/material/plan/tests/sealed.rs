@@ -52,7 +52,8 @@ fn other_recipients_get_other_material_and_the_one_before_is_refused() {
 #[test]
 fn who_is_none_is_told_and_gets_nothing() {
     let mut world = sealed("ClientSecret", r"{}");
-    for recipients in [json!(["age1mistyped"]), json!([])] {
+    let low_order = "age1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq5cu47z";
+    for recipients in [json!(["age1mistyped"]), json!([low_order]), json!([])] {
         world.spec(&json!({"delivery": {"recipients": recipients}}));
         let plan = plan(&world.credential, &world.seen(), Wanted::Yes, None, world.now);
         let trouble = plan.trouble.unwrap();

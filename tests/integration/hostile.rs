@@ -1,0 +1,256 @@
+//! Attacks on version 0.2 that had succeeded, and their variations.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use credential_operator::{
+    api::{ApiToken, ApiTokenState, Credential, CredentialState},
+    controller::{Context, Key, Place, panics},
+};
+use k8s_openapi::api::{
+    core::v1::{Secret, ServiceAccount},
+    events::v1::Event,
+};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams, ObjectMeta, PostParams},
+};
+use rand::{rand_core::UnwrapErr, rngs::SysRng};
+use serde_json::{Value, json};
+
+use crate::support::{Space, SystemClock, World, condition, config, credential, token};
+
+crate::tests![
+    recipients_of_low_order_are_reported_and_nothing_is_sealed_for_them,
+    a_service_account_without_a_proof_is_never_deleted,
+];
+
+pub mod hostile_alone {
+    use super::*;
+
+    crate::tests![
+        a_panic_is_reported_by_the_status_and_an_event,
+        a_credential_costs_one_write_more_for_the_proof_of_its_account,
+        accounts_of_an_earlier_version_are_signed_once,
+    ];
+}
+
+const ZERO: &str = "age1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq5cu47z";
+/// The point (0, 1).
+const IDENTITY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+/// Its modulus is a zero of one byte, at which age panics while it reads it.
+const RSA: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+async fn recipients_of_low_order_are_reported_and_nothing_is_sealed_for_them(_: Arc<World>, space: Space) {
+    space.apply(&credential("c")).await;
+    let keys = [("zero", ZERO), ("identity", IDENTITY), ("rsa", RSA)];
+    for (name, key) in keys {
+        let delivery = format!("delivery: {{mode: Sealed, recipients: ['{key}']}}");
+        let spec = format!("{{type: Opaque, opaque: {{fields: [{{name: k}}]}}, {delivery}}}");
+        space.apply(&credential(name).replace("{displayName: Test}", &spec)).await;
+        space.apply(&token(name, &format!("expiresIn: 1h, {delivery}"))).await;
+    }
+    for (name, _) in keys {
+        let failed = [
+            json!(space.credential(name, CredentialState::Failed).await),
+            json!(space.token(name, ApiTokenState::Failed).await),
+        ];
+        for failed in failed {
+            for kind in ["Ready", "Stalled"] {
+                let (holds, reason, message) = condition(&failed, kind);
+                assert_eq!((holds, reason.as_str()), (kind == "Stalled", "InvalidSpec"), "{name}: {message}");
+                assert!(message.contains("spec.delivery.recipients[0]"), "{message}");
+            }
+        }
+    }
+    assert_eq!(space.api::<Secret>().list_metadata(&ListParams::default()).await.unwrap().items.len(), 0);
+}
+
+const MADE_FOR: &str = "credential-operator.io/made-for";
+
+fn made_for(account: &ServiceAccount) -> Value {
+    serde_json::from_str(&account.annotations()[MADE_FOR]).unwrap()
+}
+
+async fn plant(space: &Space, name: &str, mark: &Value) -> ServiceAccount {
+    let account = ServiceAccount {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(
+                [("app.kubernetes.io/managed-by".to_owned(), "credential-operator".to_owned())].into(),
+            ),
+            annotations: Some([(MADE_FOR.to_owned(), mark.to_string())].into()),
+            ..ObjectMeta::default()
+        },
+        ..ServiceAccount::default()
+    };
+    space.api().create(&PostParams::default(), &account).await.unwrap()
+}
+
+async fn signed(space: &Space, name: &str) -> ServiceAccount {
+    space
+        .until::<ServiceAccount>(name, |account| {
+            account.is_some_and(|account| {
+                account.annotations().contains_key(MADE_FOR) && made_for(account)["proof"].is_string()
+            })
+        })
+        .await
+        .unwrap()
+}
+
+async fn gone<K: control_plane::Namespaced>(space: &Space, name: &str) {
+    space.until::<K>(name, |found| found.is_none()).await;
+}
+
+async fn a_service_account_without_a_proof_is_never_deleted(world: Arc<World>, space: Space) {
+    // Those of which an attacker may have copies.
+    for name in ["live", "dead"] {
+        space.apply(&credential(name)).await;
+        space.credential(name, CredentialState::Active).await;
+    }
+    let live = made_for(&signed(&space, "live-credential").await);
+    let dead = made_for(&signed(&space, "dead-credential").await);
+    space.api::<Credential>().delete("dead", &DeleteParams::background()).await.unwrap();
+    gone::<ServiceAccount>(&space, "dead-credential").await;
+
+    let elsewhere = world.space("elsewhere").await;
+    let at = |space: &Space, name: &str| json!(format!("{}/{name}-credential", space.namespace));
+    let forged = |mark: &Value, changes: Value| {
+        let mut mark = mark.clone();
+        for (key, value) in changes.as_object().unwrap() {
+            mark[key] = value.clone();
+        }
+        mark
+    };
+    let uid = "11111111-1111-1111-1111-111111111111";
+    let bare = json!({"kind": "Credential", "name": "ci", "uid": uid, "as": at(&space, "ci")});
+    let planted = [
+        (&space, "ci-credential", bare.clone()),
+        (
+            &space,
+            "proof-credential",
+            forged(&bare, json!({"name": "proof", "as": at(&space, "proof"), "proof": "x"})),
+        ),
+        // Of an account that is there.
+        (
+            &space,
+            "copied-credential",
+            forged(&live, json!({"name": "copied", "uid": uid, "as": at(&space, "copied")})),
+        ),
+        // Word for word that of one that was deleted.
+        (&space, "dead-credential", dead.clone()),
+        (&elsewhere, "dead-credential", dead.clone()),
+        (
+            &elsewhere,
+            "moved-credential",
+            forged(&dead, json!({"name": "moved", "as": at(&elsewhere, "moved")})),
+        ),
+    ];
+    let mut before = Vec::new();
+    for (space, name, mark) in &planted {
+        before.push(plant(space, name, mark).await);
+    }
+    // One that can prove it goes, after those that came before it in each namespace.
+    for space in [&space, &elsewhere] {
+        space.apply(&credential("last")).await;
+        space.credential("last", CredentialState::Active).await;
+        signed(space, "last-credential").await;
+        space.api::<Credential>().delete("last", &DeleteParams::orphan()).await.unwrap();
+        gone::<ServiceAccount>(space, "last-credential").await;
+    }
+    for ((space, name, _), before) in planted.iter().zip(before) {
+        let after = space.api::<ServiceAccount>().get(name).await.unwrap();
+        assert_eq!(after, before, "{name}");
+    }
+    // A credential of that name says what is in its way, and the account stays.
+    space.apply(&credential("ci")).await;
+    let failed = space.credential("ci", CredentialState::Failed).await;
+    let (_, reason, message) = condition(&failed, "Stalled");
+    assert_eq!(reason, "Conflict");
+    assert!(
+        message.starts_with("ServiceAccount ci-credential exists and is not this credential's"),
+        "{message}"
+    );
+    assert!(space.api::<ServiceAccount>().get_opt("ci-credential").await.unwrap().is_some());
+    elsewhere.clean_up().await;
+}
+
+async fn a_panic_is_reported_by_the_status_and_an_event(world: Arc<World>, space: Space) {
+    let random = Box::new(UnwrapErr(SysRng));
+    let ctx = Context::new(world.admin.clone(), SystemClock::shared(), random, config(false));
+    space.apply(&credential("c")).await;
+    space.apply(&token("t", "expiresIn: 1h")).await;
+    let status = json!({"status": {"digest": "d", "conditions": [{"type": "Usable", "status": "False",
+        "reason": "PolicyViolation", "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+    let patch = kube::api::Patch::Merge(&status);
+    space.api::<ApiToken>().patch_status("t", &kube::api::PatchParams::default(), &patch).await.unwrap();
+    let (c, t) = (Place::new(&space.namespace, "c"), Place::new(&space.namespace, "t"));
+    for key in [Key::Credential(c), Key::ApiToken(t)] {
+        ctx.queue.add(key.clone());
+        assert_eq!(ctx.queue.next().await, key);
+        let work = async { panic!("brought about by a test") };
+        assert!(panics::run(&ctx, &key, work).await.is_none());
+    }
+    let token = space.api::<ApiToken>().get("t").await.unwrap();
+    assert_eq!(condition(&token, "Usable").1, "PolicyViolation", "what the verifier goes by stays");
+    assert_eq!(json!(token)["status"]["digest"], "d");
+    assert_eq!(token.spec.expires_in, Some("1h".into()));
+    let credential = space.api::<Credential>().get("c").await.unwrap();
+    for object in [json!(credential), json!(token)] {
+        for kind in ["Ready", "Stalled"] {
+            let (holds, reason, message) = condition(&object, kind);
+            assert_eq!((holds, reason.as_str()), (kind == "Stalled", "InternalError"));
+            assert!(message.starts_with("The controller panicked while it reconciled"), "{message}");
+        }
+        assert_eq!(object["status"]["observedGeneration"], object["metadata"]["generation"]);
+    }
+    let events = space.api::<Event>().list(&ListParams::default()).await.unwrap();
+    let mut regarding: Vec<_> = events.items.into_iter().filter_map(|event| event.regarding?.name).collect();
+    regarding.sort();
+    assert_eq!(regarding, ["c", "t"]);
+}
+
+async fn a_credential_costs_one_write_more_for_the_proof_of_its_account(world: Arc<World>, space: Space) {
+    let operator = world.operator(SystemClock::shared()).await;
+    for n in 0..5 {
+        space.apply(&credential(&format!("c{n}"))).await;
+    }
+    for n in 0..5 {
+        space.credential(&format!("c{n}"), CredentialState::Active).await;
+    }
+    let expected = [
+        ("create serviceaccounts", 5),
+        ("patch_metadata serviceaccounts", 5),
+        ("replace_status credentials", 5),
+    ];
+    let expected: BTreeMap<_, _> = expected.map(|(what, times)| (what.to_owned(), times)).into();
+    assert_eq!(operator.requests(&space), expected);
+    operator.stop().await;
+    // A restart finds every account signed.
+    let operator = world.operator(SystemClock::shared()).await;
+    space.apply(&credential("last")).await;
+    space.credential("last", CredentialState::Active).await;
+    let once: BTreeMap<_, _> = expected.into_keys().map(|what| (what, 1)).collect();
+    assert_eq!(operator.requests(&space), once);
+    operator.stop().await;
+}
+
+async fn accounts_of_an_earlier_version_are_signed_once(world: Arc<World>, space: Space) {
+    let operator = world.operator(SystemClock::shared()).await;
+    space.apply(&credential("c")).await;
+    space.credential("c", CredentialState::Active).await;
+    let account = signed(&space, "c-credential").await;
+    operator.stop().await;
+    let mut mark = made_for(&account);
+    mark.as_object_mut().unwrap().remove("proof");
+    let unsigned = json!({"metadata": {"annotations": {MADE_FOR: mark.to_string()}}});
+    space.patch::<ServiceAccount>("c-credential", unsigned).await.unwrap();
+    let operator = world.operator(SystemClock::shared()).await;
+    let again = signed(&space, "c-credential").await;
+    assert_eq!(made_for(&again), made_for(&account));
+    // The next change of the credential has it looked at again, and there is nothing to write to the account.
+    let edit = json!({"spec": {"displayName": "other"}});
+    space.patch::<Credential>("c", edit).await.unwrap();
+    space.credential("c", CredentialState::Active).await;
+    assert_eq!(operator.requests(&space).get("patch_metadata serviceaccounts"), Some(&1));
+    operator.stop().await;
+}

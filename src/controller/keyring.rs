@@ -17,7 +17,7 @@ use super::{
 use crate::domain::{
     digest,
     keyring::{Key as SigningKey, Keyring},
-    name,
+    material, name,
 };
 
 /// How often keys that nothing names are looked for.
@@ -111,7 +111,7 @@ async fn create(ctx: &Context) -> Result<(), RequestError> {
             ..ObjectMeta::default()
         },
         data: Some([(key.id().to_owned(), ByteString(key.expose().to_vec()))].into()),
-        type_: Some("Opaque".to_owned()),
+        type_: Some(material::OPAQUE.to_owned()),
         ..Secret::default()
     };
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &ctx.config.namespace);

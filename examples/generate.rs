@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use credential_operator::{admission, api, chart};
+use credential_operator::{admission, api, chart, domain::name};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let write = |folder: &str, name: &str, content: String| {
@@ -14,7 +14,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for crd in api::crds() {
         write("crds", &crd.spec.names.plural, serde_yaml_ng::to_string(&crd)?)?;
     }
-    write("crds", "validatingadmissionpolicies", admission::yaml(&[admission::Account::default()])?)?;
+    write(
+        "crds",
+        "validatingadmissionpolicies",
+        admission::yaml(&[admission::Account::default()], name::KEYRING)?,
+    )?;
     for (name, template) in chart::templates()? {
         write("charts/credential-operator-crds/templates", &name, template)?;
     }

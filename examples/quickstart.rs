@@ -24,7 +24,7 @@ use credential_operator::{
     admission::{self, Account},
     api::{self, ApiToken},
     controller::{self, Config, Context, ControllerError},
-    domain::{clock::Clock, reach::Reach, token::Prefix},
+    domain::{clock::Clock, name, reach::Reach, token::Prefix},
     telemetry::{self, LogFormat},
 };
 use jiff::Timestamp;
@@ -185,8 +185,8 @@ async fn install(cluster: &Cluster) -> Result<(Operator, Guarded), Error> {
         };
         within(PATIENCE, format!("{name} to be Established"), established).await?;
     }
-    let policies =
-        admission::yaml(&[Account::default()]).or_could_not("write the admission policies as YAML")?;
+    let policies = admission::yaml(&[Account::default()], name::KEYRING)
+        .or_could_not("write the admission policies as YAML")?;
     cluster.apply(&policies).await?;
     let client = cluster.service_account(OPERATOR, OPERATOR).await?;
     // The API server grants a binding's rights, and serves an Established kind, a moment after it says so.

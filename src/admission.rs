@@ -10,12 +10,15 @@
 //! question is an expression of its own, and the grants of a credential are spread over two policies.
 
 mod account;
+mod canary;
 mod check;
+mod controllers;
 mod deletion;
 mod draft;
 mod grants;
 mod issue;
 mod limits;
+mod metadata;
 mod minting;
 mod secrets;
 mod status;
@@ -27,8 +30,8 @@ use k8s_openapi::api::admissionregistration::v1::{
 
 pub use self::{
     account::{Account, InvalidAccount},
+    canary::{CANARY_ANNOTATION, refusal_of_canary},
     check::{Kept, flaw, names},
-    draft::{CANARY_ANNOTATION, refusal_of_canary},
 };
 use crate::api::GROUP;
 
@@ -37,10 +40,10 @@ const CONTROLLERS: &str = "controllers";
 
 /// Every `ValidatingAdmissionPolicy`, in the order in which they are printed.
 ///
-/// `controllers` are the accounts that controllers run as: they alone write statuses, and they alone are kept to minting
-/// for the accounts of credentials.
+/// `controllers` are the accounts that controllers run as: only they write statuses, and beside that they write only what the
+/// operator creates. `keyring` is the name of the keyring's Secret in the namespace of each.
 #[must_use]
-pub fn policies(controllers: &[Account]) -> Vec<ValidatingAdmissionPolicy> {
+pub fn policies(controllers: &[Account], keyring: &str) -> Vec<ValidatingAdmissionPolicy> {
     let grants = grants::drafts();
     let others = [
         issue::draft(),
@@ -50,8 +53,10 @@ pub fn policies(controllers: &[Account]) -> Vec<ValidatingAdmissionPolicy> {
         deletion::draft(),
         limits::draft(),
         token_limits::draft(),
+        metadata::draft(),
     ];
-    grants.into_iter().chain(others).map(draft::Draft::into_policy).collect()
+    let of_controllers = controllers::drafts(controllers, keyring);
+    grants.into_iter().chain(others).chain(of_controllers).map(draft::Draft::into_policy).collect()
 }
 
 /// The binding of a policy, of the same name: in every namespace, and what is refused is refused.
@@ -64,9 +69,9 @@ pub fn binding(policy: &ValidatingAdmissionPolicy) -> ValidatingAdmissionPolicyB
 ///
 /// # Errors
 /// Never, as far as is known: what is built here can be written.
-pub fn yaml(controllers: &[Account]) -> Result<String, serde_yaml_ng::Error> {
+pub fn yaml(controllers: &[Account], keyring: &str) -> Result<String, serde_yaml_ng::Error> {
     let mut documents = Vec::new();
-    for policy in policies(controllers) {
+    for policy in policies(controllers, keyring) {
         documents.push(serde_yaml_ng::to_string(&policy)?);
         documents.push(serde_yaml_ng::to_string(&binding(&policy))?);
     }

@@ -12,12 +12,15 @@ use serde::Serialize;
 use crate::{
     admission::{self, Account},
     api,
+    domain::name,
 };
 
 /// Helm leaves it when the chart is uninstalled: with a definition go all objects of its kind.
 const KEEP: (&str, &str) = ("helm.sh/resource-policy", "keep");
-/// What stands in the place of the accounts that policies are made for; the chart's helpers define it.
+/// What stands in the place of the accounts that policies are made for, as a list in an expression; the chart's helpers define it.
 const CONTROLLERS: &str = r#"{{ include "credential-operator-crds.controllers" . }}"#;
+/// The same where the list is the whole expression, which YAML has in quotes.
+const QUOTED: &str = r#"{{ include "credential-operator-crds.controllers" . | quote }}"#;
 
 /// The templates by their file names, less `.yaml`.
 ///
@@ -29,7 +32,7 @@ pub fn templates() -> Result<BTreeMap<String, String>, serde_yaml_ng::Error> {
         templates.insert(crd.spec.names.plural.clone(), template(crd)?);
     }
     let mut documents = Vec::new();
-    for policy in admission::policies(&[Account::default()]) {
+    for policy in admission::policies(&[Account::default()], name::KEYRING) {
         documents.push(template(admission::binding(&policy))?);
         documents.push(template(policy)?);
     }
@@ -40,9 +43,9 @@ pub fn templates() -> Result<BTreeMap<String, String>, serde_yaml_ng::Error> {
 fn template(mut object: impl Resource + Serialize) -> Result<String, serde_yaml_ng::Error> {
     keep(object.meta_mut());
     let text = serde_yaml_ng::to_string(&object)?;
-    // As a list in an expression, which YAML has in quotes.
-    let controllers = format!("'[''{}'']'", Account::default().user());
-    Ok(escape(&text).replace(&controllers, CONTROLLERS))
+    let user = Account::default().user();
+    let text = escape(&text).replace(&format!("'[''{user}'']'"), QUOTED);
+    Ok(text.replace(&format!("['{user}']"), CONTROLLERS))
 }
 
 fn keep(metadata: &mut ObjectMeta) {
@@ -68,7 +71,8 @@ mod tests {
             all.matches("\nkind: ").count(),
             all.matches("    helm.sh/resource-policy: keep\n").count()
         );
-        assert_eq!(all.matches(&format!("expression: {CONTROLLERS}\n")).count(), 2);
+        assert_eq!(all.matches(&format!("expression: {QUOTED}\n")).count(), 1);
+        assert_eq!(all.matches(&format!("request.userInfo.username in {CONTROLLERS})")).count(), 4);
         assert!(!all.contains(&Account::default().user()));
     }
 

@@ -7,7 +7,7 @@ use credential_operator::{
     admission::{self, Account},
     api,
     controller::{self, Candidate, Config, Context},
-    domain::{clock::Clock, reach::Reach, token::Prefix},
+    domain::{clock::Clock, name, reach::Reach, token::Prefix},
     telemetry::{self, LogFormat, health},
     verifier::{
         self, Listen, Source, TlsFiles, Verifier,
@@ -50,7 +50,7 @@ struct CommonArguments {
     #[arg(long, env = "POD_NAMESPACE", default_value = "credential-operator")]
     namespace: String,
     /// The name of the Secret that holds the keyring. The controller creates it when there is none.
-    #[arg(long, default_value = "credential-operator-keyring")]
+    #[arg(long, default_value = name::KEYRING)]
     keyring_secret: String,
     /// The namespaces to work in, such as `orders,stock`: rights are needed there, and elsewhere nothing is read or written.
     /// Without it, in all.
@@ -109,6 +109,9 @@ struct CrdsArguments {
     /// They alone may write statuses.
     #[arg(long = "controller-account", default_value = "credential-operator:credential-operator")]
     controller_accounts: Vec<Account>,
+    /// The controllers' --keyring-secret: the name of the Secret that a controller may change in its own namespace.
+    #[arg(long, default_value = name::KEYRING, value_parser = secret_name)]
+    keyring_secret: String,
 }
 
 #[derive(Args)]
@@ -156,6 +159,16 @@ fn namespace(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("write names of namespaces, such as orders,stock".to_owned())
+    }
+}
+
+/// What stands in an expression must not be able to end the string there.
+fn secret_name(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    if (1..=253).contains(&text.len()) && text.chars().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("not the name of a Secret; use lower-case letters, digits, - and .".to_owned())
     }
 }
 
@@ -214,7 +227,10 @@ fn print_crds(arguments: &CrdsArguments) -> Outcome {
     for crd in api::crds() {
         println!("---\n{}", serde_yaml_ng::to_string(&crd)?.trim_end());
     }
-    println!("---\n{}", admission::yaml(&arguments.controller_accounts)?.trim_end());
+    println!(
+        "---\n{}",
+        admission::yaml(&arguments.controller_accounts, &arguments.keyring_secret)?.trim_end()
+    );
     Ok(())
 }
 

@@ -18,6 +18,7 @@ fn flags_that_make_no_sense_are_refused() {
         ("verifier --tls-cert-file a.pem", "--tls-key-file <TLS_KEY_FILE>"),
         ("verifier --routes /nowhere/routes.yaml", "/nowhere/routes.yaml: No such file or directory"),
         ("crds --controller-account operator", "--controller-account <CONTROLLER_ACCOUNTS>"),
+        ("crds --keyring-secret a'b", "not the name of a Secret; use lower-case letters, digits, - and ."),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_credential-operator"))
             .args(arguments.split(' '))

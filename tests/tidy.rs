@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use credential_operator::{admission, chart, controller::server::OLDEST};
+use credential_operator::{admission, chart, controller::server::OLDEST, domain::name};
 use serde_json::Value;
 
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
@@ -165,7 +165,7 @@ fn formats_are_those_that_kubernetes_knows() {
 fn the_admission_policies_are_fresh() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds/validatingadmissionpolicies.yaml");
     let stored = fs::read_to_string(&path).unwrap_or_default();
-    let fresh = admission::yaml(&[admission::Account::default()]).unwrap();
+    let fresh = admission::yaml(&[admission::Account::default()], name::KEYRING).unwrap();
     assert!(stored == fresh, "{} is stale: run `cargo run --example generate`", path.display());
 }
 

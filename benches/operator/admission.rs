@@ -12,7 +12,7 @@ use credential_operator::{
     admission::{self, Account, CANARY_ANNOTATION},
     api::{Credential, CredentialPolicy},
     controller::{Config, Context, admission as canary},
-    domain::{clock::Clock, reach::Reach, token::Prefix},
+    domain::{clock::Clock, name, reach::Reach, token::Prefix},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -163,7 +163,7 @@ async fn in_turn(
 /// Has the admission policies in force, or not.
 async fn guard(world: &World, guarded: bool) {
     let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(world.admin.clone());
-    let policies = admission::policies(&controllers());
+    let policies = admission::policies(&controllers(), name::KEYRING);
     for policy in &policies {
         if guarded {
             apply(&world.admin, json!(policy)).await;

@@ -6,7 +6,7 @@ use control_plane::{ControlPlane, Identity};
 use credential_operator::{
     admission::{self, Account},
     api::{self, ApiToken, ApiTokenState, Credential},
-    domain::name::MANAGED_BY_SELECTOR,
+    domain::name::{self, MANAGED_BY_SELECTOR},
 };
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -69,7 +69,7 @@ impl World {
         }
         // Who does the floor's writes, writes statuses.
         let controllers = [Account::default(), format!("{OPERATOR_NAMESPACE}:floor").parse().unwrap()];
-        for policy in admission::policies(&controllers) {
+        for policy in admission::policies(&controllers, name::KEYRING) {
             apply(&admin, json!(policy)).await;
             apply(&admin, json!(admission::binding(&policy))).await;
         }

@@ -4,7 +4,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 
-use super::{Account, CONTROLLERS, account, binding, full_name, policies, status};
+use super::{Account, CONTROLLERS, account, binding, controllers as own, full_name, policies, status};
 
 /// What there is under the name of one policy.
 #[derive(Clone, Debug, Default)]
@@ -18,13 +18,22 @@ pub struct Kept {
 /// The names of all policies, and of their bindings.
 #[must_use]
 pub fn names() -> Vec<String> {
-    policies(&[]).into_iter().filter_map(|policy| policy.metadata.name).collect()
+    policies(&[], "").into_iter().filter_map(|policy| policy.metadata.name).collect()
 }
 
-/// What is not as it was shipped, for a controller that is `user` to the API server; `kept` by the names. For how many other
-/// controllers the policies were made, is for who installed them to say.
+/// What is not as it was shipped, for a controller that is `user` to the API server and has its keys in the Secret `keyring`;
+/// `kept` by the names. For how many other controllers the policies were made, is for who installed them to say.
 #[must_use]
-pub fn flaw(kept: &dyn Fn(&str) -> Kept, user: &str) -> Option<String> {
+pub fn flaw(kept: &dyn Fn(&str) -> Kept, user: &str, keyring: &str) -> Option<String> {
+    let name = full_name(own::SECRETS);
+    match kept(&name).policy.as_ref().and_then(|policy| variable(policy, own::KEYRING)) {
+        Some(made_for) if made_for != format!("'{keyring}'") => {
+            return Some(format!(
+                "ValidatingAdmissionPolicy {name} is made for the keyring {made_for}, and this controller's is '{keyring}'"
+            ));
+        }
+        Some(_) | None => {}
+    }
     let name = full_name(status::NAME);
     let Some(controllers) = kept(&name).policy.as_ref().and_then(controllers) else {
         return Some(format!("ValidatingAdmissionPolicy {name} is missing, or not as it was shipped"));
@@ -32,7 +41,7 @@ pub fn flaw(kept: &dyn Fn(&str) -> Kept, user: &str) -> Option<String> {
     if !controllers.iter().any(|controller| controller.user() == user) {
         return Some(format!("ValidatingAdmissionPolicy {name} is not made for a controller that is {user}"));
     }
-    policies(&controllers).into_iter().find_map(|shipped| {
+    policies(&controllers, keyring).into_iter().find_map(|shipped| {
         let name = shipped.metadata.name.clone().unwrap_or_default();
         let kept = kept(&name);
         let what = match (kept.policy, kept.binding) {
@@ -49,9 +58,12 @@ pub fn flaw(kept: &dyn Fn(&str) -> Kept, user: &str) -> Option<String> {
 
 /// The accounts that a policy was made for.
 fn controllers(policy: &ValidatingAdmissionPolicy) -> Option<Vec<Account>> {
+    account::read_users(variable(policy, CONTROLLERS)?)
+}
+
+fn variable<'a>(policy: &'a ValidatingAdmissionPolicy, name: &str) -> Option<&'a str> {
     let variables = policy.spec.as_ref()?.variables.as_ref()?;
-    let controllers = variables.iter().find(|variable| variable.name == CONTROLLERS)?;
-    account::read_users(&controllers.expression)
+    variables.iter().find(|variable| variable.name == name).map(|variable| variable.expression.as_str())
 }
 
 #[cfg(test)]
@@ -61,17 +73,18 @@ mod tests {
     use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicySpec;
 
     use super::*;
+    use crate::domain::name::KEYRING;
 
     fn shipped(controllers: &[Account]) -> BTreeMap<String, Kept> {
         let kept = |policy: ValidatingAdmissionPolicy| {
             let binding = binding(&policy);
             (policy.metadata.name.clone().unwrap(), Kept { policy: Some(policy), binding: Some(binding) })
         };
-        policies(controllers).into_iter().map(kept).collect()
+        policies(controllers, KEYRING).into_iter().map(kept).collect()
     }
 
     fn told(kept: &BTreeMap<String, Kept>, user: &str) -> Option<String> {
-        flaw(&|name| kept.get(name).cloned().unwrap_or_default(), user)
+        flaw(&|name| kept.get(name).cloned().unwrap_or_default(), user, KEYRING)
     }
 
     #[test]
@@ -85,6 +98,18 @@ mod tests {
         assert!(
             of_others
                 .contains("is not made for a controller that is system:serviceaccount:orders:controller")
+        );
+    }
+
+    #[test]
+    fn policies_for_another_keyring_are_a_flaw() {
+        let kept = shipped(&[Account::default()]);
+        let kept = |name: &str| kept.get(name).cloned().unwrap_or_default();
+        let said = flaw(&kept, &Account::default().user(), "other").unwrap();
+        assert_eq!(
+            said,
+            "ValidatingAdmissionPolicy controller-secrets.credential-operator.io is made for the keyring \
+             'credential-operator-keyring', and this controller's is 'other'"
         );
     }
 

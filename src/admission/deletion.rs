@@ -1,6 +1,6 @@
 //! A credential with `deletionProtection` is not deleted by mistake.
 
-use super::draft::{Draft, Law, Rule};
+use super::draft::{Draft, Law, Rule, Scope};
 use crate::{api::GROUP, domain::name::CONFIRM_DELETE_ANNOTATION};
 
 pub(super) fn draft() -> Draft {
@@ -25,6 +25,6 @@ pub(super) fn draft() -> Draft {
                  oldObject.metadata.name + ', and delete it then'"
             ),
         }],
-        for_each_policy: false,
+        scope: Scope::Everyone,
     }
 }

@@ -4,20 +4,16 @@
 
 use k8s_openapi::{
     api::admissionregistration::v1::{
-        MatchCondition, MatchResources, NamedRuleWithOperations, ParamKind, ParamRef,
-        ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingAdmissionPolicyBindingSpec,
+        MatchResources, NamedRuleWithOperations, ParamKind, ParamRef, ValidatingAdmissionPolicy,
+        ValidatingAdmissionPolicyBinding, ValidatingAdmissionPolicyBindingSpec,
         ValidatingAdmissionPolicySpec, Validation, Variable,
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 use kube::Resource;
 
-use super::full_name;
+use super::{canary, full_name};
 use crate::api::{CredentialPolicy, GROUP};
-
-/// On a Credential that is created as a dry run: the policy that is to refuse it, whatever else it is. All the others let it
-/// pass. So who asks learns of one policy whether it is in force; and since nothing comes of a dry run, nobody gets past one.
-pub const CANARY_ANNOTATION: &str = "credential-operator.io/canary";
 
 /// A policy in the making.
 pub(super) struct Draft {
@@ -31,8 +27,19 @@ pub(super) struct Draft {
     pub(super) variables: Vec<(&'static str, String)>,
     /// What must hold.
     pub(super) laws: Vec<Law>,
-    /// Whether it is judged once for each CredentialPolicy, which expressions know as `params`.
-    pub(super) for_each_policy: bool,
+    /// Whose requests it judges, and how often.
+    pub(super) scope: Scope,
+}
+
+/// Whose requests a policy judges, and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Those of every user.
+    Everyone,
+    /// Those of every user, once for each CredentialPolicy, which expressions know as `params`.
+    EachPolicy,
+    /// Those of these users, a list in an expression. For everyone else it costs one comparison.
+    Users(String),
 }
 
 /// Requests.
@@ -82,23 +89,14 @@ pub(super) fn before_and_after() -> Vec<(&'static str, String)> {
 impl Draft {
     pub(super) fn into_policy(self) -> ValidatingAdmissionPolicy {
         let name = full_name(&self.name);
-        let canary = format!(
-            "has(request.dryRun) && request.dryRun && request.operation == 'CREATE' && has(object.metadata) && \
-             has(object.metadata.annotations) && '{CANARY_ANNOTATION}' in object.metadata.annotations"
-        );
-        let named = format!("object.metadata.annotations['{CANARY_ANNOTATION}'] == '{name}'");
-        let refused = Law {
-            holds: format!("!({canary} && {named})"),
-            message: "the canary is refused, as it is to be",
-            says: format!("'{}'", refusal_of_canary(&name)),
-        };
         let mut rules = self.rules;
         let rule = |rule: Rule| named_rule(rule.group, rule.resources, rule.operations);
-        rules.push(Rule { group: GROUP, resources: &["credentials"], operations: &["CREATE"] });
-        let not_of_another = MatchCondition {
-            name: "not-the-canary-of-another".to_owned(),
-            expression: format!("!({canary} && !({named}))"),
-        };
+        rules.push(canary::rule());
+        let refused = canary::refused(&name);
+        let mut conditions = vec![canary::exception(&name)];
+        if let Scope::Users(users) = &self.scope {
+            conditions.push(canary::only_for(users));
+        }
         ValidatingAdmissionPolicy {
             metadata: metadata(&name, self.about),
             spec: Some(ValidatingAdmissionPolicySpec {
@@ -110,8 +108,8 @@ impl Draft {
                     resource_rules: Some(rules.into_iter().map(rule).collect()),
                     exclude_resource_rules: None,
                 }),
-                match_conditions: Some(vec![not_of_another]),
-                param_kind: self.for_each_policy.then(|| ParamKind {
+                match_conditions: Some(conditions),
+                param_kind: (self.scope == Scope::EachPolicy).then(|| ParamKind {
                     api_version: Some(CredentialPolicy::api_version(&()).into_owned()),
                     kind: Some(CredentialPolicy::kind(&()).into_owned()),
                 }),
@@ -123,12 +121,6 @@ impl Draft {
             status: None,
         }
     }
-}
-
-/// How the message ends by which a policy refuses its canary.
-#[must_use]
-pub fn refusal_of_canary(name: &str) -> String {
-    format!("{name} is in force")
 }
 
 pub(super) fn binding(policy: &ValidatingAdmissionPolicy) -> ValidatingAdmissionPolicyBinding {

@@ -1,6 +1,6 @@
 //! Nobody has a role bound by way of a credential that they could not have bound themselves.
 
-use super::draft::{Draft, Law, Rule, before_and_after};
+use super::draft::{Draft, Law, Rule, Scope, before_and_after};
 use crate::api::credential::MAX_GRANTS;
 
 /// How many grants one policy judges, with two questions each.
@@ -47,7 +47,7 @@ fn draft(number: usize, first: usize, end: usize) -> Draft {
         rules: vec![Rule::writes(&["credentials"])],
         variables,
         laws,
-        for_each_policy: false,
+        scope: Scope::Everyone,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Nobody has values made of a credential, or has them made otherwise, who was not given the verb `issue` on it.
 
-use super::draft::{Draft, Law, Rule, before_and_after};
+use super::draft::{Draft, Law, Rule, Scope, before_and_after};
 use crate::{
     api::GROUP,
     domain::name::{ACKNOWLEDGED_ANNOTATION, ROTATE_ANNOTATION},
@@ -70,6 +70,6 @@ pub(super) fn draft() -> Draft {
                  ' in namespace ' + request.namespace + ' is missing; ask for it, or leave that as it is'"
             ),
         }],
-        for_each_policy: false,
+        scope: Scope::Everyone,
     }
 }

@@ -5,7 +5,7 @@
 //! and none knows of the others.
 
 use super::{
-    draft::{Draft, Law, Rule, before_and_after},
+    draft::{Draft, Law, Rule, Scope, before_and_after},
     grants,
 };
 use crate::api::DEFAULT_AUDIENCE;
@@ -67,7 +67,7 @@ pub(super) fn draft() -> Draft {
             },
             life_of_a_client_secret(),
         ],
-        for_each_policy: true,
+        scope: Scope::EachPolicy,
     }
 }
 

@@ -1,8 +1,8 @@
 //! A controller has tokens minted for the accounts of credentials, and for no others: RBAC cannot tell them apart.
 
 use super::{
-    Account, CONTROLLERS, account,
-    draft::{Draft, Law, Rule},
+    Account, account,
+    draft::{Draft, Law, Rule, Scope},
 };
 use crate::domain::name;
 
@@ -12,11 +12,10 @@ pub(super) fn draft(controllers: &[Account]) -> Draft {
         name: "minting".to_owned(),
         about: "The controller has tokens minted for the ServiceAccounts of credentials alone.",
         rules: vec![Rule { group: "", resources: &["serviceaccounts/token"], operations: &["CREATE"] }],
-        variables: vec![(CONTROLLERS, account::users(controllers))],
+        variables: Vec::new(),
         laws: vec![Law {
             holds: format!(
-                "!has(request.subResource) || request.subResource != 'token' || \
-                 !(request.userInfo.username in variables.controllers) || request.name.endsWith('{of_credentials}')"
+                "!has(request.subResource) || request.subResource != 'token' || request.name.endsWith('{of_credentials}')"
             ),
             message: "the controller mints for the ServiceAccounts of credentials alone",
             says: format!(
@@ -24,6 +23,6 @@ pub(super) fn draft(controllers: &[Account]) -> Draft {
                  controller of credentials may for ServiceAccounts named *{of_credentials} alone'"
             ),
         }],
-        for_each_policy: false,
+        scope: Scope::Users(account::users(controllers)),
     }
 }

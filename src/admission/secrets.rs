@@ -1,6 +1,6 @@
 //! Nobody reads a Secret, or has one made that looks as they like, by way of a credential, who may not do so themselves.
 
-use super::draft::{Draft, Law, Rule, before_and_after};
+use super::draft::{Draft, Law, Rule, Scope, before_and_after};
 use crate::domain::name;
 
 /// The fields that refer to a Secret: a name for expressions, the field, what must be there for it to be, and what decides what
@@ -69,7 +69,7 @@ pub(super) fn draft() -> Draft {
         rules: vec![Rule::writes(&["credentials", "apitokens"])],
         variables,
         laws,
-        for_each_policy: false,
+        scope: Scope::Everyone,
     }
 }
 

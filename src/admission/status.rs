@@ -2,7 +2,7 @@
 
 use super::{
     Account, CONTROLLERS, account,
-    draft::{Draft, Law, Rule},
+    draft::{Draft, Law, Rule, Scope},
 };
 use crate::api::GROUP;
 
@@ -24,6 +24,6 @@ pub(super) fn draft(controllers: &[Account]) -> Draft {
                    the controller may, which is ' + variables.controllers.join(' or ') + '; change the spec instead'"
                 .to_owned(),
         }],
-        for_each_policy: false,
+        scope: Scope::Everyone,
     }
 }

@@ -2,7 +2,7 @@
 //! there may be, the controller sees to.
 
 use super::{
-    draft::{Draft, Law, Rule},
+    draft::{Draft, Law, Rule, Scope},
     limits::{minutes, says, selection},
 };
 use crate::api::GROUP;
@@ -75,7 +75,7 @@ pub(super) fn draft() -> Draft {
                 ),
             },
         ],
-        for_each_policy: true,
+        scope: Scope::EachPolicy,
     }
 }
 

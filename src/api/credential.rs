@@ -227,6 +227,34 @@ pub enum CredentialType {
     OpenStack,
 }
 
+impl CredentialType {
+    /// Every type.
+    pub const ALL: [Self; 22] = [
+        Self::Token,
+        Self::ClientSecret,
+        Self::BasicAuth,
+        Self::SshKey,
+        Self::Tls,
+        Self::ObjectStore,
+        Self::Registry,
+        Self::HelmRepository,
+        Self::Kubeconfig,
+        Self::Opaque,
+        Self::HashedPassword,
+        Self::Totp,
+        Self::GpgKey,
+        Self::SwarmToken,
+        Self::DockerSwarm,
+        Self::KubernetesApi,
+        Self::Vpn,
+        Self::AmazonEc2,
+        Self::Azure,
+        Self::Exoscale,
+        Self::GoogleCloud,
+        Self::OpenStack,
+    ];
+}
+
 /// One role granted to the credential's ServiceAccount, with one target.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[schemars(inline)]

@@ -33,6 +33,7 @@ use crate::{
         Objects, Readable,
         informer::{self, Selector},
     },
+    domain::name,
 };
 
 /// How often the policies are looked at.
@@ -91,10 +92,14 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     ctx.queue.add_after(&Key::Admission, if flaw.is_some() { LOOK_AGAIN } else { LOOK_EVERY });
     let said = flaw.map(|flaw| {
         let account = user.strip_prefix("system:serviceaccount:").unwrap_or("NAMESPACE:NAME");
+        let keyring = match ctx.config.keyring_secret.as_str() {
+            name::KEYRING => String::new(),
+            other => format!(" --keyring-secret {other}"),
+        };
         format!(
             "{flaw}, so authors of credentials might gain rights that way, and nothing new is made; put the policies back, for the \
              accounts of all operators: by the chart credential-operator-crds with controllerAccounts, or by credential-operator \
-             crds --controller-account {account} | kubectl apply --server-side -f -"
+             crds --controller-account {account}{keyring} | kubectl apply --server-side -f -"
         )
     });
     if ctx.note_admission(said.clone()) {
@@ -116,7 +121,8 @@ async fn flaw(ctx: &Context, user: &str) -> Result<Option<String>, RequestError>
         let found = Kept { policy: get(&policies, &name).await?, binding: get(&bindings, &name).await? };
         kept.insert(name, found);
     }
-    if let Some(flaw) = admission::flaw(&|name| kept.get(name).cloned().unwrap_or_default(), user) {
+    let shipped = |name: &str| kept.get(name).cloned().unwrap_or_default();
+    if let Some(flaw) = admission::flaw(&shipped, user, &ctx.config.keyring_secret) {
         return Ok(Some(flaw));
     }
     for (name, found) in kept {

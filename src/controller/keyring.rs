@@ -16,7 +16,7 @@ use crate::{
     domain::{
         digest,
         keyring::{Key as SigningKey, Keyring},
-        name,
+        material, name,
     },
 };
 
@@ -111,7 +111,7 @@ async fn create(ctx: &Context) -> Result<(), RequestError> {
             ..ObjectMeta::default()
         },
         data: Some([(key.id().to_owned(), ByteString(key.expose().to_vec()))].into()),
-        type_: Some("Opaque".to_owned()),
+        type_: Some(material::OPAQUE.to_owned()),
         ..Secret::default()
     };
     let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), &ctx.config.namespace);

@@ -19,7 +19,7 @@ mod ssh_key;
 mod tls;
 mod totp;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use rand::CryptoRng;
@@ -159,6 +159,16 @@ pub const fn kind(credential_type: CredentialType) -> Option<&'static Kind> {
     })
 }
 
+/// The type of Secrets with tokens or sealed material, and of the keyring.
+pub const OPAQUE: &str = "Opaque";
+
+/// The types of all Secrets that the operator creates.
+#[must_use]
+pub fn secret_types() -> BTreeSet<&'static str> {
+    let of_material = CredentialType::ALL.into_iter().filter_map(kind).map(|kind| kind.secret_type);
+    of_material.chain([OPAQUE]).collect()
+}
+
 /// A short digest of the options that the material depends on. It changes when, and only when, one of them does.
 ///
 /// # Errors
@@ -279,3 +289,36 @@ const fn forever(_: &CredentialSpec) -> Option<SignedDuration> {
 /// Nobody asks us whether it may be used.
 const READERS_GO_ON: &str =
     "whoever has read the Secret can go on using what is in it, until it is refused where it is used";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn secrets_have_types_that_nobody_acts_on() {
+        let types: Vec<_> = secret_types().into_iter().collect();
+        assert_eq!(
+            types,
+            [
+                "Opaque",
+                "kubernetes.io/basic-auth",
+                "kubernetes.io/dockerconfigjson",
+                "kubernetes.io/ssh-auth",
+                "kubernetes.io/tls",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_type_is_listed_once() {
+        let schema = serde_json::json!(schemars::schema_for!(CredentialType));
+        let all: BTreeMap<_, _> =
+            CredentialType::ALL.into_iter().map(|each| (serde_json::json!(each).to_string(), ())).collect();
+        assert_eq!(all.len(), CredentialType::ALL.len());
+        let text = schema.to_string();
+        assert!(all.keys().all(|name| text.contains(name.as_str())), "{text}");
+        assert_eq!(all.len(), schema["enum"].as_array().or(schema["oneOf"].as_array()).unwrap().len());
+    }
+}

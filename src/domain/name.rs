@@ -10,6 +10,8 @@ pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 pub const MANAGED_BY: &str = "credential-operator";
 /// [`MANAGED_BY_LABEL`] as a label selector.
 pub const MANAGED_BY_SELECTOR: &str = "app.kubernetes.io/managed-by=credential-operator";
+/// The default name of the keyring's Secret.
+pub const KEYRING: &str = "credential-operator-keyring";
 /// On a token's Secret: the keyed proof of what it holds, see [`crate::domain::digest::Attestation`].
 pub const ATTESTATION_ANNOTATION: &str = "credential-operator.io/attestation";
 /// On what the operator creates in the namespace of a token or a credential: for which, see

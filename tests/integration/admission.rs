@@ -10,6 +10,7 @@ mod election;
 mod grants;
 mod issue;
 pub mod limits;
+mod metadata;
 mod missing;
 mod namespaced;
 mod others;
@@ -18,6 +19,7 @@ mod person;
 mod process;
 mod roles;
 mod secrets;
+mod stolen;
 mod working;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -38,7 +40,7 @@ use kube::{
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::support::{DEADLINE, OPERATOR_NAMESPACE, Space, World};
+use crate::support::{DEADLINE, KEYRING, OPERATOR_NAMESPACE, Space, World};
 
 pub fn tests() -> Vec<crate::support::Test> {
     [
@@ -47,6 +49,7 @@ pub fn tests() -> Vec<crate::support::Test> {
         allowed::tests(),
         parity::tests(),
         working::tests(),
+        metadata::tests(),
         missing::tests(),
         namespaced::tests(),
         election::tests(),
@@ -74,7 +77,7 @@ impl Admission {
 
     /// Made for these controllers.
     async fn of(world: &World, controllers: &[Account]) -> Self {
-        let policies = admission::policies(controllers);
+        let policies = admission::policies(controllers, KEYRING);
         let installed = Self { admin: world.admin.clone(), policies };
         installed.apply().await;
         for policy in &installed.policies {

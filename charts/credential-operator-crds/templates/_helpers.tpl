@@ -4,5 +4,5 @@
 {{- range .Values.controllerAccounts -}}
 {{- $users = append $users (printf "'system:serviceaccount:%s'" .) -}}
 {{- end -}}
-{{- printf "[%s]" (join ", " $users) | quote -}}
+{{- printf "[%s]" (join ", " $users) -}}
 {{- end -}}

@@ -32,7 +32,7 @@ use crate::{
     domain::{
         digest::{self, Attestation, Subject},
         made_for::MadeFor,
-        name,
+        material, name,
         token::Token,
     },
 };
@@ -185,7 +185,7 @@ async fn publish(
                 ..ObjectMeta::default()
             },
             immutable: (!is_editable(token)).then_some(true),
-            type_: Some("Opaque".to_owned()),
+            type_: Some(material::OPAQUE.to_owned()),
             data: Some(data.into()),
             ..Secret::default()
         };

@@ -19,7 +19,10 @@ use kube::{
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::space::{DEADLINE, Outcome};
+use crate::{
+    run::KEYRING,
+    space::{DEADLINE, Outcome},
+};
 
 /// The label of namespaces without them.
 pub const UNGUARDED: &str = "faults/unguarded";
@@ -38,7 +41,7 @@ pub async fn install(client: &Client) -> Outcome {
         values: None,
     };
     let guarded = LabelSelector { match_expressions: Some(vec![guarded]), match_labels: None };
-    let all = admission::policies(&[Account::default()]);
+    let all = admission::policies(&[Account::default()], KEYRING);
     for policy in &all {
         let name = policy.name_any();
         let mut binding = admission::binding(policy);

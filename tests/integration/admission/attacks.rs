@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{deletion, each, grants, issue, limits, others, secrets};
+use super::{deletion, each, grants, issue, limits, others, secrets, stolen};
 use crate::support::{Space, World};
 
 crate::tests![
@@ -12,6 +12,8 @@ crate::tests![
     statuses_are_written_and_tokens_minted_as_they_should,
     protected_credentials_are_deleted_on_purpose,
     policies_are_kept_to,
+    stolen_controller_token_writes_only_what_the_operator_creates,
+    controllers_and_everyone_else_write_as_before,
 ];
 
 async fn roles_are_granted_by_who_may_bind_them(world: Arc<World>, _: Space) {
@@ -36,4 +38,12 @@ async fn protected_credentials_are_deleted_on_purpose(world: Arc<World>, _: Spac
 
 async fn policies_are_kept_to(world: Arc<World>, _: Space) {
     each(world, limits::attacks()).await;
+}
+
+async fn stolen_controller_token_writes_only_what_the_operator_creates(world: Arc<World>, _: Space) {
+    each(world, stolen::attacks()).await;
+}
+
+async fn controllers_and_everyone_else_write_as_before(world: Arc<World>, _: Space) {
+    each(world, stolen::allowed()).await;
 }

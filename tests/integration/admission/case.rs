@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use credential_operator::{
+    admission::CANARY_ANNOTATION,
     api::{
         ApiToken, Credential, CredentialPolicy,
         credential::{Grant, RoleKind},
@@ -67,6 +68,8 @@ pub enum Act {
     Create(String),
     /// Nothing comes of it.
     DryRun(Box<Act>),
+    /// A dry run with the annotation of the canary of a policy that judges nothing of it.
+    AsCanary(Box<Act>),
     /// Reads the object, changes it so, and writes it back whole.
     Replace(Kind, &'static str, Value),
     Merge(Kind, &'static str, Value),
@@ -75,6 +78,15 @@ pub enum Act {
     DeleteAll(Kind),
     /// A token for a `ServiceAccount`.
     Mint(&'static str),
+}
+
+/// How a request is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Mode {
+    Real,
+    DryRun,
+    /// A dry run with the annotation of a canary.
+    Canary,
 }
 
 /// Who asks.
@@ -211,6 +223,7 @@ impl Act {
             Self::Apply(yaml) => Self::Apply(yaml.replace(what, text)),
             Self::Create(yaml) => Self::Create(yaml.replace(what, text)),
             Self::DryRun(act) => Self::DryRun(Box::new(act.with(what, text))),
+            Self::AsCanary(act) => Self::AsCanary(Box::new(act.with(what, text))),
             Self::Replace(kind, name, patch) => Self::Replace(*kind, name, value(patch)),
             Self::Merge(kind, name, patch) => Self::Merge(*kind, name, value(patch)),
             Self::Status(kind, name, status) => Self::Status(*kind, name, value(status)),
@@ -219,14 +232,31 @@ impl Act {
     }
 
     pub async fn run(&self, client: &Client, space: &Space) -> kube::Result<()> {
+        self.send(client, space, Mode::Real).await
+    }
+
+    /// Whether it creates what canaries are.
+    fn creates_credentials(&self, given: &str) -> bool {
         match self {
-            Self::DryRun(act) => act.send(client, space, true).await,
-            act => act.send(client, space, false).await,
+            Self::Apply(yaml) | Self::Create(yaml) => {
+                yaml.contains("kind: Credential\n") && !given.contains("kind: Credential\n")
+            }
+            Self::DryRun(act) | Self::AsCanary(act) => act.creates_credentials(given),
+            _ => false,
         }
     }
 
-    async fn send(&self, client: &Client, space: &Space, dry_run: bool) -> kube::Result<()> {
+    async fn send(&self, client: &Client, space: &Space, mode: Mode) -> kube::Result<()> {
         let namespace = &space.namespace;
+        let dry_run = mode != Mode::Real;
+        let annotations = (mode == Mode::Canary)
+            .then(|| json!({"metadata": {"annotations": {CANARY_ANNOTATION: "other"}}}));
+        let disguised = |mut object: Value| {
+            if let Some(annotations) = &annotations {
+                merge(&mut object, annotations);
+            }
+            object
+        };
         let api = |kind: &Kind| kind.api(client, namespace);
         let place =
             |value: &Value| -> Value { serde_json::from_str(&placed(&value.to_string(), space)).unwrap() };
@@ -235,7 +265,7 @@ impl Act {
         match self {
             Self::Apply(yaml) | Self::Create(yaml) => {
                 for document in documents(&placed(yaml, space)) {
-                    let mut object: DynamicObject = serde_json::from_value(document).unwrap();
+                    let mut object: DynamicObject = serde_json::from_value(disguised(document)).unwrap();
                     object.metadata.namespace.get_or_insert_with(|| namespace.clone());
                     if matches!(self, Self::Create(_)) {
                         dynamic(client, &object).create(&post, &object).await?;
@@ -247,19 +277,22 @@ impl Act {
                         .await?;
                 }
             }
-            Self::DryRun(act) => Box::pin(act.send(client, space, true)).await?,
+            Self::DryRun(act) => Box::pin(act.send(client, space, mode.max(Mode::DryRun))).await?,
+            Self::AsCanary(act) => Box::pin(act.send(client, space, Mode::Canary)).await?,
             Self::Replace(kind, name, patch) => {
                 let found = kind.api(&space.client, namespace).get(&placed(name, space)).await?;
                 let mut changed = json!(found);
-                merge(&mut changed, &place(patch));
+                merge(&mut changed, &disguised(place(patch)));
                 let changed: DynamicObject = serde_json::from_value(changed).unwrap();
                 api(kind).replace(&placed(name, space), &post, &changed).await?;
             }
             Self::Merge(kind, name, patch) => {
-                api(kind).patch(&placed(name, space), &params, &Patch::Merge(place(patch))).await?;
+                api(kind)
+                    .patch(&placed(name, space), &params, &Patch::Merge(disguised(place(patch))))
+                    .await?;
             }
             Self::Status(kind, name, status) => {
-                let patch = Patch::Merge(json!({"status": place(status)}));
+                let patch = Patch::Merge(disguised(json!({"status": place(status)})));
                 api(kind).patch_status(&placed(name, space), &params, &patch).await?;
             }
             Self::Delete(kind, name, policy) => {
@@ -273,7 +306,9 @@ impl Act {
             }
             Self::Mint(account) => {
                 let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-                accounts.create_token_request(account, &post, &TokenRequest::default()).await?;
+                let asked: TokenRequest =
+                    serde_json::from_value(disguised(json!({"metadata": {}, "spec": {}}))).unwrap();
+                accounts.create_token_request(account, &post, &asked).await?;
             }
         }
         Ok(())
@@ -335,26 +370,11 @@ impl Case for Attack {
         if self.refused_by.ends_with("limits") {
             self.until_refused(&person.client, space).await;
         }
-        let refused = self.act.run(&person.client, space).await;
-        let Err(kube::Error::Api(status)) = refused else {
-            panic!("{}: not refused, but {refused:?}", self.name);
-        };
-        assert_eq!(status.code, 403, "{}: {status:?}", self.name);
-        assert_eq!(status.reason, "Forbidden", "{}", self.name);
-        let by = if self.refused_by == "RBAC" {
-            format!("User \"{}\" cannot", person.user)
-        } else {
-            let policy = format!("{}.credential-operator.io", self.refused_by);
-            format!("ValidatingAdmissionPolicy '{policy}' with binding '{policy}' denied request: ")
-        };
-        let says = placed(self.says, space).replace("$user", &person.user);
-        for expected in [&by, &says] {
-            assert!(
-                status.message.contains(expected.as_str()),
-                "{}: refused otherwise than by {expected:?}: {}",
-                self.name,
-                status.message
-            );
+        self.is_refused(self.act.run(&person.client, space).await, &person, space);
+        // The exception for canaries is for them only.
+        if !self.act.creates_credentials(&self.given) {
+            let disguised = self.act.send(&person.client, space, Mode::Canary).await;
+            self.is_refused(disguised, &person, space);
         }
         let (mut client, mut act) = (person.client.clone(), &self.act);
         match &self.remedy {
@@ -383,10 +403,34 @@ impl Case for Attack {
 }
 
 impl Attack {
+    /// By whom, and in which words, the attack says.
+    fn is_refused(&self, outcome: kube::Result<()>, person: &Person, space: &Space) {
+        let Err(kube::Error::Api(status)) = outcome else {
+            panic!("{}: not refused, but {outcome:?}", self.name);
+        };
+        assert_eq!(status.code, 403, "{}: {status:?}", self.name);
+        assert_eq!(status.reason, "Forbidden", "{}", self.name);
+        let by = if self.refused_by == "RBAC" {
+            format!("User \"{}\" cannot", person.user)
+        } else {
+            let policy = format!("{}.credential-operator.io", self.refused_by);
+            format!("ValidatingAdmissionPolicy '{policy}' with binding '{policy}' denied request: ")
+        };
+        let says = placed(self.says, space).replace("$user", &person.user);
+        for expected in [&by, &says] {
+            assert!(
+                status.message.contains(expected.as_str()),
+                "{}: refused otherwise than by {expected:?}: {}",
+                self.name,
+                status.message
+            );
+        }
+    }
+
     /// Waits until admission knows of the policy, by what comes to nothing.
     async fn until_refused(&self, client: &Client, space: &Space) {
         let deadline = Instant::now() + DEADLINE;
-        while self.act.send(client, space, true).await.is_ok() {
+        while self.act.send(client, space, Mode::DryRun).await.is_ok() {
             assert!(Instant::now() < deadline, "{}: not refused", self.name);
             sleep(Duration::from_millis(20)).await;
         }

@@ -4,6 +4,10 @@ use serde_json::json;
 
 use super::case::{Act, Attack, EDITOR, Kind, Remedy, Who, credential, policy, token};
 
+/// The account of a credential, and one of somebody else.
+const ACCOUNTS: &str = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: c-credential}\n---\n\
+                        apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: strong}\n";
+
 fn forged(
     name: &'static str,
     who: Who,
@@ -83,15 +87,24 @@ pub fn attacks() -> Vec<Attack> {
         ),
         Attack {
             name: "minted for another account",
-            given: "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: c-credential}\n---\n\
-                    apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: strong}\n"
-                .to_owned(),
+            given: ACCOUNTS.to_owned(),
             who: Who::Controller,
             may: &["create serviceaccounts/token"],
             act: Act::Mint("strong"),
             refused_by: "minting",
             says: "user $user may not have a token minted for ServiceAccount strong: a controller of credentials may for \
                    ServiceAccounts named *-credential alone",
+            remedy: Remedy::Instead(Act::Mint("c-credential")),
+        },
+        // The API server answers a dry run with a valid token.
+        Attack {
+            name: "minted for another account as a canary",
+            given: ACCOUNTS.to_owned(),
+            who: Who::Controller,
+            may: &["create serviceaccounts/token"],
+            act: Act::AsCanary(Box::new(Act::Mint("strong"))),
+            refused_by: "minting",
+            says: "user $user may not have a token minted for ServiceAccount strong",
             remedy: Remedy::Instead(Act::Mint("c-credential")),
         },
         without_right(

@@ -24,7 +24,7 @@ use crate::{
         mint::{self, Vessel},
         write::{FIELD_MANAGER, RequestError, send},
     },
-    domain::{keyring, made_for::MadeFor, mint::MintAttestation, name},
+    domain::{keyring, made_for::MadeFor, material, mint::MintAttestation, name},
 };
 
 /// Mints a token into a Secret: into a new one, or into one of ours. Tells whether it did.
@@ -103,7 +103,7 @@ async fn create(
             owner_references: Some(vec![reference(token)]),
             ..ObjectMeta::default()
         },
-        type_: Some("Opaque".to_owned()),
+        type_: Some(material::OPAQUE.to_owned()),
         ..Secret::default()
     };
     let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());

@@ -190,7 +190,7 @@ fn sealed(
 fn secret_type(credential: &Credential) -> &'static str {
     let is_sealed = delivery::recipients(credential.spec.delivery.as_ref()).is_some();
     let kind = material::kind(credential.spec.credential_type).filter(|_| !is_sealed);
-    kind.map_or("Opaque", |kind| kind.secret_type)
+    kind.map_or(material::OPAQUE, |kind| kind.secret_type)
 }
 
 /// What is to be published, or `None` while it is being drawn.

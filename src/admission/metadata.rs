@@ -1,0 +1,70 @@
+//! Metadata of our kinds stays small, so that a status fits beside it and every reader can afford it. The API server bounds
+//! annotations by itself (256 KiB), and labels, finalizers and owner references only by what its storage takes.
+//!
+//! Only growth is refused: what is beyond a bound already can be revoked, released and garbage-collected.
+
+use super::draft::{Draft, Law, Rule, Scope};
+use crate::domain::name::FINALIZER;
+
+const MAX_LABELS: usize = 64;
+const MAX_FINALIZERS: usize = 16;
+const MAX_OWNERS: usize = 16;
+/// Characters of one owner reference, which are as many as its author likes.
+const MAX_OWNER_SIZE: usize = 1024;
+/// To compare the owner references of larger objects one by one would cost more than the API server allows.
+const COMPARED: usize = 64;
+
+pub(super) fn draft() -> Draft {
+    let list = |object: &str, field: &str| {
+        format!("({object} != null && has({object}.metadata.{field}) ? {object}.metadata.{field} : [])")
+    };
+    // The controller adds its own to whatever there is.
+    let finalizers = |object: &str| {
+        let all = list(object, "finalizers");
+        format!("{all}.size() - ('{FINALIZER}' in {all} ? 1 : 0)")
+    };
+    let labels = |object: &str| {
+        format!("{object} != null && has({object}.metadata.labels) ? {object}.metadata.labels.size() : 0")
+    };
+    Draft {
+        name: "metadata".to_owned(),
+        about: "Labels, finalizers and owner references of credentials, tokens and policies are bounded.",
+        rules: vec![Rule::writes(&["credentials", "apitokens", "credentialpolicies"])],
+        variables: vec![
+            ("labels", labels("object")),
+            ("labelsBefore", labels("oldObject")),
+            ("finalizers", finalizers("object")),
+            ("finalizersBefore", finalizers("oldObject")),
+            ("owners", list("object", "ownerReferences")),
+            ("ownersBefore", list("oldObject", "ownerReferences")),
+        ],
+        laws: vec![
+            count("labels", "variables.labels", "variables.labelsBefore", MAX_LABELS),
+            count("finalizers", "variables.finalizers", "variables.finalizersBefore", MAX_FINALIZERS),
+            count("owner references", "variables.owners.size()", "variables.ownersBefore.size()", MAX_OWNERS),
+            Law {
+                holds: format!(
+                    "variables.ownersBefore.size() > {COMPARED} || variables.owners.all(r, \
+                     r.apiVersion.size() + r.kind.size() + r.name.size() + r.uid.size() <= {MAX_OWNER_SIZE} || \
+                     r in variables.ownersBefore)"
+                ),
+                message: "an owner reference is too long",
+                says: format!(
+                    "{OBJECT} + ' has an owner reference with more than {MAX_OWNER_SIZE} characters. Remove it from \
+                     metadata.ownerReferences.'"
+                ),
+            },
+        ],
+        scope: Scope::Everyone,
+    }
+}
+
+const OBJECT: &str = "object.kind + ' \"' + object.metadata.name + '\"'";
+
+fn count(what: &str, now: &str, before: &str, max: usize) -> Law {
+    Law {
+        holds: format!("{now} <= {max} || {now} <= {before}"),
+        message: "an object has too many labels, finalizers or owner references",
+        says: format!("{OBJECT} + ' has ' + string({now}) + ' {what}, and {max} are allowed. Remove some.'"),
+    }
+}

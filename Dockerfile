@@ -12,7 +12,7 @@ ARG REVISION=unknown
 LABEL org.opencontainers.image.title="credential-operator" \
       org.opencontainers.image.description="Credentials and expiring API tokens as Kubernetes objects" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="0.2.0" \
+      org.opencontainers.image.version="0.3.0" \
       org.opencontainers.image.revision="$REVISION"
 COPY LICENSE /LICENSE
 COPY --from=build /out/credential-operator /credential-operator

@@ -1,5 +1,5 @@
-//! What the accounts of controllers may write beyond their own kinds, and no more: Secrets, ServiceAccounts and role bindings that
-//! the operator creates. RBAC cannot tell these from others, so without these policies whoever steals a controller's token becomes
+//! What the accounts of controllers may write beyond their own kinds, and no more: Secrets, `ServiceAccount`s and role bindings
+//! that the operator creates. RBAC cannot tell these from others, so without these policies whoever steals a controller's token becomes
 //! any ServiceAccount by a Secret of type `kubernetes.io/service-account-token`.
 //!
 //! UPDATE and DELETE go by the stored object. One mark of several is enough, so that somebody who removes a label does not keep

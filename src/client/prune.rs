@@ -363,7 +363,9 @@ impl Pruner {
         let room = match fate {
             Fate::Keep => usize::MAX,
             // With key and comma; what is beyond is replaced in the end.
-            Fate::Within(limit) => (*start + *limit + 2 * KEY).saturating_sub(self.out.len()),
+            Fate::Within(limit) => {
+                start.saturating_add(*limit).saturating_add(2 * KEY).saturating_sub(self.out.len())
+            }
             Fate::Drop => 0,
         };
         self.out.extend_from_slice(&bytes[..end.min(room)]);

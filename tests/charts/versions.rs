@@ -20,7 +20,7 @@ use crate::{
 
 /// What the version before shipped: its charts, and its source as `cargo package` made it.
 const PREVIOUS: &str = "tests/charts/previous";
-const VERSION: &str = "0.1.0";
+const VERSION: &str = "0.2.0";
 /// How often each verifier is asked.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How often it is found out which there are.
@@ -91,52 +91,63 @@ fn ready(asker: &Asker) -> Vec<String> {
     ready.map(|pod| pod["status"]["podIP"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Whether tokens can be listed by their credential: what the definitions of this version have and those before had not.
+/// Whether the exception of the admission policies names group and resource: those of the version before did not.
 fn are_of_this_version(world: &World) -> bool {
-    let fields = "jsonpath={.spec.versions[0].selectableFields[*].jsonPath}";
-    !world.kubectl(&["get", "crd", "apitokens.credential-operator.io", "-o", fields]).is_empty()
+    let policy = "validatingadmissionpolicy/status.credential-operator.io";
+    let exception = "jsonpath={.spec.matchConditions[0].expression}";
+    world.kubectl(&["get", policy, "-o", exception]).contains("request.resource.group")
 }
 
-/// What operators do with tokens of each kind, whichever version they are.
-async fn tokens_live_and_end(world: &World, round: &str) {
+/// Tokens of each kind: one that is kept, one that will be revoked, and one that is over already.
+fn create_tokens(world: &World, round: &str) {
     let token = |name: &str, spec: &str| {
         format!(
             "---\napiVersion: credential-operator.io/v1alpha1\nkind: ApiToken\nmetadata: {{name: {name}-{round}, namespace: shop}}\n\
              spec: {{credentialRef: {{name: shop}}, {spec}}}\n"
         )
     };
-    let of = |name: &str, path: &str| {
-        let path = format!("jsonpath={{{path}}}");
-        world.kubectl(&["get", "apitoken", &format!("{name}-{round}"), "-n", "shop", "-o", &path])
-    };
     world.apply(
         &(token("kept", "expiresIn: 1h")
             + &token("revoked", "expiresIn: 1h")
             + &token("ended", "expiresAt: '2026-01-01T00:00:00Z'")),
     );
-    world
-        .until("a token", || {
-            of("kept", ".status.state") == "Active" && of("revoked", ".status.state") == "Active"
-        })
-        .await;
-    world.kubectl(&[
-        "patch",
-        "apitoken",
-        &format!("revoked-{round}"),
-        "-n",
-        "shop",
-        "--type=merge",
-        "-p",
-        r#"{"spec":{"revoked":true}}"#,
-    ]);
-    world
-        .until("an end", || {
-            of("revoked", ".status.state") == "Revoked" && of("ended", ".status.state") == "Expired"
-        })
-        .await;
-    world
-        .until("its Secret", || !world.names("secrets", "shop").contains(&format!("revoked-{round}-token")))
-        .await;
+}
+
+fn revoke(world: &World, round: &str) {
+    let name = format!("revoked-{round}");
+    let revoked = r#"{"spec":{"revoked":true}}"#;
+    world.kubectl(&["patch", "apitoken", &name, "-n", "shop", "--type=merge", "-p", revoked]);
+}
+
+fn of_token(world: &World, name: &str, round: &str, path: &str) -> String {
+    let path = format!("jsonpath={{{path}}}");
+    world.kubectl(&["get", "apitoken", &format!("{name}-{round}"), "-n", "shop", "-o", &path])
+}
+
+/// What operators do with tokens of each kind, whichever version they are.
+async fn tokens_live_and_end(world: &World, round: &str) {
+    create_tokens(world, round);
+    tokens_are_issued_and_end(world, round).await;
+}
+
+async fn tokens_are_issued_and_end(world: &World, round: &str) {
+    let state = |name| of_token(world, name, round, ".status.state");
+    world.until("a token", || state("kept") == "Active" && state("revoked") == "Active").await;
+    revoke(world, round);
+    world.until("an end", || state("revoked") == "Revoked" && state("ended") == "Expired").await;
+    let secret = format!("revoked-{round}-token");
+    world.until("its Secret", || !world.names("secrets", "shop").contains(&secret)).await;
+}
+
+/// What operators do whose admission policies are those of another version: nothing new is issued until they agree again, and
+/// what there is can be revoked. `issued` is a round from before.
+async fn tokens_wait(world: &World, round: &str, issued: &str) {
+    create_tokens(world, round);
+    let reason = ".status.conditions[?(@.type==\"Ready\")].reason";
+    let waits = |name| of_token(world, name, round, reason) == "AdmissionMissing";
+    world.until("AdmissionMissing", || waits("kept") && waits("revoked")).await;
+    assert!(!world.names("secrets", "shop").contains(&format!("kept-{round}-token")));
+    assert_eq!(of_token(world, "kept", issued, ".status.state"), "Active");
 }
 
 /// Names and versions of all that is the operator's in the shop, but for Secrets that are to go.
@@ -205,22 +216,24 @@ async fn between_versions_no_valid_token_is_refused_and_nothing_is_revived() {
     println!("the operator before, with the definitions of this version");
     world.crds();
     assert!(are_of_this_version(&world));
-    tokens_live_and_end(&world, "ahead").await;
-    calm(&world, &["before", "ahead"]).await;
+    tokens_wait(&world, "ahead", "before").await;
+    calm(&world, &["before"]).await;
 
     println!("this version");
     world.helm(HOME, &[&["upgrade", "credential-operator", CHART], &WAIT[..]].concat()).unwrap();
+    tokens_are_issued_and_end(&world, "ahead").await;
     tokens_live_and_end(&world, "now").await;
     calm(&world, &["before", "ahead", "now"]).await;
 
     println!("the operator of this version, with the definitions before");
     world.helm(HOME, &[&["rollback", "credential-operator-crds", "1"], &WAIT[..]].concat()).unwrap();
     assert!(!are_of_this_version(&world));
-    tokens_live_and_end(&world, "behind").await;
-    calm(&world, &["before", "ahead", "now", "behind"]).await;
+    tokens_wait(&world, "behind", "now").await;
+    calm(&world, &["before", "ahead", "now"]).await;
 
     println!("back");
     world.helm(HOME, &[&["rollback", "credential-operator", "1"], &WAIT[..]].concat()).unwrap();
+    tokens_are_issued_and_end(&world, "behind").await;
     tokens_live_and_end(&world, "back").await;
     calm(&world, &["before", "ahead", "now", "behind", "back"]).await;
     let accepted = load.end();

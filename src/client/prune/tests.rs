@@ -15,12 +15,13 @@ fn read(shape: Shape, keep: Keep, json: &str, piece: usize) -> Result<Vec<Value>
     for bytes in json.as_bytes().chunks(piece) {
         pruner.feed(bytes, &mut |document| {
             found.push(match document {
-                Document::Item(json) => serde_json::from_slice(&json).unwrap(),
-                Document::Envelope(json) => serde_json::from_slice(&json).unwrap(),
+                Document::Item(json) => json.to_vec(),
+                Document::Envelope(json) => json,
             });
         })?;
     }
-    if pruner.is_complete() { Ok(found) } else { Err(Malformed) }
+    let read = |json: Vec<u8>| serde_json::from_slice(&json).map_err(|_| Malformed);
+    if pruner.is_complete() { found.into_iter().map(read).collect() } else { Err(Malformed) }
 }
 
 fn object(metadata: &Value) -> Value {
@@ -157,7 +158,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         Just(json!(null)),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        any::<f32>().prop_map(|number| json!(f64::from(number))),
+        (any::<i32>(), 0..5_u32)
+            .prop_map(|(number, digits)| json!(f64::from(number) / f64::from(10_u32.pow(digits)))),
         ".*".prop_map(Value::from),
     ];
     leaf.prop_recursive(5, 64, 8, |inner| {

@@ -58,9 +58,8 @@ fn each_field_of_the_metadata_is_read_by_itself() {
     });
     let metadata = read_as::<ApiToken>(&token(odd, &valid()).to_string()).0.unwrap().metadata;
     assert_eq!((metadata.uid.as_deref(), metadata.resource_version.as_deref()), (Some("u"), Some("7")));
-    assert!(
-        metadata.creation_timestamp.is_none() && metadata.labels.is_none() && metadata.generation.is_none()
-    );
+    assert!(metadata.creation_timestamp.is_none() && metadata.generation.is_none());
+    assert_eq!(metadata.labels, Some(std::collections::BTreeMap::new()), "foreign labels are not kept");
     assert!(metadata.deletion_timestamp.is_some(), "it is terminating, whenever that began");
     assert_eq!(metadata.finalizers.unwrap(), ["credential-operator.io/bindings"]);
     let owners = metadata.owner_references.unwrap();

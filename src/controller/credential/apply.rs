@@ -59,6 +59,10 @@ pub async fn apply(
         }
         match step {
             Step::Say(status) => current = write_status(ctx, &current, *status).await?.unwrap_or(current),
+            Step::Refuse(status) => match write_status(ctx, &current, *status).await {
+                Ok(written) => current = written.unwrap_or(current),
+                Err(error) => failed = failed.and(Err(error)),
+            },
             Step::CreateAccount => {
                 let account = create_account(ctx, credential).await?;
                 if let Some(status) = &mut status {

@@ -119,9 +119,10 @@ impl Plan {
 /// One write.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Say in the status what is to be known before the next steps: that a policy has its values refused, or where roles are
-    /// about to be bound.
+    /// Report in the status where roles are about to be bound.
     Say(Box<CredentialStatus>),
+    /// Report in the status that a policy refuses its values, by which the verifier learns of it.
+    Refuse(Box<CredentialStatus>),
     /// Create the `ServiceAccount`, then sign it as what it is by its UID, which goes into the status.
     CreateAccount,
     /// Put label, owner reference and proof on the `ServiceAccount` of this UID and version.
@@ -152,7 +153,12 @@ impl Step {
     /// Whether it ends access. Such steps come first, and one that fails does not keep the others.
     #[must_use]
     pub const fn ends_access(&self) -> bool {
-        matches!(self, Self::DeleteBinding { .. } | Self::Material(material::plan::Step::Delete { .. }))
+        matches!(
+            self,
+            Self::DeleteBinding { .. }
+                | Self::Refuse(_)
+                | Self::Material(material::plan::Step::Delete { .. })
+        )
     }
 }
 

@@ -29,8 +29,13 @@ fn context() -> Context {
         let (head, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let definition = json!({"metadata": {"name": "definition", "uid": "d"}});
-        let answer =
-            if head.method == "GET" { definition } else { serde_json::from_slice::<Value>(&body).unwrap() };
+        let answer = if head.method == "GET" {
+            definition
+        } else {
+            let mut written: Value = serde_json::from_slice(&body).unwrap();
+            written["metadata"]["resourceVersion"] = json!("1");
+            written
+        };
         Ok::<_, Infallible>(http::Response::new(Body::from(answer.to_string().into_bytes())))
     });
     let config = Config {

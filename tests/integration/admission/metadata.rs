@@ -45,7 +45,7 @@ fn owners(count: usize) -> Value {
 }
 
 fn with(metadata: Value) -> Value {
-    json!({ "metadata": metadata })
+    Value::Object([("metadata".to_owned(), metadata)].into_iter().collect())
 }
 
 /// A credential with that metadata beside its name.

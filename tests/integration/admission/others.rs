@@ -52,6 +52,7 @@ fn without_right(
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub fn attacks() -> Vec<Attack> {
     let controllers = "only the controller may, which is system:serviceaccount:credential-operator:credential-operator or \
                        system:serviceaccount:kube-public:second-controller; change the spec instead";

@@ -10,7 +10,7 @@ use std::{
 use credential_operator::api::{ApiToken, ApiTokenState, Credential, CredentialState};
 use k8s_openapi::api::{
     admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
-    core::v1::{ConfigMap, Namespace, Secret},
+    core::v1::{ConfigMap, Namespace, Secret, ServiceAccount},
     rbac::v1::RoleBinding,
 };
 use kube::{
@@ -25,12 +25,14 @@ use super::{
     case::{EDITOR, credential, named, object, policy, token},
     clean_up,
 };
-use crate::support::{DEADLINE, Space, SystemClock, World, apply, documents};
+use crate::support::{DEADLINE, KEYRING, OPERATOR_NAMESPACE, Space, SystemClock, World, apply, documents};
 
 crate::tests![
     what_is_kept_is_what_was_applied,
     nothing_costs_too_much,
     the_operator_works,
+    revoked_token_ends_though_marks_were_removed,
+    orphans_go_and_the_keyring_is_rotated,
     garbage_is_collected,
     a_namespace_goes_with_what_is_protected_in_it,
     kubectl_tells_what_is_missing,
@@ -169,6 +171,60 @@ async fn the_operator_works(world: Arc<World>, space: Space) {
     space.until::<Secret>("c-credential", |secret| secret.is_none()).await;
     operator.stop().await;
     admission.stop().await;
+}
+
+async fn revoked_token_ends_though_marks_were_removed(world: Arc<World>, space: Space) {
+    let admission = Admission::start(&world).await;
+    let operator = world.guarded_operator(SystemClock::shared()).await;
+    space.apply(&credential("{}")).await;
+    let (label, made_for) = ("app.kubernetes.io/managed-by", "credential-operator.io/made-for");
+    let removed = [
+        json!({"labels": {label: null}}),
+        json!({"labels": {label: null}, "annotations": {made_for: null}}),
+        json!({"labels": {label: null}, "ownerReferences": null}),
+        json!({"labels": {label: null}, "annotations": {made_for: null}, "ownerReferences": null}),
+    ];
+    for (number, marks) in removed.into_iter().enumerate() {
+        let name = format!("t{number}");
+        let spec = "{credentialRef: {name: c}, type: ServiceAccount, expiresIn: 1h}";
+        space.apply(&object("ApiToken", &format!("{{name: {name}}}"), spec)).await;
+        space.token(&name, ApiTokenState::Active).await;
+        let secret = format!("{name}-token");
+        let held = operator.hold().await;
+        space.patch::<Secret>(&secret, json!({ "metadata": marks })).await.unwrap();
+        space.patch::<ApiToken>(&name, json!({"spec": {"revoked": true}})).await.unwrap();
+        drop(held);
+        space.token(&name, ApiTokenState::Revoked).await;
+        space.until::<Secret>(&secret, |secret| secret.is_none()).await;
+    }
+    operator.stop().await;
+    admission.stop().await;
+    clean_up(&space).await;
+}
+
+async fn orphans_go_and_the_keyring_is_rotated(world: Arc<World>, space: Space) {
+    let admission = Admission::start(&world).await;
+    let operator = world.guarded_operator(SystemClock::shared()).await;
+    space.apply(&credential("{type: ClientSecret, roles: [{kind: ClusterRole, name: view}]}")).await;
+    space.published("c", 0).await;
+    let params =
+        DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
+    space.api::<Credential>().delete("c", &params).await.unwrap();
+    space.until::<Secret>("c-credential", |found| found.is_none()).await;
+    space.until::<ServiceAccount>("c-credential", |found| found.is_none()).await;
+    let home = Space { client: space.client.clone(), namespace: OPERATOR_NAMESPACE.to_owned() };
+    let asked =
+        json!({"metadata": {"annotations": {"credential-operator.io/rotate-requested-at": space.namespace}}});
+    home.patch::<Secret>(KEYRING, asked).await.unwrap();
+    let answered = |found: Option<&Secret>| {
+        found.is_some_and(|found| {
+            found.annotations().get("credential-operator.io/rotate-answered") == Some(&space.namespace)
+        })
+    };
+    home.until::<Secret>(KEYRING, answered).await;
+    operator.stop().await;
+    admission.stop().await;
+    clean_up(&space).await;
 }
 
 async fn garbage_is_collected(world: Arc<World>, space: Space) {

@@ -91,7 +91,7 @@ impl<'a> Policy<'a> {
         let refused = conditions(&status.conditions, refused, credential.metadata.generation, now);
         status.conditions.retain(|said| said.kind != kind.as_str());
         status.conditions.extend(refused);
-        Some(Step::Say(Box::new(status)))
+        Some(Step::Refuse(Box::new(status)))
     }
 }
 

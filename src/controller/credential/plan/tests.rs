@@ -130,10 +130,10 @@ fn told(observed: &Observed, now: Timestamp) -> String {
         .iter()
         .map(|step| match step {
             Step::Material(_) => unreachable!("a Token holds no material"),
-            Step::Say(status) => {
-                let before = observed.credential.status.clone().unwrap_or_default();
-                let refuses = status.is_refused_by_policy() && !before.is_refused_by_policy();
-                if refuses { "refuse".to_owned() } else { format!("say {}", status.bound_in.join(" ")) }
+            Step::Say(status) => format!("say {}", status.bound_in.join(" ")),
+            Step::Refuse(status) => {
+                assert!(status.is_refused_by_policy());
+                "refuse".to_owned()
             }
             Step::CreateAccount => "account".to_owned(),
             Step::MendAccount { .. } => "mend account".to_owned(),

@@ -7,19 +7,19 @@ fn violate(observed: &mut Observed, severity: Severity) {
 }
 
 #[test]
-fn what_a_policy_refuses_is_said_before_it_is_unbound_and_heals() {
+fn violating_credential_is_unbound_before_its_status_is_written_and_heals() {
     let mut observed = bound_outside();
     violate(&mut observed, Severity::Refused);
-    let unbound = "unbind nodes everywhere, unbind view in edge, unbind view in team-a, let go";
+    let unbound = "unbind nodes everywhere, unbind view in edge, unbind view in team-a";
     let refused = "Failed Stalled (PolicyViolation) | -";
-    assert_eq!(told(&observed, now()), format!("refuse, {unbound} | {refused}"));
+    assert_eq!(told(&observed, now()), format!("{unbound}, refuse, let go | {refused}"));
     // Whatever of it cannot be done, the values are refused.
     let planned = plan(&observed, now()).status.unwrap();
     let blamed = super::refused(&observed.credential, planned, Reason::Pending, "503", now());
     assert!(blamed.is_refused_by_policy());
     let mut said_already = observed.clone();
     said_already.credential.status = Some(blamed);
-    assert_eq!(told(&said_already, now()), format!("{unbound} | {refused}"));
+    assert_eq!(told(&said_already, now()), format!("{unbound}, let go | {refused}"));
 
     let mut observed = World::of(observed).settle().seen;
     assert_eq!(told(&observed, now()), format!("- | {refused}"));

@@ -269,7 +269,7 @@ fn what_is_bound_out_of_reach_holds_the_credential() {
     check(
         out_of_reach,
         &[
-            ("refused", |_| {}, "refuse, unbind view in edge | Failed Stalled (RoleNotBindable) | -"),
+            ("refused", |_| {}, "unbind view in edge, refuse | Failed Stalled (RoleNotBindable) | -"),
             ("no longer asked for", no_more, "- | Failed Usable Stalled (RoleNotBindable) | -"),
             ("ended", |o| end_at(o, NOW), "unbind view in edge | Expired Stalled (RoleNotBindable) | -"),
             ("deleted", terminate, "unbind view in edge | Failed Usable Stalled (RoleNotBindable) | -"),
@@ -349,7 +349,7 @@ fn what_is_being_deleted_is_bound_until_it_is_gone() {
             (
                 "refused",
                 |o| o.policy = Some(breach(Severity::Refused)),
-                "refuse, unbind nodes everywhere, unbind view in edge | Failed Stalled (PolicyViolation) | -",
+                "unbind nodes everywhere, unbind view in edge, refuse | Failed Stalled (PolicyViolation) | -",
             ),
             (
                 "deleted",

@@ -51,7 +51,7 @@ impl World {
         for step in plan.steps.into_iter().take(limit) {
             match step {
                 Step::Material(_) => unreachable!("a Token holds no material"),
-                Step::Say(status) => self.seen.credential.status = Some(*status),
+                Step::Say(status) | Step::Refuse(status) => self.seen.credential.status = Some(*status),
                 Step::CreateAccount => {
                     assert_eq!(self.seen.account, AccountSeen::Absent, "409");
                     let uid = "account-uid".to_owned();

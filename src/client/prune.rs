@@ -189,6 +189,8 @@ impl Pruner {
                         && self.frames.last().is_some_and(|frame| frame.is_array && frame.seen == 0)
                     {
                         self.close(found)?;
+                    } else if !matches!(byte, b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n') {
+                        return Err(Malformed);
                     } else if !self.open(byte) {
                         continue;
                     }

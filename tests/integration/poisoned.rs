@@ -171,10 +171,15 @@ where
     let path = format!("{}/{name}", K::url_path(&(), Some(&space.namespace)));
     loop {
         let mut object = send(space, "GET", &path, &Value::Null).await.unwrap();
+        let api_version = object["apiVersion"].clone();
         let metadata = &mut object["metadata"];
         match (&mut metadata[field], value) {
             (Value::Object(there), Value::Object(more)) => there.extend(more.clone()),
             (there, value) => *there = value.clone(),
+        }
+        // What is of another version is dropped by the API server.
+        for entry in metadata["managedFields"].as_array_mut().into_iter().flatten() {
+            entry["apiVersion"] = api_version.clone();
         }
         match send(space, "PUT", &path, &object).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {}

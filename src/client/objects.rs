@@ -378,7 +378,7 @@ async fn beginning(mut body: Body) -> Vec<u8> {
     while text.len() < REFUSAL {
         match body.frame().await {
             Some(Ok(frame)) => {
-                text.extend_from_slice(frame.data_ref().map(AsRef::as_ref).unwrap_or_default())
+                text.extend_from_slice(frame.data_ref().map(AsRef::as_ref).unwrap_or_default());
             }
             Some(Err(_)) | None => break,
         }
@@ -461,10 +461,12 @@ impl<K: Readable> Page<K> {
 
         loop {
             match self.documents.next().await? {
-                Some(Document::Item(json)) => match Watched::read(&json) {
-                    Some(object) => return Ok(Some(object)),
-                    None => warn!(kind = %K::kind(&()), "an item of a list has no name and is left out"),
-                },
+                Some(Document::Item(json)) => {
+                    if let Some(object) = Watched::read(&json) {
+                        return Ok(Some(object));
+                    }
+                    warn!(kind = %K::kind(&()), "an item of a list has no name and is left out");
+                }
                 Some(Document::Envelope(json)) => {
                     let list: List = serde_json::from_slice(&json).map_err(Error::SerdeError)?;
                     self.metadata = Some(list.metadata);

@@ -169,7 +169,7 @@ impl Pruner {
         while let Some((&byte, rest)) = bytes.split_first() {
             match &mut self.state {
                 State::Whole { .. } => {
-                    bytes = self.whole(bytes, found)?;
+                    bytes = self.whole(bytes, found);
                     continue;
                 }
                 State::KeyText { escaped } => {
@@ -314,12 +314,8 @@ impl Pruner {
     }
 
     /// Takes in what belongs to a value that is kept or dropped as a whole, and returns what comes after it.
-    fn whole<'b>(
-        &mut self,
-        bytes: &'b [u8],
-        found: &mut impl FnMut(Document),
-    ) -> Result<&'b [u8], Malformed> {
-        let State::Whole { fate, start, depth, text, escaped } = &mut self.state else { return Ok(bytes) };
+    fn whole<'b>(&mut self, bytes: &'b [u8], found: &mut impl FnMut(Document)) -> &'b [u8] {
+        let State::Whole { fate, start, depth, text, escaped } = &mut self.state else { return bytes };
         let mut end = bytes.len();
         let mut ended = false;
         let mut at = 0;
@@ -374,9 +370,9 @@ impl Pruner {
         if ended {
             let (fate, start) = (*fate, *start);
             self.settle(fate, start);
-            self.after(found)?;
+            self.after(found);
         }
-        Ok(&bytes[end..])
+        &bytes[end..]
     }
 
     /// A whole value is complete: makes it empty where it takes too much, and leaves out what is one too many.
@@ -440,11 +436,12 @@ impl Pruner {
         if let Some(parent) = self.frames.last_mut() {
             parent.seen += 1;
         }
-        self.after(found)
+        self.after(found);
+        Ok(())
     }
 
     /// A value is complete, and written where it is kept.
-    fn after(&mut self, found: &mut impl FnMut(Document)) -> Result<(), Malformed> {
+    fn after(&mut self, found: &mut impl FnMut(Document)) {
         self.state = State::Next;
         match self.frames.last() {
             Some(frame) if frame.node == Node::Items => {
@@ -463,7 +460,6 @@ impl Pruner {
                 });
             }
         }
-        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use futures::{Stream, StreamExt, stream::BoxStream};
 use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::MicroTime};
 use kube::{
-    Api, Client,
+    Client,
     api::{Patch, PatchParams},
     runtime::{WatchStreamExt, watcher},
 };
@@ -87,7 +87,7 @@ impl Candidate {
         reason = "as the lease manager reads the Lease, which only those can poison who may write in the operator's own namespace"
     )]
     pub async fn lead(&self) -> Leader {
-        let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        let api = kube::Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
         let mut seen = watcher::watch_object(api, LEASE).default_backoff().boxed();
         info!(identity = self.identity, "waiting to lead");
         loop {

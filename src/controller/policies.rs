@@ -230,7 +230,7 @@ impl Context {
         namespace: &str,
     ) -> Before {
         let mut ranks = std::mem::take(&mut judgements.ranks);
-        let before = ranks.behind(group.clone(), own, || {
+        let before = ranks.behind(group, own, || {
             let mut all = Vec::new();
             self.credentials.each_in(namespace, |other, brief| {
                 all.extend((!brief.over).then(|| Owned::from(judgements.of_credential(other, brief))));
@@ -250,7 +250,7 @@ impl Context {
         credential: &Key,
     ) -> Before {
         let mut ranks = std::mem::take(&mut judgements.ranks);
-        let before = ranks.behind(group.clone(), own, || {
+        let before = ranks.behind(group, own, || {
             let mut all = Vec::new();
             self.tokens.each_owned_by(credential, |other, brief| {
                 all.extend((!brief.over).then(|| Owned::from(judgements.of_token(other, brief))));

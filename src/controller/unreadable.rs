@@ -63,13 +63,13 @@ pub async fn reconcile_token(ctx: &Context, place: &Place) -> Result<(), Request
 }
 
 /// The object at `place` as the API server has it, if it is there and does not fit its kind.
-async fn find<K: Kept + Readable>(
+async fn find<K>(
     ctx: &Context,
     cache: &Cache<K>,
     place: &Place,
 ) -> Result<Option<InvalidObject>, RequestError>
 where
-    K: Resource<Scope = NamespaceResourceScope>,
+    K: Kept + Readable + Resource<Scope = NamespaceResourceScope>,
 {
     if !cache.is_unreadable(place) {
         return Ok(None);

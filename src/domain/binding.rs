@@ -289,10 +289,12 @@ mod tests {
 
     #[test]
     fn only_a_binding_that_the_credential_could_have_made_is_an_orphan_of_it() {
+        type Change = (&'static str, fn(&mut Binding));
+
         let (owner, mut orphan) = made();
         orphan.metadata.owner_references = None;
         assert!(owner.orphaned(&orphan));
-        let changes: [(&str, fn(&mut Binding)); 6] = [
+        let changes: [Change; 6] = [
             ("name", |found| found.metadata.name = Some("mine".to_owned())),
             ("namespace", |found| found.metadata.namespace = Some("m".to_owned())),
             ("role", |found| found.role_ref.name = "edit".to_owned()),

@@ -143,6 +143,7 @@ impl State {
 fn record(object: &Value, kstatus: &str, space: &Space) -> String {
     const INSTANT: &str = "2026-01-01T00:00:00Z";
     const ELSEWHERE: &str = "orders";
+    const EXCEEDED: &str = "is exceeded by ";
     let part = |part: &str, keys: &[&str]| -> Value {
         let Some(there) = object[part].as_object() else { return Value::Null };
         there
@@ -164,6 +165,13 @@ fn record(object: &Value, kstatus: &str, space: &Space) -> String {
     let conditions = kept.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
     for condition in conditions.into_iter().flatten() {
         condition["lastTransitionTime"] = json!(INSTANT);
+        // How many credentials of the other states are there by then differs.
+        if let Some((before, after)) =
+            condition["message"].as_str().and_then(|text| text.split_once(EXCEEDED))
+        {
+            let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
+            condition["message"] = json!(format!("{before}{EXCEEDED}9{after}"));
+        }
     }
     let record = json!({"kstatus": kstatus, "object": without_nulls(kept)});
     let mut text = serde_yaml_ng::to_string(&record).unwrap();

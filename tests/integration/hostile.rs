@@ -25,7 +25,10 @@ crate::tests![
 ];
 
 pub mod hostile_alone {
-    use super::*;
+    use super::{
+        a_credential_costs_one_write_more_for_the_proof_of_its_account,
+        a_panic_is_reported_by_the_status_and_an_event, accounts_of_an_earlier_version_are_signed_once,
+    };
 
     crate::tests![
         a_panic_is_reported_by_the_status_and_an_event,

@@ -138,7 +138,8 @@ fn events_come_one_after_the_other() {
     let event =
         |kind: &str, name: &str| json!({"type": kind, "object": {"metadata": {"name": name}, "status": "x"}});
     let events = [event("ADDED", "a"), event("DELETED", "b")];
-    let mut text: String = events.iter().map(|event| format!("{event}\n")).collect();
+    let [first, second] = &events;
+    let mut text = format!("{first}\n{second}\n");
     assert_eq!(read(Shape::Events, KEEP, &text, 3).unwrap(), events);
     text.push_str("{\"type\":\"ADD");
     assert_eq!(read(Shape::Events, KEEP, &text, 3), Err(Malformed), "it broke off");

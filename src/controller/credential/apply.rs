@@ -331,13 +331,13 @@ pub async fn remove_finalizer(ctx: &Context, owner: &Owner) -> Result<Option<Cre
     let what = || format!("remove the finalizer of Credential {namespace}/{name}");
     let all = send(what, objects.finalizers(name, uid)).await?;
     let Some(index) = all.iter().position(|finalizer| finalizer == name::FINALIZER) else { return Ok(None) };
-    let path = format!("/metadata/finalizers/{index}");
-    let patch = json!([
+    let place = format!("/metadata/finalizers/{index}");
+    let operations = json!([
         {"op": "test", "path": "/metadata/uid", "value": uid},
-        {"op": "test", "path": path, "value": name::FINALIZER},
-        {"op": "remove", "path": path},
+        {"op": "test", "path": place, "value": name::FINALIZER},
+        {"op": "remove", "path": place},
     ]);
-    let patched = unless_gone(send(what, objects.json_patch(name, &patching(), &patch)).await)?;
+    let patched = unless_gone(send(what, objects.json_patch(name, &patching(), &operations)).await)?;
     Ok(remember(ctx, patched))
 }
 

@@ -229,17 +229,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         let status = status.filter(|status| outside && Some(status) != credential.status.as_ref());
         return Plan { steps, status, wake: None, again: false, waits_for_others: false };
     }
-    match &observed.account {
-        AccountSeen::Absent if makes_account => steps.push(Step::CreateAccount),
-        AccountSeen::Ours { uid, resource_version, intact: false } => {
-            steps.push(Step::MendAccount { uid: uid.clone(), resource_version: resource_version.clone() });
-        }
-        AccountSeen::Absent
-        | AccountSeen::Ours { .. }
-        | AccountSeen::Terminating
-        | AccountSeen::Predecessors
-        | AccountSeen::Foreign => {}
-    }
+    steps.extend(account_step(&observed.account, makes_account));
     if outside && !held {
         steps.push(Step::AddFinalizer);
     }
@@ -278,6 +268,20 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let wakes = end.filter(|_| !past_end).into_iter().chain(look_again).chain(material.wake);
     let wake = wakes.chain(policy.heals_at(now)).min();
     Plan { steps, status: Some(status), wake, again: material.again, waits_for_others }
+}
+
+/// What the `ServiceAccount` needs, if anything.
+fn account_step(account: &AccountSeen, makes_account: bool) -> Option<Step> {
+    match account {
+        AccountSeen::Absent => makes_account.then_some(Step::CreateAccount),
+        AccountSeen::Ours { uid, resource_version, intact: false } => {
+            Some(Step::MendAccount { uid: uid.clone(), resource_version: resource_version.clone() })
+        }
+        AccountSeen::Ours { .. }
+        | AccountSeen::Terminating
+        | AccountSeen::Predecessors
+        | AccountSeen::Foreign => None,
+    }
 }
 
 /// Whether our finalizer holds the credential.
@@ -447,9 +451,10 @@ fn status(
         Verdict::Active => {
             let (reason, mut say) = what_is_published(delivered_at);
             if let Some((every, kept)) = domain_material::cost::lengthened(&credential.spec) {
-                say += &format!(
-                    "; spec.rotation.every is {every}, but this material takes long to generate and is rotated every {} min",
-                    kept.as_mins()
+                let minutes = kept.as_mins();
+                say = format!(
+                    "{say}; spec.rotation.every is {every}, but this material takes long to generate and is rotated every \
+                     {minutes} min"
                 );
             }
             let ready = finding(ConditionType::Ready, true, reason, &say);

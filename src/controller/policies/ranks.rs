@@ -71,11 +71,11 @@ impl Ranks {
     /// How many of the group come before `own`; `all` lists those that count, where that is not known freshly.
     pub(super) fn behind(
         &mut self,
-        group: Group,
+        group: &Group,
         own: &Standing<'_>,
         all: impl FnOnce() -> Vec<Owned>,
     ) -> Before {
-        if !self.orders.get(&group).is_some_and(Order::is_fresh) {
+        if !self.orders.get(group).is_some_and(Order::is_fresh) {
             if self.orders.len() >= KEPT {
                 self.orders.retain(|_, order| order.is_fresh());
             }
@@ -86,7 +86,7 @@ impl Ranks {
             self.orders.insert(group.clone(), Order { sorted_at: Instant::now(), sorted, admitted: 0 });
         }
         let own = Owned::from(*own);
-        let order = self.orders.get(&group);
+        let order = self.orders.get(group);
         let known = order.map_or(0, |order| order.sorted.partition_point(|other| *other < own));
         Before { known, at_most: known + order.map_or(0, |order| order.admitted) }
     }
@@ -129,7 +129,7 @@ mod tests {
         let mut ranks = Ranks::default();
         let mut sorted = 0;
         let mut before = |ranks: &mut Ranks, own: Standing<'_>| {
-            let before = ranks.behind(group(), &own, || {
+            let before = ranks.behind(&group(), &own, || {
                 sorted += 1;
                 [standing(true, 2, "b"), standing(true, 1, "a"), standing(false, 3, "c")]
                     .map(Owned::from)

@@ -112,7 +112,7 @@ async fn a_service_account_without_a_proof_is_never_deleted(world: Arc<World>, s
     }
     let live = made_for(&signed(&space, "live-credential").await);
     let dead = made_for(&signed(&space, "dead-credential").await);
-    space.api::<Credential>().delete("dead", &DeleteParams::background()).await.unwrap();
+    space.api::<Credential>().delete("dead", &DeleteParams::orphan()).await.unwrap();
     gone::<ServiceAccount>(&space, "dead-credential").await;
 
     let elsewhere = world.space("elsewhere").await;

@@ -229,6 +229,8 @@ async fn what_cannot_succeed_is_not_tried_again_and_again(world: Arc<World>, spa
         // Tried again after 5, 10, 20 s and so on, to a minute.
         ("create rolebindings", 8),
         ("create serviceaccounts", 1),
+        // The proof of the account.
+        ("patch_metadata serviceaccounts", 1),
         ("get rolebindings", 0),
         ("replace_status apitokens", 3),
         ("replace_status credentials", 4),

@@ -141,7 +141,8 @@ impl Bug {
     /// Whether it is a mistake that the admission policies would keep from having any effect.
     #[must_use]
     pub fn is_unguarded(self) -> bool {
-        matches!(self, Self::NoAdmission | Self::AnotherAccount)
+        // What the policies refuse is to be caught by the laws, too.
+        matches!(self, Self::NoAdmission | Self::AnotherAccount | Self::Overwrite)
     }
 
     /// Whether it deletes nothing of that kind.

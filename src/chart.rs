@@ -17,7 +17,7 @@ use crate::{
 
 /// Helm leaves it when the chart is uninstalled: with a definition go all objects of its kind.
 const KEEP: (&str, &str) = ("helm.sh/resource-policy", "keep");
-/// What stands in the place of the accounts that policies are made for, as a list in an expression; the chart's helpers define it.
+/// Placeholder for the controllers' accounts, as a list in an expression. The chart's helpers define it.
 const CONTROLLERS: &str = r#"{{ include "credential-operator-crds.controllers" . }}"#;
 /// The same where the list is the whole expression, which YAML has in quotes.
 const QUOTED: &str = r#"{{ include "credential-operator-crds.controllers" . | quote }}"#;

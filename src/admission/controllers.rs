@@ -1,5 +1,5 @@
 //! What the accounts of controllers may write beyond their own kinds, and no more: Secrets, `ServiceAccount`s and role bindings
-//! that the operator creates. RBAC cannot tell these from others, so without these policies whoever steals a controller's token becomes
+//! that the operator creates. RBAC cannot tell these from others, so without these policies the thief of a controller's token becomes
 //! any ServiceAccount by a Secret of type `kubernetes.io/service-account-token`.
 //!
 //! UPDATE and DELETE go by the stored object. One mark of several is enough, so that somebody who removes a label does not keep
@@ -24,7 +24,7 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 const WRITES: &[&str] = &["CREATE", "UPDATE", "DELETE"];
 
 /// With so many owner references an object counts as managed. To look for ours among more of them would cost more than the
-/// API server allows, and then whoever may edit a Secret could keep the controller from deleting it.
+/// API server allows, and then an editor of the Secret could keep the controller from deleting it.
 const MAX_OWNERS: usize = 256;
 
 /// Without the group.

@@ -37,7 +37,7 @@ const ANNOTATIONS: &[&str] = &[
 const REQUESTS: &[&str] = &[name::ACKNOWLEDGED_ANNOTATION, name::ROTATE_ANNOTATION];
 /// How many bytes one of these may take, and all others of our group together.
 const REQUEST: usize = 1 << 10;
-/// How many bytes one annotation of ours may take: an attestation lists what else is in a Secret.
+/// How many bytes one annotation of the controller may take: an attestation lists what else is in a Secret.
 const PROOF: usize = 64 << 10;
 /// How many bytes of foreign labels, and of foreign annotations, are kept of a Secret: users may ask for some there.
 const ASKED_FOR: usize = 16 << 10;

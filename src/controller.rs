@@ -18,6 +18,7 @@ pub mod keyring;
 pub mod metrics;
 pub mod mint;
 pub mod orphans;
+mod owned_secret;
 mod packed;
 pub mod panics;
 mod place;

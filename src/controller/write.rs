@@ -15,6 +15,9 @@ use crate::{
 /// No request of ours may hold a worker longer.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How many finalizers a message names.
+const FINALIZERS_SHOWN: usize = 3;
+
 /// The field manager of every write of ours.
 pub const FIELD_MANAGER: &str = "credential-operator";
 
@@ -63,6 +66,16 @@ pub enum RequestError {
         #[source]
         source: SealError,
     },
+    /// A Secret that must be deleted is kept by its finalizers.
+    #[error("Secret {place} is being deleted, but its finalizers keep it: {}", named(finalizers))]
+    Held {
+        /// Namespace and name.
+        place: String,
+        /// The finalizers that it had when it was to be deleted.
+        finalizers: Vec<String>,
+        /// Whether the API server minted the token in it.
+        minted: bool,
+    },
     /// There was no answer in time; the write may or may not have happened.
     #[error("no answer within {} s to: {what}", DEADLINE.as_secs())]
     Late {
@@ -101,6 +114,7 @@ impl RequestError {
             | Self::Stale { .. }
             | Self::Material { .. }
             | Self::Sealing { .. }
+            | Self::Held { .. }
             | Self::Late { .. }) => other,
         }
     }
@@ -130,6 +144,15 @@ impl RequestError {
             }
             Self::Sealing { source, .. } => {
                 Trouble::Refused { reason: Reason::InvalidSpec, message: source.to_string() }
+            }
+            Self::Held { minted, .. } => {
+                let accepted = if *minted {
+                    ". The API server may accept its token until 60 s after the deletion began"
+                } else {
+                    ""
+                };
+                let next = "Have whoever added the finalizers remove them";
+                Trouble::Refused { reason: Reason::Pending, message: format!("{self}{accepted}. {next}") }
             }
             Self::Late { .. } => Trouble::Passing,
         }
@@ -171,6 +194,16 @@ impl Trouble {
             (400 | 401 | 403 | 405 | 413 | 422, _) => refused(Reason::Pending),
             _ => Self::Passing,
         }
+    }
+}
+
+/// The first of these finalizers, and how many more there are.
+fn named(finalizers: &[String]) -> String {
+    let shown = finalizers.len().min(FINALIZERS_SHOWN);
+    let names = finalizers[..shown].join(", ");
+    match finalizers.len() - shown {
+        0 => names,
+        more => format!("{names} and {more} more"),
     }
 }
 

@@ -14,7 +14,7 @@ mod object_store;
 mod opaque;
 mod password;
 mod provided;
-mod registry;
+pub mod registry;
 mod ssh_key;
 mod tls;
 mod totp;

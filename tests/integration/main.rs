@@ -20,6 +20,7 @@ mod emptied;
 mod ends;
 mod events;
 mod gitops;
+mod held;
 mod hostile;
 mod keyring;
 mod kubeconfig;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         ends::tests(),
         events::tests(),
         gitops::tests(),
+        held::tests(),
         hostile::tests(),
         listed::tests(),
     ]

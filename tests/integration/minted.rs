@@ -60,22 +60,22 @@ pub mod minted_alone {
 }
 
 /// How soon the API server refuses what was taken back.
-const REFUSED_WITHIN: Duration = Duration::from_secs(20);
+pub const REFUSED_WITHIN: Duration = Duration::from_secs(20);
 
-fn credential(name: &str) -> String {
+pub fn credential(name: &str) -> String {
     format!(
         "apiVersion: credential-operator.io/v1alpha1\nkind: Credential\nmetadata: {{name: {name}}}\nspec: {{roles: [{{kind: ClusterRole, name: view}}]}}\n"
     )
 }
 
-fn token(name: &str, credential: &str, rest: &str) -> String {
+pub fn token(name: &str, credential: &str, rest: &str) -> String {
     format!(
         "apiVersion: credential-operator.io/v1alpha1\nkind: ApiToken\nmetadata: {{name: {name}}}\nspec: {{credentialRef: {{name: {credential}}}, type: ServiceAccount, {rest}}}\n"
     )
 }
 
 /// Waits for the next value, and returns the token and it.
-async fn issued(space: &Space, name: &str, serial: i64) -> (ApiToken, String) {
+pub async fn issued(space: &Space, name: &str, serial: i64) -> (ApiToken, String) {
     let there = space.until::<ApiToken>(name, |token| {
         token.and_then(|token| token.status.as_ref()).is_some_and(|status| {
             status.state == Some(ApiTokenState::Active)

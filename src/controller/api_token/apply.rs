@@ -20,12 +20,14 @@ use super::{
     plan::{Attest, Held, Mend, Plan, Recipe, Step, is_once},
 };
 use crate::{
-    api::{ApiToken, ApiTokenState, ApiTokenStatus, credential::ObjectReference},
+    api::{
+        ApiToken, ApiTokenState, ApiTokenStatus, credential::ObjectReference, credential_policy::TokenType,
+    },
     client::Objects,
     controller::{
         Context, Key, Place,
         cache::Kept,
-        events,
+        events, owned_secret,
         watch::count_soon,
         write::{FIELD_MANAGER, RequestError, delete_only, send, unless_gone},
     },
@@ -252,10 +254,8 @@ async fn delete_secret(
     resource_version: Option<&str>,
 ) -> Result<(), RequestError> {
     let place = Place::new(token.metadata.namespace.clone().unwrap_or_default(), secret.name.clone());
-    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
-    let params = delete_only(&secret.uid, resource_version);
-    unless_gone(send(|| format!("delete Secret {place}"), api.delete(&secret.name, &params)).await)?;
-    ctx.secrets.forget(&place, &secret.uid);
+    let minted = token.spec.token_type == TokenType::ServiceAccount;
+    owned_secret::delete(ctx, &place, &secret.uid, resource_version, minted).await?;
     ctx.forget_whole(&Key::api_token(token), &place);
     Ok(())
 }

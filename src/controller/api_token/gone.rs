@@ -9,8 +9,8 @@ use crate::{
     api::ApiToken,
     client::Objects,
     controller::{
-        Context, Key, Place,
-        write::{RequestError, delete_only, send, unless_gone},
+        Context, Key, Place, owned_secret,
+        write::{RequestError, send},
     },
     domain::binding::controller,
 };
@@ -46,10 +46,5 @@ async fn delete(
         return Ok(());
     }
     let held = Place::new(place.namespace(), name);
-    let secrets = Objects::<Secret>::namespaced(ctx.client.clone(), place.namespace());
-    unless_gone(
-        send(|| format!("delete Secret {held}"), secrets.delete(name, &delete_only(uid, None))).await,
-    )?;
-    ctx.secrets.forget(&held, uid);
-    Ok(())
+    owned_secret::delete(ctx, &held, uid, None, true).await
 }

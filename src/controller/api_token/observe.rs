@@ -75,7 +75,7 @@ pub async fn observe(ctx: &Context, token: &ApiToken) -> Result<Observed, Reques
         }
         SecretSeen::Ours(_) if native.is_some() => minted::is_due(token, &status, &secret, ctx.clock.now()),
         SecretSeen::Ours(own) => is_due(token, &status, ctx.clock.now()) || is_for_others(token, own),
-        SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => false,
+        SecretSeen::Terminating(_) | SecretSeen::Predecessors | SecretSeen::Foreign => false,
     };
     if wanted && lacks {
         latest(ctx, token).await?;
@@ -313,9 +313,6 @@ fn judge(
     found: &Secret,
 ) -> SecretSeen {
     let metadata = &found.metadata;
-    if metadata.deletion_timestamp.is_some() {
-        return SecretSeen::Terminating;
-    }
     let uid = token.metadata.uid.clone().unwrap_or_default();
     let keyring = ctx.keyring();
     let value = found
@@ -358,6 +355,9 @@ fn judge(
     };
     // A status can be forged; what it says of a UID counts only together with a keyed proof.
     let ours_by_proof = recorded_uid && (attested.is_some() || anothers || digested);
+    if metadata.deletion_timestamp.is_some() {
+        return terminating(metadata, owned(token, metadata) || ours_by_proof);
+    }
     if !owned(token, metadata) && !ours_by_proof {
         return anothers_secret(token, metadata);
     }
@@ -392,12 +392,13 @@ fn judge(
     ours(token, metadata, content)
 }
 
+fn terminating(found: &ObjectMeta, ours: bool) -> SecretSeen {
+    SecretSeen::Terminating(ours.then(|| reference(found)))
+}
+
 fn ours(token: &ApiToken, found: &ObjectMeta, content: Content) -> SecretSeen {
     SecretSeen::Ours(Box::new(OwnSecret {
-        reference: ObjectReference {
-            name: found.name.clone().unwrap_or_default(),
-            uid: found.uid.clone().unwrap_or_default(),
-        },
+        reference: reference(found),
         resource_version: found.resource_version.clone().unwrap_or_default(),
         sealed_for: attestation(found).and_then(|attestation| attestation.sealed_for),
         labels: found.labels.clone().unwrap_or_default(),
@@ -405,6 +406,13 @@ fn ours(token: &ApiToken, found: &ObjectMeta, content: Content) -> SecretSeen {
         owned: owned(token, found),
         content,
     }))
+}
+
+fn reference(found: &ObjectMeta) -> ObjectReference {
+    ObjectReference {
+        name: found.name.clone().unwrap_or_default(),
+        uid: found.uid.clone().unwrap_or_default(),
+    }
 }
 
 /// What a Secret is that is not this token's.

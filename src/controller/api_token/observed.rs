@@ -99,8 +99,8 @@ impl CredentialSeen {
 pub enum SecretSeen {
     /// None; where the status names one, an uncached read confirmed it.
     Absent,
-    /// Being deleted.
-    Terminating,
+    /// Being deleted; which one, if it is this token's.
+    Terminating(Option<ObjectReference>),
     /// Of an earlier `ApiToken` of the same name; garbage collection will take it.
     Predecessors,
     /// Somebody else's.
@@ -113,7 +113,7 @@ impl SecretSeen {
     /// Whether something is in the way that no watch need show.
     #[must_use]
     pub fn waits_for_others(&self) -> bool {
-        matches!(self, Self::Terminating | Self::Predecessors | Self::Foreign)
+        matches!(self, Self::Terminating(_) | Self::Predecessors | Self::Foreign)
     }
 }
 

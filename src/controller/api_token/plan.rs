@@ -283,7 +283,7 @@ impl Live<'_> {
                 }
             },
             SecretSeen::Absent => self.issue(Vec::new()),
-            SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => self.in_the_way(),
+            SecretSeen::Terminating(_) | SecretSeen::Predecessors | SecretSeen::Foreign => self.in_the_way(),
         }
     }
 
@@ -291,7 +291,7 @@ impl Live<'_> {
     fn in_the_way(self) -> Plan {
         let look_again = self.now.checked_add(LOOK_AGAIN_AFTER).ok();
         match &self.observed.secret {
-            SecretSeen::Ours(_) | SecretSeen::Absent | SecretSeen::Terminating => {
+            SecretSeen::Ours(_) | SecretSeen::Absent | SecretSeen::Terminating(_) => {
                 let say = format!("Secret {} is being deleted; the token waits for that", self.secret_name());
                 self.without_value(Reason::Pending, say, look_again)
             }
@@ -527,9 +527,14 @@ fn delete_secret(secret: &SecretSeen) -> Vec<Step> {
         SecretSeen::Ours(secret) => {
             vec![Step::DeleteSecret { secret: secret.reference.clone(), resource_version: None }]
         }
-        SecretSeen::Absent | SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => {
-            Vec::new()
+        // Its finalizers are still to be reported, or removed.
+        SecretSeen::Terminating(Some(secret)) => {
+            vec![Step::DeleteSecret { secret: secret.clone(), resource_version: None }]
         }
+        SecretSeen::Absent
+        | SecretSeen::Terminating(None)
+        | SecretSeen::Predecessors
+        | SecretSeen::Foreign => Vec::new(),
     }
 }
 

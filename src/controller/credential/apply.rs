@@ -78,6 +78,10 @@ pub async fn apply(
                     Ok(Done::Yes) => {}
                     // What was planned to be said speaks of what is not there yet.
                     Ok(Done::Later) => later = true,
+                    // It is reported. Waiting for whoever added the finalizers must not delay the rest.
+                    Err(error @ RequestError::Held { .. }) => {
+                        refusal.get_or_insert(error);
+                    }
                     Err(error) if ends_access => failed = failed.and(Err(error)),
                     Err(error) if matches!(error.trouble(), Trouble::Refused { .. }) => {
                         refusal.get_or_insert(error);

@@ -44,8 +44,8 @@ pub struct Seen {
 pub enum SecretSeen {
     /// None; where the status names one, an uncached read confirmed it.
     Absent,
-    /// Being deleted.
-    Terminating,
+    /// Being deleted; which one, if it is this credential's.
+    Terminating(Option<ObjectReference>),
     /// Of an earlier Credential of the same name; garbage collection will take it.
     Predecessors,
     /// Somebody else's.

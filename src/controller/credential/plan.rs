@@ -513,10 +513,18 @@ fn usability(credential: &Credential) -> Finding {
 }
 
 fn refused_by_policy(status: &CredentialStatus) -> Option<Finding> {
-    let usable = |said: &&Condition| said.kind == ConditionType::Usable.as_str();
-    let said = status.conditions.iter().find(usable).filter(|_| status.is_refused_by_policy())?;
+    let message = usable(status).filter(|_| status.is_refused_by_policy())?.message.clone();
     let (kind, reason) = (ConditionType::Usable, Reason::PolicyViolation);
-    Some(Finding { kind, holds: false, reason, message: said.message.clone() })
+    Some(Finding { kind, holds: false, reason, message })
+}
+
+fn ended(status: &CredentialStatus) -> Option<Finding> {
+    let message = usable(status).filter(|_| status.state == Some(CredentialState::Expired))?.message.clone();
+    Some(Finding { kind: ConditionType::Usable, holds: false, reason: Reason::Expired, message })
+}
+
+fn usable(status: &CredentialStatus) -> Option<&Condition> {
+    status.conditions.iter().find(|condition| condition.kind == ConditionType::Usable.as_str())
 }
 
 /// What the status says while something that takes long is being made.
@@ -555,14 +563,19 @@ pub fn refused(
             | Reason::MaterialInvalid
     );
     // That its values are refused does not wait for what could not be written.
-    let by_policy = refused_by_policy(&planned);
+    let refuses = refused_by_policy(&planned).or_else(|| ended(&planned));
     let findings = vec![
         blame(ConditionType::Ready, false),
-        by_policy.unwrap_or_else(|| usability(credential)),
+        refuses.unwrap_or_else(|| usability(credential)),
         blame(ConditionType::Reconciling, !stalled),
         blame(ConditionType::Stalled, stalled),
     ];
-    let state = if stalled { CredentialState::Failed } else { CredentialState::Pending };
+    let state = match (planned.state, stalled) {
+        // Once expired, always expired: a clock that is set back must not bind a role again.
+        (Some(CredentialState::Expired), _) => CredentialState::Expired,
+        (_, true) => CredentialState::Failed,
+        (_, false) => CredentialState::Pending,
+    };
     let service_account = planned.service_account.clone().or(before.service_account);
     let conditions = conditions(&before.conditions, findings, credential.metadata.generation, now);
     // What was to be published is not.

@@ -8,12 +8,14 @@ use crate::{
     client::{InvalidObject, Objects},
     controller::{
         Context, Key, Place,
+        api_token::observe::is_minted,
         credential::{
             apply,
             observe::{latest, look},
             plan::{is_held, owner_of},
         },
-        write::{RequestError, delete_only, send, unless_gone},
+        owned_secret,
+        write::{RequestError, send},
     },
     domain::{
         binding::{Binding, BindingKey, controller},
@@ -76,18 +78,12 @@ async fn take_secret(ctx: &Context, place: &Place, unread: &InvalidObject) -> Re
     let secrets = Objects::<Secret>::namespaced(ctx.client.clone(), place.namespace());
     let found = send(|| format!("get Secret {place}"), secrets.get_metadata_opt(place.name())).await?;
     let Some(found) = found.filter(|found| is_its(ctx, unread, &found.metadata)) else { return Ok(()) };
-    let uid = found.metadata.uid.unwrap_or_default();
-    let params = delete_only(&uid, None);
-    unless_gone(send(|| format!("delete Secret {place}"), secrets.delete(place.name(), &params)).await)?;
-    ctx.secrets.forget(place, &uid);
-    Ok(())
+    let uid = found.metadata.uid.as_deref().unwrap_or_default();
+    owned_secret::delete(ctx, place, uid, None, is_minted(&found.metadata)).await
 }
 
 /// Whether a Secret is this very token's: by its owner, or, where it has none, by what the operator has signed.
 fn is_its(ctx: &Context, unread: &InvalidObject, found: &ObjectMeta) -> bool {
-    if found.deletion_timestamp.is_some() {
-        return false;
-    }
     let uid = unread.metadata.uid.as_ref();
     if let Some(owner) = controller(found) {
         return Some(&owner.uid) == uid;

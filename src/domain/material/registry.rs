@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{api::material::Registry, domain::redacted::Redacted};
 
-const KEY: &str = ".dockerconfigjson";
+/// The only key of a Secret of this type.
+pub const KEY: &str = ".dockerconfigjson";
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "kubernetes.io/dockerconfigjson",

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::ObjectMeta;
 
-use super::{TOKEN_KEY, anothers_secret, fetch, may_be_there, ours, owned, terms};
+use super::{TOKEN_KEY, anothers_secret, fetch, may_be_there, ours, owned, terminating, terms};
 use crate::{
     api::{ApiToken, ApiTokenStatus, Credential, credential::DesiredState, credential_policy::TokenType},
     controller::{
@@ -82,13 +82,13 @@ pub(super) async fn issued_for(
 
 fn judge(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus, found: &Secret) -> SecretSeen {
     let metadata = &found.metadata;
-    if metadata.deletion_timestamp.is_some() {
-        return SecretSeen::Terminating;
-    }
     let attested = attested(ctx, token, found);
     // A status can be forged; what it says of a UID counts only together with a keyed proof.
     let recorded = status.secret.as_ref().map(|secret| &secret.uid) == metadata.uid.as_ref();
     let ours_by_proof = recorded && attested.is_some();
+    if metadata.deletion_timestamp.is_some() {
+        return terminating(metadata, owned(token, metadata) || ours_by_proof);
+    }
     if !owned(token, metadata) && !ours_by_proof {
         return anothers_secret(token, metadata);
     }

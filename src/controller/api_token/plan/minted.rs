@@ -100,7 +100,7 @@ impl Live<'_> {
                 | Content::Strange => self.another(native, audiences, delete_secret_in_version(own)),
             },
             SecretSeen::Absent => self.another(native, audiences, Vec::new()),
-            SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => self.in_the_way(),
+            SecretSeen::Terminating(_) | SecretSeen::Predecessors | SecretSeen::Foreign => self.in_the_way(),
         }
     }
 

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{
-    ApiToken, Content, DeliveryMode, Live, Observed, OwnSecret, Plan, Reason, SecretSeen, Step, delivery,
-    dress, name, seconds,
+    ApiToken, Content, DeliveryMode, Live, Observed, OwnSecret, Plan, Reason, SecretSeen, Step,
+    delete_secret, delivery, dress, name, seconds,
 };
 
 /// Whether a token's values are delivered once.
@@ -44,9 +44,10 @@ impl Live<'_> {
         let observed = self.observed;
         let own = match &observed.secret {
             SecretSeen::Ours(own) => Some(&**own),
-            SecretSeen::Absent | SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => {
-                None
-            }
+            SecretSeen::Absent
+            | SecretSeen::Terminating(_)
+            | SecretSeen::Predecessors
+            | SecretSeen::Foreign => None,
         };
         if let Some((own, Content::Attested(attestation))) = own.map(|own| (own, &own.content)) {
             self.adopt(Some(&own.reference), attestation);
@@ -95,24 +96,32 @@ impl Live<'_> {
 
     /// Says that the value is delivered, then deletes the Secret that still holds it.
     fn part_with(&mut self, own: Option<&OwnSecret>) -> Vec<Step> {
-        let said = self.observed.token.status.as_ref();
         self.status.delivered_at.get_or_insert_with(|| seconds(self.now).into());
-        let Some(own) = own else { return Vec::new() };
+        let Some(own) = own else { return self.say_then(delete_secret(&self.observed.secret)) };
         let strange = matches!(own.content, Content::Strange);
         if !strange {
             // What is not known must not become so by being told of.
             self.status.secret = Some(own.reference.clone());
         }
+        self.say_then(vec![Step::DeleteSecret {
+            secret: own.reference.clone(),
+            // What somebody put there is what was looked at, or is looked at again.
+            resource_version: strange.then(|| own.resource_version.clone()),
+        }])
+    }
+
+    /// Writes the status before these steps, if there are any and it is not written yet.
+    fn say_then(&self, then: Vec<Step>) -> Vec<Step> {
+        if then.is_empty() {
+            return then;
+        }
+        let said = self.observed.token.status.as_ref();
         let mut steps = Vec::new();
         let say = self.clone().issued(Vec::new()).status;
         if say.as_ref() != said {
             steps.extend(say.map(Box::new).map(Step::Say));
         }
-        steps.push(Step::DeleteSecret {
-            secret: own.reference.clone(),
-            // What somebody put there is what was looked at, or is looked at again.
-            resource_version: strange.then(|| own.resource_version.clone()),
-        });
+        steps.extend(then);
         steps
     }
 
@@ -120,7 +129,7 @@ impl Live<'_> {
     fn next_once(mut self, own: Option<&OwnSecret>, look_again: Option<Timestamp>) -> Plan {
         let in_the_way = match &self.observed.secret {
             SecretSeen::Absent | SecretSeen::Ours(_) => None,
-            SecretSeen::Terminating => {
+            SecretSeen::Terminating(_) => {
                 Some((Reason::Pending, "is being deleted; the next value waits for that"))
             }
             SecretSeen::Predecessors => Some((
@@ -155,7 +164,7 @@ pub(super) fn closed(observed: &Observed, plan: Plan, now: Timestamp) -> Plan {
     let SecretSeen::Ours(own) = &observed.secret else {
         status.delivered_at.get_or_insert_with(|| seconds(now).into());
         status.secret = None;
-        return Plan { status: Some(status), ..plan };
+        return Plan { steps: delete_secret(&observed.secret), status: Some(status), ..plan };
     };
     let said = observed.token.status.as_ref().is_some_and(|status| status.delivered_at.is_some());
     if !said && now < closes_at {

@@ -11,8 +11,10 @@ use crate::{
     controller::api_token::observed::Observed,
 };
 
-/// What the status says after a write was refused: that it was, and nothing that did not happen. What was to end is no
-/// longer usable all the same, whether or not its Secret can be deleted.
+/// The status after a write was refused: what was refused, and nothing that did not happen.
+///
+/// A token that was to end is accepted by no verifier any more, whether or not its Secret is deleted. It is `Revoked` only
+/// when its Secret is deleted. Until then the API server accepts what it minted.
 #[must_use]
 pub fn refused(
     token: &ApiToken,
@@ -22,9 +24,6 @@ pub fn refused(
     now: Timestamp,
 ) -> ApiTokenStatus {
     let before = token.status.clone().unwrap_or_default();
-    let wished = planned.is_some_and(|planned| holds(planned, ConditionType::Usable));
-    let has_value = before.digest.is_some() || before.minted.is_some();
-    let usable = wished && has_value && holds(&before, ConditionType::Usable);
     let over = planned.filter(|planned| {
         matches!(
             planned.state,
@@ -32,12 +31,26 @@ pub fn refused(
         )
     });
     let (state, digest) = match over {
-        Some(planned) => (planned.state, planned.digest.clone()),
+        Some(planned) => {
+            let revoked = planned.state == Some(ApiTokenState::Revoked);
+            let state = if revoked { Some(ApiTokenState::Suspended) } else { planned.state };
+            (state, planned.digest.clone())
+        }
         None => (Some(before.state.unwrap_or(ApiTokenState::Pending)), before.digest.clone()),
     };
+    let wished = planned.is_some_and(|planned| holds(planned, ConditionType::Usable));
+    let taken_back = over.is_some_and(|planned| {
+        planned.state != Some(ApiTokenState::Expired) && planned.minted.is_none() && before.minted.is_some()
+    });
+    let has_value = before.digest.is_some() || before.minted.is_some();
+    let usable = taken_back || (wished && has_value);
+    let usable = usable && holds(&before, ConditionType::Usable);
     let previous = before.previous.clone().filter(|_| digest.is_some());
-    let (why, say) =
-        if usable { (Reason::Issued, "the token is accepted until its end") } else { (reason, message) };
+    let (why, say) = match (usable, over) {
+        (true, None) => (Reason::Issued, "the token is accepted until its end"),
+        (true, Some(_)) => (reason, "the API server accepts the token until its Secret is deleted"),
+        (false, _) => (reason, message),
+    };
     let again = "it is tried again at least once a minute".to_owned();
     let findings = vec![
         finding(ConditionType::Ready, false, reason, message.to_owned()),

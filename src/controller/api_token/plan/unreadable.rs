@@ -86,7 +86,9 @@ fn is_recorded(observed: &Observed) -> bool {
     let status = observed.token.status.as_ref();
     let there = match &observed.secret {
         SecretSeen::Ours(own) => matches!(own.content, Content::Recorded | Content::Unattested(_)),
-        SecretSeen::Absent | SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => true,
+        SecretSeen::Absent | SecretSeen::Terminating(_) | SecretSeen::Predecessors | SecretSeen::Foreign => {
+            true
+        }
     };
     there && observed.unsaid.is_none() && status.is_some_and(|status| status.serial.is_some())
 }

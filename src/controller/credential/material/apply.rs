@@ -17,14 +17,15 @@ use zeroize::Zeroizing;
 use super::plan::{Content, Mend, Recipe, Step};
 use crate::{
     api::{
-        Credential, CredentialStatus, Instant,
+        Credential, CredentialStatus, CredentialType, Instant,
         credential::{MaterialStatus, ObjectReference},
     },
     client::Objects,
     controller::{
         Context, Key, Place,
         credential::plan::owner,
-        write::{FIELD_MANAGER, RequestError, delete_only, send, unless_gone},
+        owned_secret,
+        write::{FIELD_MANAGER, RequestError, send},
     },
     domain::{
         delivery,
@@ -287,10 +288,8 @@ async fn delete(
     resource_version: Option<&str>,
 ) -> Result<(), RequestError> {
     let place = Place::new(Place::of(credential).namespace(), &secret.name);
-    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
-    let params = delete_only(&secret.uid, resource_version);
-    unless_gone(send(|| format!("delete Secret {place}"), api.delete(&secret.name, &params)).await)?;
-    ctx.secrets.forget(&place, &secret.uid);
+    let minted = credential.spec.credential_type == CredentialType::Kubeconfig;
+    owned_secret::delete(ctx, &place, &secret.uid, resource_version, minted).await?;
     ctx.forget_whole(&Key::credential(credential), &place);
     Ok(())
 }

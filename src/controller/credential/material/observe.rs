@@ -42,13 +42,15 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Option<Se
     let secret = secret(ctx, credential, &status, &place).await?;
     let former = match &secret {
         SecretSeen::Absent => former(ctx, credential, &status, &place).await?,
-        SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign | SecretSeen::Ours(_) => {
+        SecretSeen::Terminating(_) | SecretSeen::Predecessors | SecretSeen::Foreign | SecretSeen::Ours(_) => {
             None
         }
     };
     let attested = match &secret {
         SecretSeen::Ours(own) => own.attested.as_ref().map(|attestation| &attestation.material),
-        SecretSeen::Absent | SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => None,
+        SecretSeen::Absent | SecretSeen::Terminating(_) | SecretSeen::Predecessors | SecretSeen::Foreign => {
+            None
+        }
     };
     let issuer = match credential.spec.tls.as_ref().and_then(|tls| tls.issuer.as_ref()) {
         Some(issuer) => {
@@ -94,7 +96,7 @@ async fn secret(
 ) -> Result<SecretSeen, RequestError> {
     if let Some(held) = ctx.secrets.get(place) {
         if held.metadata.deletion_timestamp.is_some() {
-            return Ok(SecretSeen::Terminating);
+            return Ok(terminating(ctx, credential, status, &held.metadata));
         }
         let version = held.metadata.resource_version.as_deref().unwrap_or_default();
         if owned(credential, &held.metadata) && ctx.is_whole(&Key::credential(credential), place, version) {
@@ -148,7 +150,7 @@ fn judge(
 ) -> SecretSeen {
     let metadata = &found.metadata;
     if metadata.deletion_timestamp.is_some() {
-        return SecretSeen::Terminating;
+        return terminating(ctx, credential, status, metadata);
     }
     let attestation = whole(ctx, credential, status, found);
     // A status can be forged; what it says of a UID counts only together with a keyed proof.
@@ -170,6 +172,17 @@ fn judge(
         ctx.note_whole(&Key::credential(credential), place, version);
     }
     ours(credential, metadata, attestation, plain_intact)
+}
+
+fn terminating(
+    ctx: &Context,
+    credential: &Credential,
+    status: &CredentialStatus,
+    found: &ObjectMeta,
+) -> SecretSeen {
+    let recorded = status.secret.as_ref().map(|secret| &secret.uid) == found.uid.as_ref();
+    let ours = owned(credential, found) || recorded && attestation(ctx, credential, found).is_ok();
+    SecretSeen::Terminating(ours.then(|| reference(found)))
 }
 
 /// What the operator said of the material, if that is what the Secret holds.

@@ -114,9 +114,9 @@ impl Decision<'_> {
     fn ended(&self) -> Plan {
         let own = match &self.seen.secret {
             SecretSeen::Ours(own) => Some(own.reference.clone()),
-            SecretSeen::Absent | SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => {
-                None
-            }
+            // Its finalizers are still to be reported, or removed.
+            SecretSeen::Terminating(own) => own.clone(),
+            SecretSeen::Absent | SecretSeen::Predecessors | SecretSeen::Foreign => None,
         };
         let former = self.seen.former.iter().map(|(own, _)| own.reference.clone());
         let strays = self.seen.strays.iter().map(|(stray, _)| stray.clone());
@@ -150,7 +150,7 @@ impl Decision<'_> {
             });
         }
         match &self.seen.secret {
-            SecretSeen::Foreign | SecretSeen::Terminating | SecretSeen::Predecessors => self.in_the_way(),
+            SecretSeen::Foreign | SecretSeen::Terminating(_) | SecretSeen::Predecessors => self.in_the_way(),
             SecretSeen::Absent => match &self.seen.former {
                 Some((former, entries)) => self.renamed(former, entries),
                 None => self.fill(None, None),
@@ -171,7 +171,7 @@ impl Decision<'_> {
                 ),
                 waits_for_others: true,
             }),
-            SecretSeen::Terminating => {
+            SecretSeen::Terminating(_) => {
                 let say = format!("Secret {} is being deleted; waiting for that", self.name);
                 self.stays(Trouble { reason: Reason::Pending, message: say, waits_for_others: true })
             }

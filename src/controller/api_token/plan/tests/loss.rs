@@ -151,12 +151,12 @@ fn a_refused_write_blames_the_server_and_changes_no_value() {
 }
 
 #[test]
-fn what_was_to_end_is_over_though_its_secret_cannot_be_deleted() {
+fn revoked_token_is_suspended_while_its_secret_cannot_be_deleted() {
     let mut observed = issued();
     observed.token.spec.revoked = Some(true);
     let planned = plan(&observed, now()).status;
     let status = refused(&observed.token, planned.as_ref(), Reason::Pending, "no deletes here", now());
-    assert_eq!((status.state, status.digest.as_deref()), (Some(ApiTokenState::Revoked), None));
+    assert_eq!((status.state, status.digest.as_deref()), (Some(ApiTokenState::Suspended), None));
     assert!(status.secret.is_some(), "so that it is found again");
     assert!(!holds(&status, ConditionType::Usable) && !holds(&status, ConditionType::Ready));
     let status = refused(&issued().token, None, Reason::Pending, "no deletes here", now());

@@ -88,7 +88,9 @@ fn only_the_id_of_this_very_value_acknowledges_it() {
 
 #[test]
 fn its_deletion_by_whomever_is_delivery() {
-    for seen in [SecretSeen::Absent, SecretSeen::Terminating, SecretSeen::Predecessors, SecretSeen::Foreign] {
+    for seen in
+        [SecretSeen::Absent, SecretSeen::Terminating(None), SecretSeen::Predecessors, SecretSeen::Foreign]
+    {
         let mut observed = open();
         observed.secret = seen;
         assert_eq!(told(&observed, now()), DELIVERED);
@@ -187,7 +189,7 @@ fn a_value_that_went_before_its_status_was_written_is_delivered() {
         Value { seed: 1, serial: 0, term: None, key: KEY, previous: None, sealed_for: None, issued_at };
     observed.unsaid = Some(value.attestation());
     observed.token.status = None;
-    for seen in [SecretSeen::Absent, SecretSeen::Terminating, SecretSeen::Foreign] {
+    for seen in [SecretSeen::Absent, SecretSeen::Terminating(None), SecretSeen::Foreign] {
         observed.secret = seen;
         assert_eq!(told(&observed, now()), DELIVERED);
         let status = plan(&observed, now()).status.unwrap();

@@ -15,7 +15,7 @@ fn what_stands_in_the_place_of_a_first_secret_is_not_touched() {
             ),
             (
                 "terminating",
-                |o| o.secret = SecretSeen::Terminating,
+                |o| o.secret = SecretSeen::Terminating(None),
                 "- | Pending Reconciling (Pending) | 10s",
             ),
         ],
@@ -24,7 +24,7 @@ fn what_stands_in_the_place_of_a_first_secret_is_not_touched() {
 
 #[test]
 fn what_took_the_place_of_its_secret_makes_the_value_unacceptable() {
-    for seen in [SecretSeen::Foreign, SecretSeen::Predecessors, SecretSeen::Terminating] {
+    for seen in [SecretSeen::Foreign, SecretSeen::Predecessors, SecretSeen::Terminating(None)] {
         let mut observed = issued();
         observed.secret = seen;
         let plan = plan(&observed, now());

@@ -137,7 +137,7 @@ impl World {
             return SecretSeen::Absent;
         };
         if found.terminating {
-            return SecretSeen::Terminating;
+            return SecretSeen::Terminating(None);
         }
         let value = found.value.as_ref();
         let wish = delivery::recipients(token.spec.delivery.as_ref());

@@ -32,7 +32,7 @@ impl Decision<'_> {
             return self.taken_back();
         }
         match &self.seen.secret {
-            SecretSeen::Foreign | SecretSeen::Terminating | SecretSeen::Predecessors => self.in_the_way(),
+            SecretSeen::Foreign | SecretSeen::Terminating(_) | SecretSeen::Predecessors => self.in_the_way(),
             SecretSeen::Absent => self.mint(native, None, false, Vec::new()),
             SecretSeen::Ours(own) => {
                 let fits = |said: &&MaterialAttestation| {

@@ -23,10 +23,17 @@ impl Decision<'_> {
     fn own(&self) -> Option<&OwnSecret> {
         match &self.seen.secret {
             SecretSeen::Ours(own) => Some(own),
-            SecretSeen::Absent | SecretSeen::Terminating | SecretSeen::Predecessors | SecretSeen::Foreign => {
-                self.seen.former.as_ref().map(|(own, _)| own)
-            }
+            SecretSeen::Absent
+            | SecretSeen::Terminating(_)
+            | SecretSeen::Predecessors
+            | SecretSeen::Foreign => self.seen.former.as_ref().map(|(own, _)| own),
         }
+    }
+
+    /// Deletes the Secret that is being deleted already: its finalizers are still to be reported, or removed.
+    fn still_held(&self) -> Option<Step> {
+        let SecretSeen::Terminating(Some(secret)) = &self.seen.secret else { return None };
+        Some(Step::Delete { secret: secret.clone(), resource_version: None })
     }
 
     /// The material of now: the one in the Secret, if that is the latest.
@@ -70,7 +77,7 @@ impl Decision<'_> {
             secret: own.reference.clone(),
             resource_version: own.attested.is_none().then(|| own.resource_version.clone()),
         });
-        let steps: Vec<_> = own.into_iter().chain(strays).collect();
+        let steps: Vec<_> = own.into_iter().chain(self.still_held()).chain(strays).collect();
         if due && steps.is_empty() {
             return self.next(&current);
         }
@@ -110,7 +117,9 @@ impl Decision<'_> {
     fn next(&self, current: &MaterialStatus) -> Plan {
         let (reason, say) = match &self.seen.secret {
             SecretSeen::Absent | SecretSeen::Ours(_) => return self.fill(None, Some(current)),
-            SecretSeen::Terminating => (Reason::Pending, "is being deleted; the next value waits for that"),
+            SecretSeen::Terminating(_) => {
+                (Reason::Pending, "is being deleted; the next value waits for that")
+            }
             SecretSeen::Predecessors => (
                 Reason::Pending,
                 "belongs to an earlier Credential of this name; the next value waits for its garbage collection",

@@ -1,0 +1,99 @@
+//! Deletes a Secret that the operator made, and ends its value where a finalizer of others delays the deletion.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{api::PatchParams, core::PartialObjectMetaExt};
+use serde_json::json;
+use tracing::info;
+
+use super::{
+    Context, Place,
+    write::{FIELD_MANAGER, RequestError, delete_only, send, unless_gone},
+};
+use crate::{
+    client::{Deleted, Objects, Watched},
+    domain::material::registry,
+};
+
+/// What replaces each value of a Secret that is being deleted but not gone.
+const OVERWRITTEN: &[u8] = b"deleted";
+/// The same in a Secret of type `kubernetes.io/dockerconfigjson`, whose value must be JSON.
+const OVERWRITTEN_JSON: &[u8] = b"{}";
+
+/// Deletes the Secret at `place` if it has this UID and, where one is given, this version.
+///
+/// The API server accepts a token that it `minted` for 60 s more if a finalizer delays the deletion of its Secret. So the
+/// finalizers of a minted Secret are removed, whoever added them; the Secret is the operator's own. The values of another
+/// Secret that can be edited are overwritten.
+///
+/// # Errors
+/// When a request fails, and [`RequestError::Held`] while finalizers still keep the Secret.
+pub async fn delete(
+    ctx: &Context,
+    place: &Place,
+    uid: &str,
+    resource_version: Option<&str>,
+    minted: bool,
+) -> Result<(), RequestError> {
+    let secrets: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
+    let params = delete_only(uid, resource_version);
+    let deleted = send(|| format!("delete Secret {place}"), secrets.delete(place.name(), &params)).await;
+    let held = match unless_gone(deleted)? {
+        Some(Deleted::Held(held)) => held,
+        Some(Deleted::Gone) | None => return Ok(ctx.secrets.forget(place, uid)),
+    };
+    let released = if minted { release(&secrets, place, uid).await } else { Ok(false) };
+    if let Ok(true) = released {
+        return Ok(ctx.secrets.forget(place, uid));
+    }
+    let finalizers = held.metadata().finalizers.clone().unwrap_or_default();
+    if let Watched(Ok(held)) = *held {
+        overwrite(&secrets, place, uid, &held).await?;
+        // The watch may lag, and would show it as one that is not being deleted.
+        ctx.secrets.remember(held.metadata.into_response_partial());
+    }
+    released?;
+    Err(RequestError::Held { place: place.to_string(), finalizers, minted })
+}
+
+/// Removes every finalizer of the Secret with this UID, which the API server deletes then. Returns whether it did.
+async fn release(secrets: &Objects<Secret>, place: &Place, uid: &str) -> Result<bool, RequestError> {
+    let operations = json!([
+        {"op": "test", "path": "/metadata/uid", "value": uid},
+        {"op": "add", "path": "/metadata/finalizers", "value": []},
+    ]);
+    let what = || format!("remove the finalizers of Secret {place}");
+    unless_gone(send(what, secrets.json_patch(place.name(), &patching(), &operations)).await)?;
+    info!(%place, "removed the finalizers of a Secret whose token must end");
+    Ok(true)
+}
+
+/// Overwrites the values of a Secret that is being deleted, unless they are or the Secret is immutable.
+async fn overwrite(
+    secrets: &Objects<Secret>,
+    place: &Place,
+    uid: &str,
+    held: &Secret,
+) -> Result<(), RequestError> {
+    let values = held.data.iter().flatten();
+    let overwritten: BTreeMap<_, _> =
+        values.clone().map(|(key, _)| (key.clone(), ByteString(replacement(key).to_vec()))).collect();
+    if held.immutable == Some(true) || values.eq(&overwritten) {
+        return Ok(());
+    }
+    let operations = json!([
+        {"op": "test", "path": "/metadata/uid", "value": uid},
+        {"op": "add", "path": "/data", "value": overwritten},
+    ]);
+    let what = || format!("overwrite the values of Secret {place}");
+    unless_gone(send(what, secrets.json_patch(place.name(), &patching(), &operations)).await).map(drop)
+}
+
+fn replacement(key: &str) -> &'static [u8] {
+    if key == registry::KEY { OVERWRITTEN_JSON } else { OVERWRITTEN }
+}
+
+fn patching() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+}

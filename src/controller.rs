@@ -25,6 +25,7 @@ mod place;
 pub mod policies;
 pub mod queue;
 pub mod server;
+mod status;
 pub mod sweep;
 pub mod uninstall;
 pub mod unreadable;

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use kube::Resource;
+use kube::{Resource, api::ObjectMeta};
 
 /// An object's place: its namespace (empty for a cluster-scoped one) and its name.
 ///
@@ -19,7 +19,11 @@ impl Place {
 
     /// The place of an object.
     pub fn of(object: &impl Resource) -> Self {
-        let metadata = object.meta();
+        Self::of_metadata(object.meta())
+    }
+
+    /// The place of the object with this metadata.
+    pub fn of_metadata(metadata: &ObjectMeta) -> Self {
         let part = |part: &Option<String>| part.as_deref().unwrap_or_default().to_owned();
         Self::new(part(&metadata.namespace), part(&metadata.name))
     }

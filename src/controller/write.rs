@@ -119,6 +119,14 @@ impl RequestError {
         }
     }
 
+    /// Whether the API server, or etcd behind it, refused the object for its size.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        let Self::Api { source, .. } = self else { return false };
+        let kube::Error::Api(status) = &**source else { return false };
+        status.code == 413 || status.message.contains("request is too large")
+    }
+
     /// Tells what kind of failure it is.
     #[must_use]
     pub fn trouble(&self) -> Trouble {

@@ -12,6 +12,7 @@ mod applied;
 mod bad_input;
 mod bearer;
 mod canary;
+mod churn;
 mod conflict;
 mod credential;
 mod delivery;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
     .collect();
     let alone = [
         canary::tests(),
+        churn::tests(),
         delivery::tests(),
         delivery::material::tests(),
         edits::tests(),

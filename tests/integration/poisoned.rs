@@ -360,6 +360,13 @@ async fn labels_up_to_the_limit_of_etcd_keep_no_role_bound(world: Arc<World>, sp
     let policies = "/apis/credential-operator.io/v1alpha1/credentialpolicies";
     send(&space, "POST", policies, &policy).await.unwrap();
     is_gone::<RoleBinding>(&space, &binding).await;
+    // The verifier goes by the status. There is no room for another condition, but for what the present ones must say.
+    until::<Credential>(&space, "fat", |found| {
+        found.and_then(|found| found.status.as_ref()).is_some_and(|status| {
+            status.is_refused_by_policy() && status.conditions.iter().all(|said| said.kind != "Stalled")
+        })
+    })
+    .await;
     send(&space, "DELETE", &format!("{policies}/{}", space.namespace), &Value::Null).await.unwrap();
     end(operator, &space).await;
 }

@@ -7,8 +7,11 @@
   resources: [apitokens]
   verbs: [get, list, watch, delete]  # delete: the tokens of a credential that was deleted
 - apiGroups: [credential-operator.io]
-  resources: [credentials/status, apitokens/status]
+  resources: [apitokens/status]
   verbs: [update]
+- apiGroups: [credential-operator.io]
+  resources: [credentials/status]
+  verbs: [update, patch]  # patch: what a policy refuses, whoever edits the object meanwhile
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, patch, delete]

@@ -27,7 +27,7 @@ use crate::{
     controller::{
         Context, Key, Place,
         cache::Kept,
-        events, owned_secret,
+        events, owned_secret, status,
         watch::count_soon,
         write::{FIELD_MANAGER, RequestError, delete_only, send, unless_gone},
     },
@@ -114,14 +114,7 @@ async fn write(
 ) -> Result<Option<ApiToken>, RequestError> {
     let place = Place::of(token);
     let api: Objects<ApiToken> = Objects::namespaced(ctx.client.clone(), place.namespace());
-    // The version makes it fail where another leader, or a stale watch, would overwrite what it has not seen.
-    let changed = ApiToken { status: Some(status), ..token.clone() };
-    let written = send(
-        || format!("update the status of ApiToken {place}"),
-        api.replace_status(place.name(), &PostParams::default(), &changed),
-    )
-    .await;
-    let written = unless_gone(written)?;
+    let written = status::replace(&api, &token.metadata, &token.status, &status).await?;
     if let Some(written) = &written {
         // The echo of this write is no change to the cache, so nobody else asks for the count.
         if let Some(credential) = written.owner() {

@@ -131,18 +131,16 @@ fn may_be_old_news(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus) -> 
     old || status.serial.is_some() || ctx.saw_vanish(&Key::api_token(token))
 }
 
-/// Fails unless the API server has the token as it was shown to us. Edits of foreign metadata count for nothing.
+/// Fails unless the API server has the token as it was shown to us. Edits of other metadata do not count: an author who
+/// repeats them would delay what must end. Whether a request in an annotation was answered, the status says.
 async fn latest(ctx: &Context, token: &ApiToken) -> Result<(), RequestError> {
     let place = Place::of(token);
     let objects = Objects::<ApiToken>::namespaced(ctx.client.clone(), place.namespace());
     let found = send(|| format!("get ApiToken {place}"), objects.get_opt(place.name())).await?;
     let is_it = |found: &ApiToken| {
-        let without_version = |metadata: &ObjectMeta| ObjectMeta {
-            resource_version: None,
-            finalizers: None,
-            ..metadata.clone()
-        };
-        without_version(&found.metadata) == without_version(&token.metadata)
+        let (found_metadata, shown) = (&found.metadata, &token.metadata);
+        found_metadata.uid == shown.uid
+            && found_metadata.deletion_timestamp.is_some() == shown.deletion_timestamp.is_some()
             && (&found.spec, &found.status) == (&token.spec, &token.status)
     };
     if found.as_ref().is_some_and(is_it) {

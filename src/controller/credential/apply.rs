@@ -24,7 +24,7 @@ use crate::{
     controller::{
         Context, Key, Place,
         cache::{Cache, Kept},
-        events,
+        events, status,
         write::{FIELD_MANAGER, RequestError, Trouble, delete_only, send, unless_gone},
     },
     domain::{
@@ -59,7 +59,7 @@ pub async fn apply(
         }
         match step {
             Step::Say(status) => current = write_status(ctx, &current, *status).await?.unwrap_or(current),
-            Step::Refuse(status) => match write_status(ctx, &current, *status).await {
+            Step::Refuse(status) => match refuse(ctx, &current, &status).await {
                 Ok(written) => current = written.unwrap_or(current),
                 Err(error) => failed = failed.and(Err(error)),
             },
@@ -148,25 +148,39 @@ pub async fn write_status(
     if credential.status.as_ref() == Some(&status) {
         return Ok(None);
     }
-    let place = Place::of(credential);
     let counted = credential.status.as_ref().is_none_or(|before| before.tokens != status.tokens);
-    let api: Objects<Credential> = Objects::namespaced(ctx.client.clone(), place.namespace());
-    let changed = Credential { status: Some(status), ..credential.clone() };
-    let written = send(
-        || format!("update the status of Credential {place}"),
-        api.replace_status(place.name(), &PostParams::default(), &changed),
-    )
-    .await;
-    let written = unless_gone(written)?;
+    let api: Objects<Credential> = Objects::namespaced(ctx.client.clone(), Place::of(credential).namespace());
+    let written = status::replace(&api, &credential.metadata, &credential.status, &status).await?;
+    Ok(note_status(ctx, credential, written, counted))
+}
+
+/// Reports in the status that a policy refuses the values of the credential. Returns what was written.
+async fn refuse(
+    ctx: &Context,
+    credential: &Credential,
+    status: &CredentialStatus,
+) -> Result<Option<Credential>, RequestError> {
+    let api: Objects<Credential> = Objects::namespaced(ctx.client.clone(), Place::of(credential).namespace());
+    let written = status::refuse(&api, &credential.metadata, &credential.status, status).await?;
+    Ok(note_status(ctx, credential, written, false))
+}
+
+fn note_status(
+    ctx: &Context,
+    credential: &Credential,
+    written: Option<Credential>,
+    counted: bool,
+) -> Option<Credential> {
     if let Some(written) = &written {
         if counted {
             ctx.counted(written);
         }
         // The echo of this write is no change to the cache, so nobody else asks for the count.
+        let place = Place::of(credential);
         ctx.count_policies_soon(place.namespace(), Some(&credential.brief()), Some(&written.brief()));
         ctx.credentials.remember(written.clone());
     }
-    Ok(written)
+    written
 }
 
 async fn create_account(ctx: &Context, credential: &Credential) -> Result<ObjectReference, RequestError> {

@@ -156,8 +156,9 @@ pub async fn latest(ctx: &Context, shown: &ObjectMeta) -> Result<ObjectMeta, Req
     found.ok_or_else(|| RequestError::Stale { what: format!("Credential {place}") })
 }
 
-/// Fails unless the API server has the credential as it was shown to us, its status included. Edits of foreign metadata count for
-/// nothing, or whoever makes them would delay what has to happen.
+/// Fails unless the API server has the credential as it was shown to us, its status included. Edits of other metadata do
+/// not count: an author who repeats them would delay what must end. Whether a request in an annotation was answered, the
+/// status says.
 ///
 /// # Errors
 /// When it has it otherwise, or does not answer.
@@ -181,7 +182,6 @@ pub async fn unchanged(ctx: &Context, credential: &Credential) -> Result<(), Req
 fn is_same(found: &ObjectMeta, shown: &ObjectMeta) -> bool {
     found.uid == shown.uid
         && found.generation == shown.generation
-        && found.annotations == shown.annotations
         && found.deletion_timestamp.is_some() == shown.deletion_timestamp.is_some()
 }
 

@@ -197,8 +197,6 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let mut steps = Vec::new();
     let mut in_the_way = Vec::new();
     let kept = keep_or_delete(&owner, observed, &wished, &mut steps, &mut in_the_way);
-    // What ends access comes first: no write into an object that others may edit precedes it.
-    let refuses = active && !steps.is_empty();
     let bound = Bound::of(observed, wished.keys());
     let outside = !bound.elsewhere().is_empty();
     let held = is_held(&credential.metadata);
@@ -218,9 +216,8 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     } else {
         publishing = ending;
     }
-    if refuses {
-        steps.extend(policy.refuse_first(now));
-    }
+    // What ends access comes first: no write into an object that others may edit precedes it.
+    let ending = steps.len();
     if terminating {
         if held && !outside {
             steps.push(Step::RemoveFinalizer);
@@ -265,9 +262,24 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         ..status(observed, verdict, delivered_at, end, now)
     };
     let status = bound.told(status, now);
+    if status.is_refused_by_policy() {
+        steps.splice(ending..ending, refuse_first(credential, &status));
+    }
     let wakes = end.filter(|_| !past_end).into_iter().chain(look_again).chain(material.wake);
     let wake = wakes.chain(policy.heals_at(now)).min();
     Plan { steps, status: Some(status), wake, again: material.again, waits_for_others }
+}
+
+/// Reports first that a policy refuses the values, if the stored status does not say so: the verifier goes by that.
+fn refuse_first(credential: &Credential, status: &CredentialStatus) -> Option<Step> {
+    let before = credential.status.clone().filter(|before| !before.is_refused_by_policy())?;
+    let refused = CredentialStatus {
+        conditions: status.conditions.clone(),
+        state: status.state,
+        observed_generation: status.observed_generation,
+        ..before
+    };
+    Some(Step::Refuse(Box::new(refused)))
 }
 
 /// What the `ServiceAccount` needs, if anything.

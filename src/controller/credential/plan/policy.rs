@@ -5,12 +5,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Observed, Step, Trouble};
+use super::{Observed, Trouble};
 use crate::{
-    api::{
-        CredentialStatus, Reason,
-        condition::{ConditionType, Finding, conditions},
-    },
+    api::CredentialStatus,
     domain::{
         binding::{Binding, BindingKey, Owner, Ownership},
         policy::{Breach, Severity},
@@ -75,23 +72,6 @@ impl<'a> Policy<'a> {
     /// When what is against it will be over.
     pub(super) fn heals_at(&self, now: Timestamp) -> Option<Timestamp> {
         self.breach.and_then(|breach| breach.until).filter(|at| *at > now)
-    }
-
-    /// Where a policy has its values refused and the status does not say so yet, to say it.
-    pub(super) fn refuse_first(&self, now: Timestamp) -> Option<Step> {
-        let breach = self.refusal()?;
-        let credential = &self.observed.credential;
-        let mut status = credential.status.clone().unwrap_or_default();
-        if status.is_refused_by_policy() {
-            return None;
-        }
-        let (kind, reason, message) =
-            (ConditionType::Usable, Reason::PolicyViolation, breach.message.clone());
-        let refused = vec![Finding { kind, holds: false, reason, message }];
-        let refused = conditions(&status.conditions, refused, credential.metadata.generation, now);
-        status.conditions.retain(|said| said.kind != kind.as_str());
-        status.conditions.extend(refused);
-        Some(Step::Refuse(Box::new(status)))
     }
 }
 

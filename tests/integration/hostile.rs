@@ -28,12 +28,14 @@ pub mod hostile_alone {
     use super::{
         a_credential_costs_one_write_more_for_the_proof_of_its_account,
         a_panic_is_reported_by_the_status_and_an_event, accounts_of_an_earlier_version_are_signed_once,
+        material_that_takes_long_is_generated_once_a_period,
     };
 
     crate::tests![
         a_panic_is_reported_by_the_status_and_an_event,
         a_credential_costs_one_write_more_for_the_proof_of_its_account,
         accounts_of_an_earlier_version_are_signed_once,
+        material_that_takes_long_is_generated_once_a_period,
     ];
 }
 
@@ -175,6 +177,39 @@ async fn a_service_account_without_a_proof_is_never_deleted(world: Arc<World>, s
     );
     assert!(space.api::<ServiceAccount>().get_opt("ci-credential").await.unwrap().is_some());
     elsewhere.clean_up().await;
+}
+
+async fn material_that_takes_long_is_generated_once_a_period(world: Arc<World>, space: Space) {
+    let clock = SystemClock::shared();
+    let operator = world.operator(clock.clone()).await;
+    let spec = "{type: HashedPassword, hashedPassword: {cost: 12}}";
+    space.apply(&credential("c").replace("{displayName: Test}", spec)).await;
+    space.published("c", 0).await;
+    let first = space.data("c-credential").await;
+    for revision in 1..=20 {
+        space.patch::<Credential>("c", json!({"spec": {"rotation": {"revision": revision}}})).await.unwrap();
+    }
+    let postponed = |found: Option<&Credential>| {
+        found.is_some_and(|found| {
+            let (holds, reason, message) = condition(found, "Ready");
+            let current = found.status.as_ref().and_then(|status| status.observed_generation);
+            let says = message.starts_with("The generation of new material is postponed until ");
+            !holds && reason == "Pending" && says && current == found.metadata.generation
+        })
+    };
+    let found = space.until::<Credential>("c", postponed).await.unwrap();
+    assert!(condition(&found, "Reconciling").0);
+    assert!(
+        condition(&found, "Ready").2.contains("at most once every 48s"),
+        "{}",
+        condition(&found, "Ready").2
+    );
+    assert_eq!(space.data("c-credential").await, first, "it stays");
+    clock.step(jiff::SignedDuration::from_secs(49));
+    let second = space.published("c", 1).await;
+    assert_eq!(second.status.unwrap().material.unwrap().revision, Some(20));
+    assert_ne!(space.data("c-credential").await["hash"], first["hash"]);
+    operator.stop().await;
 }
 
 async fn a_panic_is_reported_by_the_status_and_an_event(world: Arc<World>, space: Space) {

@@ -87,8 +87,8 @@ impl Default for Metrics {
         registry.register("waiting", "Objects that wait for their turn", waiting.clone());
         registry.register("failing", "Objects whose last look failed, to be tried again", failing.clone());
         registry.register(
-            "unproven_service_accounts",
-            "ServiceAccounts that claim to belong to a Credential that is gone, without a valid proof. They are not deleted",
+            "unproven_objects",
+            "Secrets and ServiceAccounts that claim to belong to an object that is gone, without a valid proof. They are not deleted",
             unproven.clone(),
         );
         registry.register("leading", "1 while this controller works, 0 while another may", leading.clone());

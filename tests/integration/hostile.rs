@@ -22,6 +22,8 @@ use crate::support::{Space, SystemClock, World, condition, config, credential, t
 crate::tests![
     recipients_of_low_order_are_reported_and_nothing_is_sealed_for_them,
     a_service_account_without_a_proof_is_never_deleted,
+    a_secret_with_a_copied_mark_is_never_deleted,
+    a_minted_token_is_revoked_though_its_secret_was_stripped,
 ];
 
 pub mod hostile_alone {
@@ -177,6 +179,93 @@ async fn a_service_account_without_a_proof_is_never_deleted(world: Arc<World>, s
     );
     assert!(space.api::<ServiceAccount>().get_opt("ci-credential").await.unwrap().is_some());
     elsewhere.clean_up().await;
+}
+
+async fn a_secret_with_a_copied_mark_is_never_deleted(_: Arc<World>, space: Space) {
+    let material = "{type: Opaque, opaque: {fields: [{name: k}]}}";
+    space.apply(&credential("c")).await;
+    let mut planted = Vec::new();
+    for case in ["foreign", "renamed", "more", "edited", "empty"] {
+        let (token_name, credential_name) = (format!("{case}-t"), format!("{case}-c"));
+        space.apply(&token(&token_name, "expiresIn: 1h")).await;
+        space.token(&token_name, ApiTokenState::Active).await;
+        space.apply(&credential(&credential_name).replace("{displayName: Test}", material)).await;
+        space.published(&credential_name, 0).await;
+        for (secret, key) in
+            [(format!("{token_name}-token"), "token"), (format!("{credential_name}-credential"), "k")]
+        {
+            let ours = space.api::<Secret>().get(&secret).await.unwrap();
+            let mut data = ours.data.clone().unwrap();
+            let value = data[key].clone();
+            let theirs = k8s_openapi::ByteString(b"theirs".to_vec());
+            match case {
+                "foreign" => data = [("password".to_owned(), theirs)].into(),
+                "renamed" => data = [("password".to_owned(), value)].into(),
+                "more" => drop(data.insert("password".to_owned(), theirs)),
+                "edited" => drop(data.insert(key.to_owned(), theirs)),
+                _ => data.clear(),
+            }
+            let ObjectMeta { name, labels, annotations, .. } = ours.metadata;
+            let metadata = ObjectMeta { name, labels, annotations, ..ObjectMeta::default() };
+            planted.push(Secret { metadata, data: Some(data), type_: ours.type_, ..Secret::default() });
+        }
+        space.api::<ApiToken>().delete(&token_name, &DeleteParams::default()).await.unwrap();
+        space.api::<Credential>().delete(&credential_name, &DeleteParams::default()).await.unwrap();
+        gone::<Secret>(&space, &format!("{token_name}-token")).await;
+        gone::<Secret>(&space, &format!("{credential_name}-credential")).await;
+    }
+    let mut before = Vec::new();
+    for secret in &planted {
+        before.push(space.api::<Secret>().create(&PostParams::default(), secret).await.unwrap());
+    }
+    // True orphans go, after those that came before them.
+    space
+        .apply(
+            &(token("last", "expiresIn: 1h")
+                + "---\n"
+                + &credential("last").replace("{displayName: Test}", material)),
+        )
+        .await;
+    space.token("last", ApiTokenState::Active).await;
+    space.published("last", 0).await;
+    space.api::<ApiToken>().delete("last", &DeleteParams::orphan()).await.unwrap();
+    space.api::<Credential>().delete("last", &DeleteParams::orphan()).await.unwrap();
+    gone::<Secret>(&space, "last-token").await;
+    gone::<Secret>(&space, "last-credential").await;
+    // Nor do others of their names take them.
+    space.apply(&token("foreign-t", "expiresIn: 1h")).await;
+    let failed = space.token("foreign-t", ApiTokenState::Failed).await;
+    assert_eq!(condition(&failed, "Stalled").1, "Conflict");
+    for before in before {
+        let name = before.name_any();
+        assert_eq!(space.api::<Secret>().get_opt(&name).await.unwrap(), Some(before), "{name}");
+    }
+}
+
+async fn a_minted_token_is_revoked_though_its_secret_was_stripped(_: Arc<World>, space: Space) {
+    space.apply(&credential("c")).await;
+    let attestation = "credential-operator.io/attestation";
+    let stripped = [
+        ("owner", json!({"metadata": {"ownerReferences": null}})),
+        (
+            "all",
+            json!({"metadata": {"ownerReferences": null, "labels": null, "annotations": {attestation: null}}}),
+        ),
+    ];
+    for (name, _) in &stripped {
+        space.apply(&token(name, "type: ServiceAccount, expiresIn: 1h")).await;
+        space.token(name, ApiTokenState::Active).await;
+    }
+    for (name, patch) in stripped {
+        // In one request each, so that the controller has no time to put it right.
+        let (secret, revoked) = (format!("{name}-token"), json!({"spec": {"revoked": true}}));
+        let (stripped, revoked) =
+            tokio::join!(space.patch::<Secret>(&secret, patch), space.patch::<ApiToken>(name, revoked));
+        assert!(revoked.is_ok());
+        // It may have been deleted before it was stripped.
+        drop(stripped);
+        gone::<Secret>(&space, &secret).await;
+    }
 }
 
 async fn material_that_takes_long_is_generated_once_a_period(world: Arc<World>, space: Space) {

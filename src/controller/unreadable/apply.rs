@@ -13,6 +13,7 @@ use crate::{
             observe::{latest, look},
             plan::{is_held, owner_of},
         },
+        orphans,
         write::{RequestError, delete_only, send, unless_gone},
     },
     domain::{
@@ -73,25 +74,27 @@ pub(super) async fn take_secrets(
 }
 
 async fn take_secret(ctx: &Context, place: &Place, unread: &InvalidObject) -> Result<(), RequestError> {
-    let secrets = Objects::<Secret>::namespaced(ctx.client.clone(), place.namespace());
-    let found = send(|| format!("get Secret {place}"), secrets.get_metadata_opt(place.name())).await?;
-    let Some(found) = found.filter(|found| is_its(ctx, unread, &found.metadata)) else { return Ok(()) };
+    let Some(found) = orphans::read(ctx, place).await? else { return Ok(()) };
+    if !is_its(ctx, unread, &found) {
+        return Ok(());
+    }
     let uid = found.metadata.uid.unwrap_or_default();
     let params = delete_only(&uid, None);
+    let secrets = Objects::<Secret>::namespaced(ctx.client.clone(), place.namespace());
     unless_gone(send(|| format!("delete Secret {place}"), secrets.delete(place.name(), &params)).await)?;
     ctx.secrets.forget(place, &uid);
     Ok(())
 }
 
 /// Whether a Secret is this very token's: by its owner, or, where it has none, by what the operator has signed.
-fn is_its(ctx: &Context, unread: &InvalidObject, found: &ObjectMeta) -> bool {
-    if found.deletion_timestamp.is_some() {
+fn is_its(ctx: &Context, unread: &InvalidObject, found: &Secret) -> bool {
+    if found.metadata.deletion_timestamp.is_some() {
         return false;
     }
     let uid = unread.metadata.uid.as_ref();
-    if let Some(owner) = controller(found) {
+    if let Some(owner) = controller(&found.metadata) {
         return Some(&owner.uid) == uid;
     }
-    MadeFor::of_orphan(found)
-        .is_some_and(|made| Some(&made.uid) == uid && made.verify(&ctx.keyring()).is_ok())
+    MadeFor::of_orphan(&found.metadata)
+        .is_some_and(|made| Some(&made.uid) == uid && made.is_proven_of(found, &ctx.keyring()))
 }

@@ -108,7 +108,11 @@ async fn publish(
     let mut annotations = recipe.dress.annotations;
     annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
     let place = Place::new(Place::of(credential).namespace(), &recipe.name);
-    let made_for = MadeFor::new(&owner(credential).reference(), place.to_string()).signed(&key);
+    let made_for = MadeFor::new(&owner(credential).reference(), place.to_string());
+    let made_for = match &recipe.into {
+        Some((secret, ..)) => made_for.signed_as(&key, &secret.uid),
+        None => made_for.signed(&key),
+    };
     annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), Some(made_for.text()));
     let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let data = entries.iter().map(|(name, value)| (name.clone(), ByteString(value.expose().clone())));

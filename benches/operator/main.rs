@@ -9,6 +9,7 @@
 mod admission;
 mod expire;
 mod floor;
+mod generation;
 mod growth;
 mod issue;
 mod load;
@@ -16,6 +17,7 @@ mod material;
 mod measure;
 mod operator;
 mod poison;
+mod policies;
 mod population;
 mod restart;
 mod secrets;
@@ -78,6 +80,10 @@ enum Bench {
     Visible,
     /// Memory of the verifier for each token.
     Memory,
+    /// Credentials by the thousand over the count of a policy.
+    Policies,
+    /// The CPU time of material that takes long, and how much of it one credential may use.
+    Generation,
     /// Credentials created, with the admission policies and without; and what it costs to see that they are in force.
     Admission,
 }
@@ -109,9 +115,14 @@ async fn main() {
     let asked = |bench: &Bench| all || arguments.benches.contains(bench);
     let started = Instant::now();
     let benches: Vec<_> = Bench::value_variants().iter().copied().filter(asked).collect();
+    // What needs no control plane.
+    if benches.contains(&Bench::Generation) {
+        generation::run(&arguments);
+    }
+    let benches = benches.into_iter().filter(|bench| *bench != Bench::Generation);
     // What needs thousands of tokens to begin with shares them.
     let (alone, together): (Vec<_>, Vec<_>) =
-        benches.into_iter().partition(|bench| !matches!(bench, Bench::Restart | Bench::Growth));
+        benches.partition(|bench| !matches!(bench, Bench::Restart | Bench::Growth));
     let groups = alone.iter().map(std::slice::from_ref).chain([together.as_slice()]);
     for (index, group) in groups.filter(|group| !group.is_empty()).enumerate() {
         // A control plane each, so that none pays for what another left behind.
@@ -127,6 +138,7 @@ async fn main() {
             [Bench::Verify] => verifier::speed::run(&world, &arguments).await,
             [Bench::Visible] => verifier::visible::run(&world, &arguments).await,
             [Bench::Memory] => verifier::memory::run(&world, &arguments).await,
+            [Bench::Policies] => policies::run(&world, &arguments).await,
             [Bench::Admission] => admission::run(&world, &arguments).await,
             together => population::run(&world, &arguments, together).await,
         }

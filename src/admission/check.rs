@@ -29,7 +29,8 @@ pub fn flaw(kept: &dyn Fn(&str) -> Kept, user: &str, keyring: &str) -> Option<St
     match kept(&name).policy.as_ref().and_then(|policy| variable(policy, own::KEYRING)) {
         Some(made_for) if made_for != format!("'{keyring}'") => {
             return Some(format!(
-                "ValidatingAdmissionPolicy {name} is made for the keyring {made_for}, and this controller's is '{keyring}'"
+                "ValidatingAdmissionPolicy {name} is made for the keyring {made_for}, and this controller's is '{keyring}'. Generate the \
+                 policies by: credential-operator crds --keyring-secret {keyring}"
             ));
         }
         Some(_) | None => {}
@@ -109,7 +110,8 @@ mod tests {
         assert_eq!(
             said,
             "ValidatingAdmissionPolicy controller-secrets.credential-operator.io is made for the keyring \
-             'credential-operator-keyring', and this controller's is 'other'"
+             'credential-operator-keyring', and this controller's is 'other'. Generate the policies by: \
+             credential-operator crds --keyring-secret other"
         );
     }
 

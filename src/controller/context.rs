@@ -1,7 +1,7 @@
 //! What reconciles share: the client, the clock, the caches, the keyring, and a memory that may be lost at any time.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
@@ -171,8 +171,8 @@ pub(super) struct Memory {
     last_words: HashMap<Key, (Option<String>, ApiTokenStatus)>,
     /// What was issued to be delivered once, until the status tells of it.
     unsaid: HashMap<Key, Attestation>,
-    /// The UIDs of `ServiceAccount`s that claim to be made for a credential that is gone, and cannot prove it.
-    unproven: HashMap<Key, String>,
+    /// The UIDs of objects that claim to be made for one that is gone, and cannot prove it.
+    unproven: HashMap<Key, BTreeSet<String>>,
     /// What policies say, and of whom they were found to be violated.
     pub(super) policy: Judgements,
 }
@@ -366,27 +366,27 @@ impl Context {
         memory.unsaid.get(&key).cloned()
     }
 
-    /// The `ServiceAccount` of that UID claims to be made for this credential, which is gone, and cannot prove it: it stays, and is
-    /// reported once. `None`: there is no such account.
-    pub(super) fn note_unproven(&self, credential: &Key, uid: Option<String>) {
+    /// The objects of these UIDs claim to be made for this one, which is gone, and cannot prove it: they stay, and each is reported
+    /// once.
+    pub(super) fn note_unproven(&self, owner: &Key, uids: &BTreeSet<String>) {
         let unproven = &mut self.memory().unproven;
-        let Some(uid) = uid else {
-            unproven.remove(credential);
-            return;
+        let known = if uids.is_empty() {
+            unproven.remove(owner)
+        } else {
+            unproven.insert(owner.clone(), uids.clone())
         };
-        if unproven.get(credential) != Some(&uid) {
+        for uid in uids.difference(&known.unwrap_or_default()) {
             warn!(
-                ?credential,
+                ?owner,
                 uid,
-                "its ServiceAccount has no valid proof of being made by the operator, and is not deleted"
+                "object claims to be made for an object that is gone, without a valid proof; it is not deleted"
             );
-            unproven.insert(credential.clone(), uid);
         }
     }
 
-    /// How many such accounts there are.
+    /// How many such objects there are.
     pub(super) fn unproven(&self) -> usize {
-        self.memory().unproven.len()
+        self.memory().unproven.values().map(BTreeSet::len).sum()
     }
 
     /// Something that was made for it went, and not by us.
@@ -491,8 +491,8 @@ impl Context {
                 self.queue.add(Key::Credential(credential));
             }
             let unproven: Vec<_> = self.memory().unproven.keys().cloned().collect();
-            for credential in unproven {
-                self.queue.add(credential);
+            for owner in unproven {
+                self.queue.add(owner);
             }
         }
     }

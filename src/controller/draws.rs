@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::Key;
@@ -20,7 +21,7 @@ type Outcome = Result<Drawn, Problem>;
 /// Filled once; with `None` when it panicked.
 type Slot = Arc<OnceLock<Option<Outcome>>>;
 
-/// The draws that wait, are under way, or are done and not fetched yet, at most one for each object.
+/// The draws that wait, are under way, or are done and not published yet, at most one for each object.
 pub struct Draws {
     desk: Arc<Desk>,
     reports: tokio::sync::Mutex<mpsc::UnboundedReceiver<Key>>,
@@ -48,6 +49,7 @@ struct Waiting {
 struct Job {
     /// What it draws for: of another wish it is of no use.
     wish: String,
+    requested_at: Timestamp,
     outcome: Slot,
 }
 
@@ -110,7 +112,7 @@ impl Desk {
 
 impl Draws {
     /// What was drawn for `key` and this wish, or `None` while that is under way; the first call starts it, in the turn of
-    /// `namespace`.
+    /// `namespace`. It stays until [`Self::forget`], so that a write that failed is tried again with the same.
     ///
     /// # Panics
     /// When the draw panicked; the next call starts it again.
@@ -119,18 +121,22 @@ impl Draws {
         key: &Key,
         namespace: &str,
         wish: String,
+        now: Timestamp,
         draw: impl FnOnce() -> Outcome + Send + 'static,
     ) -> Option<Outcome> {
         let mut state = self.desk.state();
         if let Some(job) = state.jobs.get(key).filter(|job| job.wish == wish) {
             let outcome = job.outcome.get().cloned()?;
-            state.jobs.remove(key);
+            if !matches!(outcome, Some(Ok(_))) {
+                // It is tried again: what it failed by, such as the certificate of an authority, may be another then.
+                state.jobs.remove(key);
+            }
             drop(state);
             // What panicked in another thread did so for this reconcile, which is reported and held back for it.
             return outcome.or_else(|| resume_unwind(Box::new("a draw panicked")));
         }
         let outcome = Arc::new(OnceLock::new());
-        state.jobs.insert(key.clone(), Job { wish, outcome: outcome.clone() });
+        state.jobs.insert(key.clone(), Job { wish, requested_at: now, outcome: outcome.clone() });
         let next = Waiting { key: key.clone(), outcome, draw: Box::new(draw) };
         match state.waiting.iter_mut().find(|(waiting, _)| waiting == namespace) {
             Some((_, queue)) => queue.push_back(next),
@@ -139,6 +145,11 @@ impl Draws {
         drop(state);
         self.desk.advance();
         None
+    }
+
+    /// What is drawn for `key`, or was and is not forgotten: for which wish, and since when.
+    pub fn requested(&self, key: &Key) -> Option<(String, Timestamp)> {
+        self.desk.state().jobs.get(key).map(|job| (job.wish.clone(), job.requested_at))
     }
 
     /// What was drawn for `key` is not wanted any more.
@@ -166,8 +177,10 @@ mod tests {
     use super::*;
     use crate::{controller::Place, domain::material::Facts};
 
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
     #[tokio::test]
-    async fn a_draw_is_fetched_once_and_only_for_its_wish_and_done_again_after_a_panic() {
+    async fn a_draw_is_kept_for_its_wish_only_and_done_again_after_a_panic() {
         let draws = Draws::default();
         let key = Key::Credential(Place::new("n", "c"));
         let result = |id: &str| {
@@ -176,19 +189,24 @@ mod tests {
         };
         let id = |fetched: Option<Outcome>| fetched.map(|outcome| outcome.unwrap().facts.id.unwrap());
 
-        assert!(draws.fetch(&key, "n", "w".to_owned(), || panic!("a draw that fails")).is_none());
+        assert!(draws.fetch(&key, "n", "w".to_owned(), NOW, || panic!("a draw that fails")).is_none());
         assert_eq!(draws.done().await, key);
-        let again = AssertUnwindSafe(|| draws.fetch(&key, "n", "w".to_owned(), result("1")));
+        let again = AssertUnwindSafe(|| draws.fetch(&key, "n", "w".to_owned(), NOW, result("1")));
         assert!(catch_unwind(again).is_err(), "the panic is the reconcile's own");
-        assert!(draws.fetch(&key, "n", "w".to_owned(), result("1")).is_none(), "drawn again");
+        assert!(draws.fetch(&key, "n", "w".to_owned(), NOW, result("1")).is_none(), "drawn again");
         assert_eq!(draws.done().await, key);
-        assert_eq!(id(draws.fetch(&key, "n", "w".to_owned(), result("2"))).as_deref(), Some("1"));
+        assert_eq!(draws.requested(&key), Some(("w".to_owned(), NOW)));
+        for again in ["2", "3"] {
+            assert_eq!(id(draws.fetch(&key, "n", "w".to_owned(), NOW, result(again))).as_deref(), Some("1"));
+        }
 
-        assert!(draws.fetch(&key, "n", "w".to_owned(), result("3")).is_none(), "fetched before");
+        draws.forget(&key);
+        assert_eq!(draws.requested(&key), None);
+        assert!(draws.fetch(&key, "n", "w".to_owned(), NOW, result("3")).is_none(), "forgotten");
         assert_eq!(draws.done().await, key);
-        assert!(draws.fetch(&key, "n", "another".to_owned(), result("4")).is_none(), "of another wish");
+        assert!(draws.fetch(&key, "n", "another".to_owned(), NOW, result("4")).is_none(), "of another wish");
         assert_eq!(draws.done().await, key);
-        assert_eq!(id(draws.fetch(&key, "n", "another".to_owned(), result("5"))).as_deref(), Some("4"));
+        assert_eq!(id(draws.fetch(&key, "n", "another".to_owned(), NOW, result("5"))).as_deref(), Some("4"));
     }
 
     #[tokio::test]
@@ -205,12 +223,12 @@ mod tests {
                 let _ = gate.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 nothing()
             };
-            assert!(draws.fetch(&key("many", n), "many", "w".to_owned(), wait).is_none());
+            assert!(draws.fetch(&key("many", n), "many", "w".to_owned(), NOW, wait).is_none());
         }
         for n in 10..20 {
             draws.forget(&key("many", n));
         }
-        assert!(draws.fetch(&key("one", 0), "one", "w".to_owned(), nothing).is_none());
+        assert!(draws.fetch(&key("one", 0), "one", "w".to_owned(), NOW, nothing).is_none());
         // One at a time is let go. Who comes next may be told of a little later than one of those after.
         let mut order = Vec::new();
         while order.len() < AT_ONCE + 3 && !order.contains(&key("one", 0)) {

@@ -38,6 +38,7 @@ pub struct Metrics {
     seconds: Family<OfKind, Histogram>,
     objects: Family<OfKind, Gauge>,
     invalid: Family<OfKind, Gauge>,
+    policy_passes: Counter,
     waiting: Gauge,
     failing: Gauge,
     unproven: Gauge,
@@ -55,6 +56,7 @@ impl Default for Metrics {
         });
         let objects = Family::<OfKind, Gauge>::default();
         let invalid = Family::<OfKind, Gauge>::default();
+        let policy_passes = Counter::default();
         let [waiting, failing, unproven, leading, guarded] = [(); 5].map(|()| Gauge::default());
         registry.register(
             "reconciles",
@@ -77,11 +79,16 @@ impl Default for Metrics {
             "Objects that do not fit their kind, by kind: nothing is made for them",
             invalid.clone(),
         );
+        registry.register(
+            "policy_passes",
+            "Passes over all Credentials of a namespace to evaluate CredentialPolicies, at most one per namespace and second",
+            policy_passes.clone(),
+        );
         registry.register("waiting", "Objects that wait for their turn", waiting.clone());
         registry.register("failing", "Objects whose last look failed, to be tried again", failing.clone());
         registry.register(
-            "unproven_service_accounts",
-            "ServiceAccounts that claim to belong to a Credential that is gone, without a valid proof. They are not deleted",
+            "unproven_objects",
+            "Secrets and ServiceAccounts that claim to belong to an object that is gone, without a valid proof. They are not deleted",
             unproven.clone(),
         );
         registry.register("leading", "1 while this controller works, 0 while another may", leading.clone());
@@ -97,6 +104,7 @@ impl Default for Metrics {
             seconds,
             objects,
             invalid,
+            policy_passes,
             waiting,
             failing,
             unproven,
@@ -123,6 +131,11 @@ impl Metrics {
     /// Counts a reconcile that panicked.
     pub(super) fn note_panic(&self, key: &Key) {
         self.panics.get_or_create(&OfKind { kind: kind(key) }).inc();
+    }
+
+    /// Counts a pass over the credentials of a namespace.
+    pub(super) fn note_policy_pass(&self) {
+        self.policy_passes.inc();
     }
 
     /// Notes whether it works.

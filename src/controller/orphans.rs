@@ -3,17 +3,17 @@
 //!
 //! Bindings in other namespaces are the sweep's.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
-use kube::{
-    Resource,
-    api::ObjectMeta,
-    core::{NamespaceResourceScope, PartialObjectMeta},
-};
+use kube::{Resource, api::ObjectMeta, core::NamespaceResourceScope};
 use tracing::info;
 
 use super::{
     Context, Key, Place,
+    api_token::observe::is_minted,
     credential::apply::delete_binding,
+    owned_secret,
     write::{RequestError, delete_only, send, unless_gone},
 };
 use crate::{
@@ -40,18 +40,21 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
     let of_it = |metadata: &ObjectMeta| {
         MadeFor::of_orphan(metadata).filter(|made| made.kind == kind && made.name == place.name())
     };
+    let mut unproven = BTreeSet::new();
     for secret in ctx.secrets.owned_by(key) {
-        if let Some(made) = of_it(&secret.metadata).filter(|made| made.verify(&keyring).is_ok())
-            && known.is_gone(&made.uid).await?
-        {
-            failed = failed.and(delete::<Secret>(ctx, &secret).await);
+        let Some(made) = of_it(&secret.metadata) else { continue };
+        if !known.is_gone(&made.uid).await? {
+            continue;
+        }
+        let Some(secret) = read(ctx, &Place::of(&secret)).await? else { continue };
+        // Anybody may have copied what a Secret of the operator said of itself.
+        if of_it(&secret.metadata).is_some_and(|said| said == made && said.is_proven_of(&secret, &keyring)) {
+            failed = failed.and(delete_secret(ctx, &secret.metadata).await);
             found = true;
+        } else {
+            unproven.extend(secret.metadata.uid);
         }
     }
-    if kind == "ApiToken" {
-        return failed.map(|()| found);
-    }
-    let mut unproven = None;
     for account in ctx.accounts.owned_by(key) {
         let is_its = account.metadata.name.as_ref() == Some(&name::service_account(place.name()));
         let Some(made) = of_it(&account.metadata).filter(|_| is_its) else { continue };
@@ -60,14 +63,16 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
         }
         let uid = account.metadata.uid.as_deref().unwrap_or_default();
         if made.verify_as(&keyring, uid).is_ok() {
-            failed = failed.and(delete::<ServiceAccount>(ctx, &account).await);
+            failed = failed.and(delete_account(ctx, &account.metadata).await);
             found = true;
         } else {
-            // Anybody may have written that it is ours.
-            unproven = Some(uid.to_owned());
+            unproven.insert(uid.to_owned());
         }
     }
-    ctx.note_unproven(key, unproven);
+    ctx.note_unproven(key, &unproven);
+    if kind == "ApiToken" {
+        return failed.map(|()| found);
+    }
     for binding in ctx.role_bindings.owned_by(key).map(Binding::from) {
         if let Some(owner) = binding.claimed_owner()
             && (owner.namespace.as_str(), owner.name.as_str()) == (place.namespace(), place.name())
@@ -125,17 +130,27 @@ where
     Ok(send(what, api.get_metadata_opt(place.name())).await?.and_then(|found| found.metadata.uid))
 }
 
-/// Deletes it in the version that was looked at: whoever takes it over meanwhile keeps it.
-async fn delete<K>(ctx: &Context, orphan: &PartialObjectMeta<K>) -> Result<(), RequestError>
-where
-    K: Readable + Resource<Scope = NamespaceResourceScope>,
-{
-    let place = Place::of(orphan);
-    let kind = K::kind(&());
-    info!(%place, %kind, "whom it was made for is gone");
-    let uid = orphan.metadata.uid.as_deref().unwrap_or_default();
-    let params = delete_only(uid, orphan.metadata.resource_version.as_deref());
-    let api: Objects<K> = Objects::namespaced(ctx.client.clone(), place.namespace());
-    unless_gone(send(|| format!("delete {kind} {place}"), api.delete(place.name(), &params)).await)?;
-    Ok(())
+/// The Secret at `place`, if it is there.
+pub(super) async fn read(ctx: &Context, place: &Place) -> Result<Option<Secret>, RequestError> {
+    let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
+    unless_gone(send(|| format!("get Secret {place}"), api.get(place.name())).await)
+}
+
+/// Deletes the Secret in the version that was checked: whoever takes it over meanwhile keeps it.
+async fn delete_secret(ctx: &Context, orphan: &ObjectMeta) -> Result<(), RequestError> {
+    let place = Place::of_metadata(orphan);
+    info!(%place, "the owner of this Secret does not exist any more");
+    let uid = orphan.uid.as_deref().unwrap_or_default();
+    owned_secret::delete(ctx, &place, uid, orphan.resource_version.as_deref(), is_minted(orphan)).await
+}
+
+/// Deletes the ServiceAccount in the version that was checked.
+async fn delete_account(ctx: &Context, orphan: &ObjectMeta) -> Result<(), RequestError> {
+    let place = Place::of_metadata(orphan);
+    info!(%place, "the owner of this ServiceAccount does not exist any more");
+    let uid = orphan.uid.as_deref().unwrap_or_default();
+    let params = delete_only(uid, orphan.resource_version.as_deref());
+    let accounts: Objects<ServiceAccount> = Objects::namespaced(ctx.client.clone(), place.namespace());
+    let deleted = send(|| format!("delete ServiceAccount {place}"), accounts.delete(place.name(), &params));
+    unless_gone(deleted.await).map(drop)
 }

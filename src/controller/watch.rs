@@ -167,6 +167,7 @@ fn token_changed(ctx: &Context, change: &Change<ApiToken>) {
 
 /// Has the tokens of a credential counted after the burst.
 pub fn count_soon(ctx: &Context, credential: &Key) {
+    ctx.count_tokens_soon(credential);
     ctx.queue.add_after(credential, GATHER);
 }
 

@@ -4,11 +4,15 @@
 //! and a backup brings it back with a UID that is nobody's. What bears no owner reference and can prove that it was made
 //! for an object that is gone belongs to nobody any more.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::{
+    api::core::v1::Secret,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
+    attested,
     binding::controller,
     digest::{self, DigestError},
     keyring::{Key, Keyring},
@@ -89,6 +93,15 @@ impl MadeFor {
     /// When it did not, or its key is gone.
     pub fn verify_as(&self, keyring: &Keyring, own_uid: &str) -> Result<(), DigestError> {
         digest::verify_origin(keyring, &self.proof, &self.fields_as(own_uid))
+    }
+
+    /// Whether a Secret that says this is proven to be the one that the operator made: the proof names its UID, or it was created in
+    /// one write and holds what was written then, and nothing else.
+    #[must_use]
+    pub fn is_proven_of(&self, found: &Secret, keyring: &Keyring) -> bool {
+        let uid = found.metadata.uid.as_deref().unwrap_or_default();
+        self.verify_as(keyring, uid).is_ok()
+            || (self.verify(keyring).is_ok() && attested::is_attested(found, &self.uid, keyring))
     }
 
     /// Whether `found` is proven to be made for that owner, where it is and as what it is.

@@ -59,8 +59,6 @@ pub struct Generated {
     pub options: fn(&Request<'_>) -> Result<Value, Problem>,
     /// Draws it.
     pub draw: fn(&Request<'_>, &mut dyn CryptoRng) -> Result<Drawn, Problem>,
-    /// Whether drawing takes so much computing that others must not wait for it.
-    pub costly: fn(&CredentialSpec) -> bool,
     /// How long it lasts of itself.
     pub lasts: fn(&CredentialSpec) -> Option<SignedDuration>,
     /// Whether it is a bearer token that the verifier knows.
@@ -276,10 +274,6 @@ fn text<'a>(entries: &'a Entries, key: &str) -> Result<&'a str, Problem> {
 #[expect(clippy::unnecessary_wraps, reason = "the signature of a check")]
 fn anything(_: &Entries, _: Timestamp) -> Result<Facts, Problem> {
     Ok(Facts::default())
-}
-
-const fn cheap(_: &CredentialSpec) -> bool {
-    false
 }
 
 const fn forever(_: &CredentialSpec) -> Option<SignedDuration> {

@@ -4,6 +4,11 @@ use sha2::{Digest, Sha256};
 
 use crate::api::credential::Grant;
 
+/// The key of a token's Secret that holds the value.
+pub const TOKEN_KEY: &str = "token";
+/// The key of a token's Secret that holds the value sealed.
+pub const SEALED_KEY: &str = "token.age";
+
 /// On everything that the operator creates; the watches select by it.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY_LABEL`].

@@ -214,6 +214,11 @@ impl<'a> Rules<'a> {
         self.selecting.iter().map(|policy| name(policy))
     }
 
+    /// The policies.
+    pub fn all(&self) -> impl Iterator<Item = &'a CredentialPolicy> {
+        self.selecting.iter().copied()
+    }
+
     /// Whether it matters how many credentials come before one.
     #[must_use]
     pub fn count_credentials(&self) -> bool {
@@ -280,7 +285,9 @@ fn name(policy: &CredentialPolicy) -> &str {
     policy.metadata.name.as_deref().unwrap_or_default()
 }
 
-fn max_tokens(policy: &CredentialPolicy) -> Option<i64> {
+/// How many tokens of one credential a policy allows, where it limits them.
+#[must_use]
+pub fn max_tokens(policy: &CredentialPolicy) -> Option<i64> {
     policy.spec.tokens.as_ref().and_then(|tokens| tokens.max_per_credential)
 }
 

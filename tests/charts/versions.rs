@@ -10,8 +10,19 @@ use std::{
     time::Duration,
 };
 
+use credential_operator::api::{ApiToken, Credential};
+use futures::{Stream, StreamExt, stream};
+use k8s_openapi::api::{
+    core::v1::{Secret, ServiceAccount},
+    rbac::v1::RoleBinding,
+};
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject},
+    runtime::watcher,
+};
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::timeout;
 
 use crate::{
     CHART, DEADLINE, HOME, SHOP, WAIT,
@@ -25,7 +36,7 @@ const VERSION: &str = "0.2.0";
 const PAUSE: Duration = Duration::from_millis(10);
 /// How often it is found out which there are.
 const ASKED_AT_A_TIME: usize = 5;
-/// For how long nothing may change any more: the count of a credential's tokens comes ten seconds late.
+/// For how long no watch may show a change: the controller counts the tokens of a credential after ten seconds at most.
 const CALM: Duration = Duration::from_secs(11);
 
 /// Where tests/external/install puts the operator of the version before.
@@ -150,33 +161,47 @@ async fn tokens_wait(world: &World, round: &str, issued: &str) {
     assert_eq!(of_token(world, "kept", issued, ".status.state"), "Active");
 }
 
-/// Names and versions of all that is the operator's in the shop, but for Secrets that are to go.
-fn all(world: &World) -> String {
-    let columns = "custom-columns=:kind,:metadata.name,:metadata.resourceVersion,:status.state";
-    world.kubectl(&[
-        "get",
-        "credentials,apitokens,secrets,serviceaccounts,rolebindings",
-        "-n",
-        "shop",
-        "-o",
-        columns,
-        "--no-headers",
-    ])
+/// Every change of what is the operator's in the shop, from now on.
+fn changes(world: &World) -> impl Stream<Item = String> {
+    let client = world.control_plane.admin().client().unwrap();
+    let kinds = [
+        ApiResource::erase::<Credential>(&()),
+        ApiResource::erase::<ApiToken>(&()),
+        ApiResource::erase::<Secret>(&()),
+        ApiResource::erase::<ServiceAccount>(&()),
+        ApiResource::erase::<RoleBinding>(&()),
+    ];
+    let watches = kinds.map(|kind| {
+        let objects = Api::<DynamicObject>::namespaced_with(client.clone(), "shop", &kind);
+        let changed =
+                watcher(objects, watcher::Config::default()).filter_map(move |event| {
+                    let changed = match event.unwrap() {
+                        watcher::Event::Apply(object) | watcher::Event::Delete(object) => Some(object),
+                        watcher::Event::Init | watcher::Event::InitApply(_) | watcher::Event::InitDone => {
+                            None
+                        }
+                    };
+                    let kind = kind.kind.clone();
+                    async move {
+                        changed.map(|object| format!("{kind} {}", object.metadata.name.unwrap_or_default()))
+                    }
+                });
+        changed.boxed()
+    });
+    stream::select_all(watches)
 }
 
 /// Nothing is written any more, and what is over has stayed so.
 async fn calm(world: &World, rounds: &[&str]) {
-    let deadline = Instant::now() + DEADLINE;
-    let mut before = String::new();
-    loop {
-        let now = all(world);
-        if now == before {
-            break;
+    let mut changes = changes(world);
+    let mut last = None;
+    let until_calm = async {
+        while let Ok(changed) = timeout(CALM, changes.next()).await {
+            last = changed;
         }
-        assert!(Instant::now() < deadline, "something is written again and again: {before}{now}");
-        before = now;
-        sleep(CALM).await;
-    }
+    };
+    let calm = timeout(DEADLINE, until_calm).await;
+    assert!(calm.is_ok(), "objects are written again and again, the last time {last:?}");
     let secrets = world.names("secrets", "shop");
     for round in rounds {
         for (name, state, has_secret) in

@@ -179,6 +179,10 @@ impl Subject {
     /// Does what the documents say is a reason for new material.
     async fn reason(&mut self, number: usize, random: &mut StdRng) -> String {
         let options = options(self.credential_type);
+        if self.credential_type == CredentialType::HashedPassword {
+            // What takes long to hash is hashed once in 48 s.
+            self.clock.step(MINUTE);
+        }
         match random.random_range(0..4) {
             0 => {
                 self.clock.step(MINUTE);

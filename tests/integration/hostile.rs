@@ -22,18 +22,22 @@ use crate::support::{Space, SystemClock, World, condition, config, credential, t
 crate::tests![
     recipients_of_low_order_are_reported_and_nothing_is_sealed_for_them,
     a_service_account_without_a_proof_is_never_deleted,
+    a_secret_with_a_copied_mark_is_never_deleted,
+    a_minted_token_is_revoked_though_its_secret_was_stripped,
 ];
 
 pub mod hostile_alone {
     use super::{
         a_credential_costs_one_write_more_for_the_proof_of_its_account,
         a_panic_is_reported_by_the_status_and_an_event, accounts_of_an_earlier_version_are_signed_once,
+        material_that_takes_long_is_generated_once_a_period,
     };
 
     crate::tests![
         a_panic_is_reported_by_the_status_and_an_event,
         a_credential_costs_one_write_more_for_the_proof_of_its_account,
         accounts_of_an_earlier_version_are_signed_once,
+        material_that_takes_long_is_generated_once_a_period,
     ];
 }
 
@@ -175,6 +179,130 @@ async fn a_service_account_without_a_proof_is_never_deleted(world: Arc<World>, s
     );
     assert!(space.api::<ServiceAccount>().get_opt("ci-credential").await.unwrap().is_some());
     elsewhere.clean_up().await;
+}
+
+async fn a_secret_with_a_copied_mark_is_never_deleted(_: Arc<World>, space: Space) {
+    let material = "{type: Opaque, opaque: {fields: [{name: k}]}}";
+    space.apply(&credential("c")).await;
+    let mut planted = Vec::new();
+    for case in ["foreign", "renamed", "more", "edited", "empty"] {
+        let (token_name, credential_name) = (format!("{case}-t"), format!("{case}-c"));
+        space.apply(&token(&token_name, "expiresIn: 1h")).await;
+        space.token(&token_name, ApiTokenState::Active).await;
+        space.apply(&credential(&credential_name).replace("{displayName: Test}", material)).await;
+        space.published(&credential_name, 0).await;
+        for (secret, key) in
+            [(format!("{token_name}-token"), "token"), (format!("{credential_name}-credential"), "k")]
+        {
+            let ours = space.api::<Secret>().get(&secret).await.unwrap();
+            let mut data = ours.data.clone().unwrap();
+            let value = data[key].clone();
+            let theirs = k8s_openapi::ByteString(b"theirs".to_vec());
+            match case {
+                "foreign" => data = [("password".to_owned(), theirs)].into(),
+                "renamed" => data = [("password".to_owned(), value)].into(),
+                "more" => drop(data.insert("password".to_owned(), theirs)),
+                "edited" => drop(data.insert(key.to_owned(), theirs)),
+                _ => data.clear(),
+            }
+            let ObjectMeta { name, labels, annotations, .. } = ours.metadata;
+            let metadata = ObjectMeta { name, labels, annotations, ..ObjectMeta::default() };
+            planted.push(Secret { metadata, data: Some(data), type_: ours.type_, ..Secret::default() });
+        }
+        space.api::<ApiToken>().delete(&token_name, &DeleteParams::default()).await.unwrap();
+        space.api::<Credential>().delete(&credential_name, &DeleteParams::default()).await.unwrap();
+        gone::<Secret>(&space, &format!("{token_name}-token")).await;
+        gone::<Secret>(&space, &format!("{credential_name}-credential")).await;
+    }
+    let mut before = Vec::new();
+    for secret in &planted {
+        before.push(space.api::<Secret>().create(&PostParams::default(), secret).await.unwrap());
+    }
+    // True orphans go, after those that came before them.
+    space
+        .apply(
+            &(token("last", "expiresIn: 1h")
+                + "---\n"
+                + &credential("last").replace("{displayName: Test}", material)),
+        )
+        .await;
+    space.token("last", ApiTokenState::Active).await;
+    space.published("last", 0).await;
+    space.api::<ApiToken>().delete("last", &DeleteParams::orphan()).await.unwrap();
+    space.api::<Credential>().delete("last", &DeleteParams::orphan()).await.unwrap();
+    gone::<Secret>(&space, "last-token").await;
+    gone::<Secret>(&space, "last-credential").await;
+    // Nor do others of their names take them.
+    space.apply(&token("foreign-t", "expiresIn: 1h")).await;
+    let failed = space.token("foreign-t", ApiTokenState::Failed).await;
+    assert_eq!(condition(&failed, "Stalled").1, "Conflict");
+    for before in before {
+        let name = before.name_any();
+        assert_eq!(space.api::<Secret>().get_opt(&name).await.unwrap(), Some(before), "{name}");
+    }
+}
+
+async fn a_minted_token_is_revoked_though_its_secret_was_stripped(_: Arc<World>, space: Space) {
+    space.apply(&credential("c")).await;
+    let attestation = "credential-operator.io/attestation";
+    let stripped = [
+        ("owner", json!({"metadata": {"ownerReferences": null}})),
+        (
+            "all",
+            json!({"metadata": {"ownerReferences": null, "labels": null, "annotations": {attestation: null}}}),
+        ),
+    ];
+    for (name, _) in &stripped {
+        space.apply(&token(name, "type: ServiceAccount, expiresIn: 1h")).await;
+        space.token(name, ApiTokenState::Active).await;
+    }
+    for (name, patch) in stripped {
+        // In one request each, so that the controller has no time to put it right.
+        let (secret, revoked) = (format!("{name}-token"), json!({"spec": {"revoked": true}}));
+        let (stripped, revoked) =
+            tokio::join!(space.patch::<Secret>(&secret, patch), space.patch::<ApiToken>(name, revoked));
+        assert!(revoked.is_ok());
+        // It may have been deleted before it was stripped.
+        drop(stripped);
+        gone::<Secret>(&space, &secret).await;
+    }
+}
+
+async fn material_that_takes_long_is_generated_once_a_period(world: Arc<World>, space: Space) {
+    let clock = SystemClock::shared();
+    let operator = world.operator(clock.clone()).await;
+    let spec = "{type: HashedPassword, hashedPassword: {cost: 14}}";
+    space.apply(&credential("c").replace("{displayName: Test}", spec)).await;
+    space.published("c", 0).await;
+    let first = space.data("c-credential").await;
+    for revision in 1..=20 {
+        space.patch::<Credential>("c", json!({"spec": {"rotation": {"revision": revision}}})).await.unwrap();
+    }
+    let postponed = |found: Option<&Credential>| {
+        found.is_some_and(|found| {
+            let (holds, reason, message) = condition(found, "Ready");
+            let current = found.status.as_ref().and_then(|status| status.observed_generation);
+            let says = message.starts_with("The generation of new material is postponed until ");
+            !holds && reason == "Pending" && says && current == found.metadata.generation
+        })
+    };
+    let found = space.until::<Credential>("c", postponed).await.unwrap();
+    assert!(condition(&found, "Reconciling").0);
+    assert!(
+        condition(&found, "Ready").2.contains("at most once every 3m 12s"),
+        "{}",
+        condition(&found, "Ready").2
+    );
+    assert_eq!(space.data("c-credential").await, first, "it stays");
+    clock.step(jiff::SignedDuration::from_secs(193));
+    let second = space.published("c", 1).await;
+    assert_eq!(second.status.unwrap().material.unwrap().revision, Some(20));
+    assert_ne!(space.data("c-credential").await["hash"], first["hash"]);
+    // While it was generated, nobody asked again and again whether it was still wished.
+    let requests = operator.requests(&space);
+    let asked = requests.iter().filter(|(what, _)| what.starts_with("get") && what.ends_with(" credentials"));
+    assert!(asked.map(|(_, count)| count).sum::<usize>() < 20, "{requests:?}");
+    operator.stop().await;
 }
 
 async fn a_panic_is_reported_by_the_status_and_an_event(world: Arc<World>, space: Space) {

@@ -101,6 +101,7 @@ fn main() -> ExitCode {
         mass::tests(),
         minted::minted_alone::tests(),
         poisoned::tests(),
+        policy::passes::tests(),
         policy::policy_alone::tests(),
         renewal::tests(),
         rights::tests(),

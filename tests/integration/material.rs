@@ -518,10 +518,6 @@ async fn a_rsa_key_keeps_nobody_waiting(world: Arc<World>, space: Space) {
     for number in 0..6 {
         space.published(&format!("r{number}"), 0).await;
     }
-    // While a key is drawn in the place of another, nobody asks again and again whether that is still wished.
-    let wish = json!({"sshKey": {"algorithm": "Rsa", "size": 4096}, "rotation": {"revision": 1}});
-    space.spec("r0", wish).await;
-    space.published("r0", 1).await;
     let asked = world.control_plane.audit_log().unwrap().into_iter().filter(|event| {
         let about = event.object_ref.clone().unwrap_or_default();
         event.verb == "get" && about.resource == "credentials" && about.namespace == space.namespace

@@ -1,6 +1,7 @@
 //! What policies allow, refuse and count.
 
 pub mod counts;
+pub mod passes;
 pub mod policy_alone;
 
 use std::{sync::Arc, time::Duration};

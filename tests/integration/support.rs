@@ -16,6 +16,7 @@ use credential_operator::{
     api::{self, ApiToken, ApiTokenState, Credential, CredentialState},
     controller::{self, Config, Context, ControllerError},
     domain::{clock::Clock, reach::Reach, token::Prefix},
+    telemetry::health::Probe,
 };
 use futures::{Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
@@ -319,6 +320,7 @@ pub struct Operator {
     /// By call (`create`, `patch`, `replace_status`, ...) and path, as the client sends them.
     requests: Arc<Mutex<Vec<(&'static str, String)>>>,
     gate: Arc<RwLock<()>>,
+    ctx: Arc<Context>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ControllerError>>,
 }
@@ -342,8 +344,8 @@ impl Operator {
         let ctx = Context::new(client, clock, random, settings);
         let ctx = Arc::new(if guarded { ctx.guarded() } else { ctx });
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(controller::run(ctx, stopped));
-        Self { requests, gate, stop, task }
+        let task = tokio::spawn(controller::run(ctx.clone(), stopped));
+        Self { requests, gate, ctx, stop, task }
     }
 
     /// Has its requests wait until what is returned is dropped. Watches that run go on.
@@ -363,6 +365,13 @@ impl Operator {
             }
         }
         counts
+    }
+
+    /// What it counts under a name without labels.
+    pub fn metric(&self, name: &str) -> u64 {
+        let metrics = self.ctx.metrics();
+        let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+        metrics.lines().find_map(value).unwrap()
     }
 
     pub async fn stop(self) {

@@ -240,7 +240,7 @@ async fn a_token_that_cannot_be_read_ends_all_the_same(world: Arc<World>, space:
     // Nor does it help to hide whose Secret it is.
     let unlabelled = json!({"metadata": {"labels": null}});
     space.patch::<Secret>("unlabelled-token", unlabelled).await.unwrap();
-    let unowned = json!({"metadata": {"ownerReferences": null}});
+    let unowned = json!({"metadata": {"ownerReferences": null}, "data": {"token": "eA==", "more": "eA=="}});
     space.patch::<Secret>("orphaned-token", unowned).await.unwrap();
     for name in ["foreign", "revoked", "unlabelled", "orphaned"] {
         space.patch::<UntypedToken>(name, json!({"spec": {"revoked": true}})).await.unwrap();

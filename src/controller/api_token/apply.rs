@@ -158,7 +158,11 @@ async fn publish(
     };
     let mut annotations = recipe.dress.annotations;
     annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
-    let made_for = MadeFor::new(&reference(token), place.to_string()).signed(&key);
+    let made_for = MadeFor::new(&reference(token), place.to_string());
+    let made_for = match &into {
+        Some(held) => made_for.signed_as(&key, &held.secret.uid),
+        None => made_for.signed(&key),
+    };
     annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), Some(made_for.text()));
     let labels = recipe.dress.labels;
     let data = [(entry.0.to_owned(), ByteString(entry.1))];
@@ -293,7 +297,7 @@ async fn delete_token(
     Ok(())
 }
 
-fn reference(token: &ApiToken) -> OwnerReference {
+pub(super) fn reference(token: &ApiToken) -> OwnerReference {
     OwnerReference {
         api_version: "credential-operator.io/v1alpha1".to_owned(),
         kind: "ApiToken".to_owned(),

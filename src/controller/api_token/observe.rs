@@ -34,10 +34,7 @@ use crate::{
 /// What is younger than this is believed to be as the watch shows it.
 const NEWS: SignedDuration = SignedDuration::from_secs(30);
 
-/// The key of a token's Secret that holds the value.
-pub const TOKEN_KEY: &str = "token";
-/// The key of a token's Secret that holds the value sealed.
-pub const SEALED_KEY: &str = "token.age";
+pub use crate::domain::name::{SEALED_KEY, TOKEN_KEY};
 
 /// Looks at a token and all that belongs to it.
 ///

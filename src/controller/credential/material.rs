@@ -8,6 +8,8 @@ pub mod plan;
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use crate::{
     api::{Credential, credential::ObjectReference},
     controller::mint::Native,
@@ -37,6 +39,8 @@ pub struct Seen {
     pub native: Option<Native>,
     /// Whether the keyring has the key that the status' digest names; true without a digest.
     pub key_known: bool,
+    /// What is being generated, or was and is not published yet: for which wish, and since when.
+    pub generating: Option<(String, Timestamp)>,
 }
 
 /// The Secret of a credential's choice.

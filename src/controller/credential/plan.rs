@@ -463,10 +463,8 @@ fn status(
         Verdict::Active => {
             let (reason, mut say) = what_is_published(delivered_at);
             if let Some((every, kept)) = domain_material::cost::lengthened(&credential.spec) {
-                let minutes = kept.as_mins();
                 say = format!(
-                    "{say}; spec.rotation.every is {every}, but this material takes long to generate and is rotated every \
-                     {minutes} min"
+                    "{say}; spec.rotation.every is {every}, but this material takes long to generate and is rotated every {kept:#}"
                 );
             }
             let ready = finding(ConditionType::Ready, true, reason, &say);

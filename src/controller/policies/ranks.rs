@@ -1,10 +1,13 @@
 //! Who comes before whom under a count, sorted once for many questions.
 //!
 //! A credential or token that asks how many come before it would otherwise look at all others, so that a namespace of n
-//! credentials cost n² looks for each change. An order may be up to [`FRESH_FOR`] old: it refuses and reports, but whoever gets
-//! one of the last places by it is counted exactly before.
+//! credentials cost n² looks for each change. An order may be up to [`FRESH_FOR`] old: it refuses and reports. Before it gives
+//! away a place that another may have got since, it is sorted again.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -15,12 +18,6 @@ use crate::{controller::Key, domain::policy::Standing};
 pub(super) const FRESH_FOR: Duration = Duration::from_secs(1);
 /// How many orders are kept before those that are not fresh are dropped.
 const KEPT: usize = 64;
-
-#[cfg(test)]
-thread_local! {
-    /// How many were sorted in this thread.
-    pub(super) static SORTED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-}
 
 /// What is counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,15 +41,6 @@ struct Order {
     admitted: usize,
 }
 
-/// How many come before one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Before {
-    /// By the order that is kept.
-    pub(super) known: usize,
-    /// At the most, with those that were given a place since.
-    pub(super) at_most: usize,
-}
-
 /// A [`Standing`] that can be kept; ordered as it is.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Owned {
@@ -68,33 +56,35 @@ impl From<Standing<'_>> for Owned {
 }
 
 impl Ranks {
-    /// How many of the group come before `own`; `all` lists those that count, where that is not known freshly.
+    /// How many of the group come before `own`; `all` lists those that count. Where `allows` lets one that asks have a place behind
+    /// so many, it counts as admitted from then on.
     pub(super) fn behind(
         &mut self,
         group: &Group,
         own: &Standing<'_>,
-        all: impl FnOnce() -> Vec<Owned>,
-    ) -> Before {
-        if !self.orders.get(group).is_some_and(Order::is_fresh) {
-            if self.orders.len() >= KEPT {
-                self.orders.retain(|_, order| order.is_fresh());
-            }
-            let mut sorted = all();
-            #[cfg(test)]
-            SORTED.set(SORTED.get() + sorted.len());
-            sorted.sort_unstable();
-            self.orders.insert(group.clone(), Order { sorted_at: Instant::now(), sorted, admitted: 0 });
+        all: impl Fn() -> Vec<Owned>,
+        allows: impl Fn(usize) -> bool,
+    ) -> usize {
+        let known = self.order(group, false, &all).behind(own);
+        if !(own.asks && allows(known)) {
+            return known;
         }
-        let own = Owned::from(*own);
-        let order = self.orders.get(group);
-        let known = order.map_or(0, |order| order.sorted.partition_point(|other| *other < own));
-        Before { known, at_most: known + order.map_or(0, |order| order.admitted) }
+        let admitted = self.order(group, false, &all).admitted;
+        let behind = if allows(known + admitted) { known } else { self.order(group, true, &all).behind(own) };
+        if allows(behind) {
+            self.order(group, false, &all).admitted += 1;
+        }
+        behind
     }
 
-    /// One of the group was given a place.
-    pub(super) fn note_admitted(&mut self, group: &Group) {
-        if let Some(order) = self.orders.get_mut(group) {
-            order.admitted += 1;
+    /// The order of a group: the one that is known, unless it is too old, or is to be sorted `again`.
+    fn order(&mut self, group: &Group, again: bool, all: impl Fn() -> Vec<Owned>) -> &mut Order {
+        if self.orders.len() >= KEPT && !self.orders.contains_key(group) {
+            self.orders.retain(|_, order| order.is_fresh());
+        }
+        match self.orders.entry(group.clone()) {
+            Entry::Occupied(known) if known.get().is_fresh() && !again => known.into_mut(),
+            entry => entry.insert_entry(Order::of(all())).into_mut(),
         }
     }
 
@@ -110,6 +100,16 @@ impl Ranks {
 }
 
 impl Order {
+    fn of(mut sorted: Vec<Owned>) -> Self {
+        sorted.sort_unstable();
+        Self { sorted_at: Instant::now(), sorted, admitted: 0 }
+    }
+
+    fn behind(&self, own: &Standing<'_>) -> usize {
+        let own = Owned::from(*own);
+        self.sorted.partition_point(|other| *other < own)
+    }
+
     fn is_fresh(&self) -> bool {
         self.sorted_at.elapsed() < FRESH_FOR
     }
@@ -117,39 +117,96 @@ impl Order {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     fn standing(asks: bool, created: i64, name: &str) -> Standing<'_> {
         Standing { asks, created_at: Timestamp::from_second(created).ok(), name }
     }
 
+    fn group() -> Group {
+        Group::Namespace("n".to_owned())
+    }
+
+    /// Those that are there, and how often they were listed.
+    #[derive(Default)]
+    struct Members {
+        all: std::cell::RefCell<Vec<Owned>>,
+        listed: Cell<usize>,
+    }
+
+    impl Members {
+        fn add(&self, member: Standing<'_>) {
+            self.all.borrow_mut().push(member.into());
+        }
+
+        fn list(&self) -> Vec<Owned> {
+            self.listed.set(self.listed.get() + 1);
+            self.all.borrow().clone()
+        }
+
+        /// Asks for a place where there are so many; one that gets it has it from then on.
+        fn ask(&self, ranks: &mut Ranks, own: Standing<'_>, places: usize) -> bool {
+            let behind = ranks.behind(&group(), &own, || self.list(), |behind| behind < places);
+            if behind < places {
+                let mut all = self.all.borrow_mut();
+                let is_own = |member: &&mut Owned| &*member.name == own.name;
+                all.iter_mut().filter(is_own).for_each(|member| member.asks = false);
+            }
+            behind < places
+        }
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn an_order_is_sorted_once_a_second_and_counts_who_was_admitted_since() {
-        let group = || Group::Namespace("n".to_owned());
-        let mut ranks = Ranks::default();
-        let mut sorted = 0;
-        let mut before = |ranks: &mut Ranks, own: Standing<'_>| {
-            let before = ranks.behind(&group(), &own, || {
-                sorted += 1;
-                [standing(true, 2, "b"), standing(true, 1, "a"), standing(false, 3, "c")]
-                    .map(Owned::from)
-                    .into()
-            });
-            (before.known, before.at_most, sorted)
-        };
-        assert_eq!(before(&mut ranks, standing(false, 3, "c")), (0, 0, 1), "who has something is first");
-        assert_eq!(before(&mut ranks, standing(true, 1, "a")), (1, 1, 1));
-        assert_eq!(before(&mut ranks, standing(true, 2, "b")), (2, 2, 1));
-        assert_eq!(
-            before(&mut ranks, standing(true, 9, "new")),
-            (3, 3, 1),
-            "one that is not in the order yet"
-        );
-        ranks.note_admitted(&group());
-        assert_eq!(before(&mut ranks, standing(true, 2, "b")), (2, 3, 1));
+    async fn the_oldest_have_the_places_and_no_more_than_there_are() {
+        for places in [1, 3, 19, 20, 21] {
+            let (mut ranks, members) = (Ranks::default(), Members::default());
+            let names: Vec<_> = (0..20).map(|n| format!("c{n:02}")).collect();
+            // Ten are created in one second, and told apart by their names.
+            let standing = |n: usize| standing(true, i64::from(n >= 10), &names[n]);
+            (0..20).for_each(|n| members.add(standing(n)));
+            // In whatever order they ask.
+            for n in (0..20).rev() {
+                assert_eq!(members.ask(&mut ranks, standing(n), places), n < places, "{n} of {places}");
+            }
+            assert!(members.listed.get() <= 2, "{} for {places}", members.listed.get());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_admitted_twice_by_an_order_that_is_not_the_latest() {
+        let (mut ranks, members) = (Ranks::default(), Members::default());
+        // All of them ask as soon as they are there, the youngest first.
+        let admitted = (0..20).rev().filter(|n| {
+            let name = format!("c{n:02}");
+            members.add(standing(true, *n, &name));
+            members.ask(&mut ranks, standing(true, *n, &name), 5)
+        });
+        assert_eq!(admitted.count(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn three_thousand_that_ask_are_sorted_once_a_second() {
+        let (mut ranks, members) = (Ranks::default(), Members::default());
+        let names: Vec<_> = (0..3_000).map(|n| format!("c{n:04}")).collect();
+        for name in &names {
+            members.add(standing(true, 0, name));
+        }
+        for name in names.iter().rev() {
+            members.ask(&mut ranks, standing(true, 0, name), 2);
+        }
+        assert_eq!(members.listed.get(), 1);
+        // One that was deleted and created again, and others that were given a place, do not have them sorted again.
+        for n in 0..50 {
+            members.ask(&mut ranks, standing(true, 1, &format!("new{n}")), 2);
+        }
+        assert_eq!(members.listed.get(), 1);
         tokio::time::advance(FRESH_FOR).await;
-        assert_eq!(before(&mut ranks, standing(true, 2, "b")), (2, 2, 2));
+        assert!(!members.ask(&mut ranks, standing(true, 0, "c0002"), 2));
+        assert_eq!(members.listed.get(), 2);
         ranks.forget(&group());
-        assert_eq!(before(&mut ranks, standing(true, 2, "b")), (2, 2, 3));
+        assert!(!members.ask(&mut ranks, standing(true, 0, "c0002"), 2));
+        assert_eq!(members.listed.get(), 3);
     }
 }

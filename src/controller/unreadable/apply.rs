@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
 use crate::{
-    client::{InvalidObject, Objects},
+    client::InvalidObject,
     controller::{
         Context, Key, Place,
         api_token::observe::is_minted,
@@ -14,8 +14,8 @@ use crate::{
             observe::{latest, look},
             plan::{is_held, owner_of},
         },
-        owned_secret,
-        write::{RequestError, send},
+        orphans, owned_secret,
+        write::RequestError,
     },
     domain::{
         binding::{Binding, BindingKey, controller},
@@ -75,19 +75,20 @@ pub(super) async fn take_secrets(
 }
 
 async fn take_secret(ctx: &Context, place: &Place, unread: &InvalidObject) -> Result<(), RequestError> {
-    let secrets = Objects::<Secret>::namespaced(ctx.client.clone(), place.namespace());
-    let found = send(|| format!("get Secret {place}"), secrets.get_metadata_opt(place.name())).await?;
-    let Some(found) = found.filter(|found| is_its(ctx, unread, &found.metadata)) else { return Ok(()) };
+    let Some(found) = orphans::read(ctx, place).await? else { return Ok(()) };
+    if !is_its(ctx, unread, &found) {
+        return Ok(());
+    }
     let uid = found.metadata.uid.as_deref().unwrap_or_default();
     owned_secret::delete(ctx, place, uid, None, is_minted(&found.metadata)).await
 }
 
 /// Whether a Secret is this very token's: by its owner, or, where it has none, by what the operator has signed.
-fn is_its(ctx: &Context, unread: &InvalidObject, found: &ObjectMeta) -> bool {
+fn is_its(ctx: &Context, unread: &InvalidObject, found: &Secret) -> bool {
     let uid = unread.metadata.uid.as_ref();
-    if let Some(owner) = controller(found) {
+    if let Some(owner) = controller(&found.metadata) {
         return Some(&owner.uid) == uid;
     }
-    MadeFor::of_orphan(found)
-        .is_some_and(|made| Some(&made.uid) == uid && made.verify(&ctx.keyring()).is_ok())
+    MadeFor::of_orphan(&found.metadata)
+        .is_some_and(|made| Some(&made.uid) == uid && made.is_proven_of(found, &ctx.keyring()))
 }

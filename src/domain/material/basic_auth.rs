@@ -10,7 +10,7 @@ use super::{
 use crate::api::material::BasicAuth;
 
 /// What Apache's htpasswd and nginx take without being slow at every request.
-const COST: u32 = 10;
+pub(super) const COST: u32 = 10;
 /// What bcrypt looks at; a longer password would open by a part of it.
 const MAX_LENGTH: u32 = 72;
 const TOO_LONG: &str =
@@ -18,14 +18,7 @@ const TOO_LONG: &str =
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "kubernetes.io/basic-auth",
-    generated: Some(Generated {
-        options,
-        draw,
-        costly: |_| true,
-        lasts: forever,
-        bearer: false,
-        public: &["username"],
-    }),
+    generated: Some(Generated { options, draw, lasts: forever, bearer: false, public: &["username"] }),
     provided: Provided { required: &["username", "password"], optional: &["auth"], check, publish: None },
     when_inactive: READERS_GO_ON,
 };

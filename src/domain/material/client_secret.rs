@@ -4,7 +4,7 @@
 use rand::CryptoRng;
 use serde_json::{Value, json};
 
-use super::{Drawn, Facts, Generated, Kind, Problem, Provided, Request, anything, cheap, entry, forever};
+use super::{Drawn, Facts, Generated, Kind, Problem, Provided, Request, anything, entry, forever};
 use crate::domain::token::Token;
 
 /// The key of the id.
@@ -14,14 +14,7 @@ pub const SECRET_KEY: &str = "client-secret";
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "Opaque",
-    generated: Some(Generated {
-        options,
-        draw,
-        costly: cheap,
-        lasts: forever,
-        bearer: true,
-        public: &[ID_KEY],
-    }),
+    generated: Some(Generated { options, draw, lasts: forever, bearer: true, public: &[ID_KEY] }),
     provided: Provided { required: &[ID_KEY, SECRET_KEY], optional: &[], check: anything, publish: None },
     when_inactive: "the verifier refuses the client secret",
 };

@@ -1,42 +1,37 @@
-//! How often material of a type may be generated: as often as `rotation.every` asks, but no credential may take more than about
-//! a thousandth of a processor core.
+//! How much CPU time it takes to generate material, and how often a credential may have it generated.
 //!
-//! Bearer tokens are cheap, so that this never lengthens the lifetime of one.
+//! The rule: where that takes [`FREE`] or more, one credential has material generated at most so often that it uses half a percent of
+//! a processor core, whatever asks for it: `rotation.every`, a revision, an annotation, other options, or another provided password
+//! to hash. `cargo bench -- generation` measures the CPU times.
+//!
+//! Bearer tokens take no time, so that this never lengthens the lifetime of one.
 
 use jiff::SignedDuration;
 
-use super::hashed_password;
+use super::{basic_auth, hashed_password};
 use crate::api::{
     CredentialSpec, CredentialType, Lifetime,
-    material::{HashAlgorithm, KeyAlgorithm},
+    material::{HashAlgorithm, HashedPassword, KeyAlgorithm},
 };
 
-const NONE: SignedDuration = SignedDuration::ZERO;
-/// The bcrypt cost that takes about 60 ms; each more doubles it.
-const BCRYPT_PER_MINUTE: u32 = 10;
+/// What takes less is generated as often as it is asked for.
+const FREE: SignedDuration = SignedDuration::from_millis(100);
+/// A period is so many times the CPU time: half a percent of a core.
+const TIMES: i32 = 200;
+/// What takes longer is generated in a thread of its own.
+const INLINE: SignedDuration = SignedDuration::from_millis(5);
 
-/// The shortest period in which such material is rotated.
+/// The shortest period in which such material is generated.
 #[must_use]
 pub fn shortest_period(spec: &CredentialSpec) -> SignedDuration {
-    let size = match spec.credential_type {
-        CredentialType::HashedPassword => {
-            let block = spec.hashed_password.clone().unwrap_or_default();
-            return match block.algorithm {
-                HashAlgorithm::Bcrypt => bcrypt(block.cost.unwrap_or(hashed_password::COST)),
-                HashAlgorithm::Argon2id | HashAlgorithm::Sha512Crypt => NONE,
-            };
-        }
-        CredentialType::SshKey => {
-            let block = spec.ssh_key.clone().unwrap_or_default();
-            (block.algorithm == KeyAlgorithm::Rsa).then(|| block.size.unwrap_or(4096))
-        }
-        CredentialType::Tls => {
-            let block = spec.tls.clone().unwrap_or_default();
-            (block.algorithm == KeyAlgorithm::Rsa).then(|| block.size.unwrap_or(2048))
-        }
-        _ => None,
-    };
-    size.map_or(NONE, rsa)
+    let time = cpu_time(spec);
+    if time < FREE { SignedDuration::ZERO } else { time * TIMES }
+}
+
+/// Whether it takes so much computing that others must not wait for it.
+#[must_use]
+pub fn takes_long(spec: &CredentialSpec) -> bool {
+    cpu_time(spec) > INLINE
 }
 
 /// What `spec.rotation.every` asks for and the period that is kept instead, where that is longer.
@@ -47,28 +42,54 @@ pub fn lengthened(spec: &CredentialSpec) -> Option<(Lifetime, SignedDuration)> {
     every.duration().is_ok_and(|asked| asked < shortest).then_some((every, shortest))
 }
 
-fn bcrypt(cost: u32) -> SignedDuration {
-    let doublings = cost.saturating_sub(BCRYPT_PER_MINUTE).min(16);
-    if doublings == 0 { NONE } else { SignedDuration::from_mins(1 << doublings) }
+/// The CPU time that it takes, rounded up.
+#[must_use]
+pub fn cpu_time(spec: &CredentialSpec) -> SignedDuration {
+    match spec.credential_type {
+        CredentialType::BasicAuth => bcrypt(basic_auth::COST),
+        CredentialType::HashedPassword => hashing(&spec.hashed_password.clone().unwrap_or_default()),
+        CredentialType::SshKey => {
+            let block = spec.ssh_key.clone().unwrap_or_default();
+            key(block.algorithm, block.size.unwrap_or(4096))
+        }
+        CredentialType::Tls => {
+            let block = spec.tls.clone().unwrap_or_default();
+            key(block.algorithm, block.size.unwrap_or(2048))
+        }
+        _ => SignedDuration::ZERO,
+    }
 }
 
-/// Finding the primes takes 0.1 to 4 s.
-const fn rsa(size: u32) -> SignedDuration {
-    match size {
-        0..=2048 => SignedDuration::from_mins(5),
-        2049..=3072 => SignedDuration::from_mins(20),
-        _ => SignedDuration::from_hours(1),
+fn hashing(block: &HashedPassword) -> SignedDuration {
+    match block.algorithm {
+        HashAlgorithm::Bcrypt => bcrypt(block.cost.unwrap_or(hashed_password::COST)),
+        HashAlgorithm::Argon2id | HashAlgorithm::Sha512Crypt => SignedDuration::from_millis(50),
+    }
+}
+
+/// Each cost doubles it.
+fn bcrypt(cost: u32) -> SignedDuration {
+    SignedDuration::from_millis(60) * (1 << cost.saturating_sub(10).min(16))
+}
+
+/// Finding the primes takes sometimes less and sometimes some times longer; this is the mean.
+const fn key(algorithm: KeyAlgorithm, size: u32) -> SignedDuration {
+    match (algorithm, size) {
+        (KeyAlgorithm::Rsa, 0..=2048) => SignedDuration::from_millis(150),
+        (KeyAlgorithm::Rsa, 2049..=3072) => SignedDuration::from_millis(600),
+        (KeyAlgorithm::Rsa, _) => SignedDuration::from_secs(3),
+        _ => SignedDuration::ZERO,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::domain::material::kind;
 
-    fn spec(text: serde_json::Value) -> CredentialSpec {
+    fn spec(text: Value) -> CredentialSpec {
         serde_json::from_value(text).unwrap()
     }
 
@@ -76,35 +97,44 @@ mod tests {
     fn costly_material_is_rotated_less_often_than_it_asks_for() {
         let hashed = |cost: u32| json!({"type": "HashedPassword", "hashedPassword": {"algorithm": "Bcrypt", "cost": cost}});
         let cases = [
+            (hashed(4), 0),
             (hashed(10), 0),
-            (hashed(11), 2),
-            (hashed(12), 4),
-            (hashed(15), 32),
-            (json!({"type": "HashedPassword", "hashedPassword": {"algorithm": "Bcrypt"}}), 4),
+            (hashed(11), 24),
+            (hashed(12), 48),
+            (hashed(15), 384),
+            (json!({"type": "HashedPassword", "hashedPassword": {"algorithm": "Bcrypt"}}), 48),
             (json!({"type": "HashedPassword", "hashedPassword": {"algorithm": "Argon2id"}}), 0),
-            (json!({"type": "SshKey", "sshKey": {"algorithm": "Rsa"}}), 60),
-            (json!({"type": "SshKey", "sshKey": {"algorithm": "Rsa", "size": 2048}}), 5),
-            (json!({"type": "SshKey", "sshKey": {"algorithm": "Rsa", "size": 3072}}), 20),
+            (json!({"type": "BasicAuth"}), 0),
+            (json!({"type": "SshKey", "sshKey": {"algorithm": "Rsa"}}), 600),
+            (json!({"type": "SshKey", "sshKey": {"algorithm": "Rsa", "size": 2048}}), 30),
+            (json!({"type": "SshKey", "sshKey": {"algorithm": "Rsa", "size": 3072}}), 120),
             (json!({"type": "SshKey", "sshKey": {"algorithm": "Ecdsa"}}), 0),
-            (json!({"type": "Tls", "tls": {"dnsNames": ["a.example"], "algorithm": "Rsa"}}), 5),
+            (json!({"type": "Tls", "tls": {"dnsNames": ["a.example"], "algorithm": "Rsa"}}), 30),
             (json!({"type": "Tls", "tls": {"dnsNames": ["a.example"]}}), 0),
         ];
-        for (options, minutes) in cases {
+        for (options, seconds) in cases {
             let mut spec = spec(options.clone());
-            assert_eq!(shortest_period(&spec), SignedDuration::from_mins(minutes), "{options}");
-            for (every, asked) in [("1m", 1), ("6m", 6), ("2h", 120)] {
+            assert_eq!(shortest_period(&spec), SignedDuration::from_secs(seconds), "{options}");
+            for (every, asked) in [("1m", 60), ("6m", 360), ("2h", 7_200)] {
                 spec.rotation = Some(serde_json::from_value(json!({"every": every})).unwrap());
-                let longer = (asked < minutes).then(|| SignedDuration::from_mins(minutes));
+                let longer = (asked < seconds).then(|| SignedDuration::from_secs(seconds));
                 assert_eq!(lengthened(&spec).map(|(_, kept)| kept), longer, "{options} every {every}");
             }
         }
     }
 
     #[test]
-    fn eight_of_the_costliest_take_less_than_a_hundredth_of_a_core() {
-        // bcrypt 15 takes 1.9 s on the machine that docs/performance.md is about.
-        let period = bcrypt(15).as_secs_f64();
-        assert!(8.0 * 1.9 / period < 0.01, "{period}");
+    fn only_short_work_is_done_while_others_wait() {
+        for (options, long) in [
+            (json!({"type": "BasicAuth"}), true),
+            (json!({"type": "HashedPassword", "hashedPassword": {"algorithm": "Argon2id"}}), true),
+            (json!({"type": "SshKey", "sshKey": {"algorithm": "Rsa", "size": 2048}}), true),
+            (json!({"type": "SshKey"}), false),
+            (json!({"type": "Tls", "tls": {}}), false),
+            (json!({"type": "ClientSecret"}), false),
+        ] {
+            assert_eq!(takes_long(&spec(options.clone())), long, "{options}");
+        }
     }
 
     #[test]

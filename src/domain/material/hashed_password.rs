@@ -23,14 +23,7 @@ const MAX_FOR_BCRYPT: usize = 72;
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "Opaque",
-    generated: Some(Generated {
-        options,
-        draw,
-        costly: |_| true,
-        lasts: forever,
-        bearer: false,
-        public: &[],
-    }),
+    generated: Some(Generated { options, draw, lasts: forever, bearer: false, public: &[] }),
     provided: Provided { required: &["password"], optional: &[], check: anything, publish: Some(publish) },
     when_inactive: READERS_GO_ON,
 };

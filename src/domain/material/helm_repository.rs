@@ -4,21 +4,14 @@ use rand::CryptoRng;
 use serde_json::{Value, json};
 
 use super::{
-    Drawn, Facts, Generated, Kind, Problem, Provided, READERS_GO_ON, Request, anything, cheap, entry,
-    forever, password,
+    Drawn, Facts, Generated, Kind, Problem, Provided, READERS_GO_ON, Request, anything, entry, forever,
+    password,
 };
 use crate::api::material::HelmRepository;
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "Opaque",
-    generated: Some(Generated {
-        options,
-        draw,
-        costly: cheap,
-        lasts: forever,
-        bearer: false,
-        public: &["username"],
-    }),
+    generated: Some(Generated { options, draw, lasts: forever, bearer: false, public: &["username"] }),
     provided: Provided { required: &["username", "password"], optional: &[], check: anything, publish: None },
     when_inactive: READERS_GO_ON,
 };

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use rand::CryptoRng;
 use serde_json::{Value, json};
 
-use super::{Drawn, Entries, Facts, Generated, Kind, Problem, Provided, Request, cheap, entry, text};
+use super::{Drawn, Entries, Facts, Generated, Kind, Problem, Provided, Request, entry, text};
 use crate::{
     api::{CredentialSpec, Lifetime, material::Kubeconfig},
     domain::redacted::Redacted,
@@ -21,7 +21,6 @@ pub(super) const KIND: Kind = Kind {
     generated: Some(Generated {
         options,
         draw,
-        costly: cheap,
         lasts: |spec| Some(duration(spec)),
         bearer: false,
         public: &[],

@@ -6,8 +6,8 @@ use rand::CryptoRng;
 use serde_json::{Value, json};
 
 use super::{
-    Drawn, Facts, Generated, Kind, Problem, Provided, READERS_GO_ON, Request, anything, cheap, entry,
-    forever, password,
+    Drawn, Facts, Generated, Kind, Problem, Provided, READERS_GO_ON, Request, anything, entry, forever,
+    password,
 };
 use crate::api::{CredentialSpec, CredentialType, material::Password};
 
@@ -19,7 +19,6 @@ pub(super) const KIND: Kind = Kind {
     generated: Some(Generated {
         options,
         draw,
-        costly: cheap,
         lasts: forever,
         bearer: false,
         public: &["AWS_ACCESS_KEY_ID"],

@@ -5,7 +5,7 @@ use rand::CryptoRng;
 use serde_json::{Value, json};
 
 use super::{
-    Drawn, Entries, Facts, Generated, Kind, Problem, Provided, READERS_GO_ON, Request, cheap, entry, forever,
+    Drawn, Entries, Facts, Generated, Kind, Problem, Provided, READERS_GO_ON, Request, entry, forever,
     password, text,
 };
 use crate::{api::material::Registry, domain::redacted::Redacted};
@@ -15,7 +15,7 @@ pub const KEY: &str = ".dockerconfigjson";
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "kubernetes.io/dockerconfigjson",
-    generated: Some(Generated { options, draw, costly: cheap, lasts: forever, bearer: false, public: &[] }),
+    generated: Some(Generated { options, draw, lasts: forever, bearer: false, public: &[] }),
     provided: Provided { required: &[KEY], optional: &[], check, publish: None },
     when_inactive: READERS_GO_ON,
 };

@@ -21,14 +21,7 @@ const PUBLIC_KEY: &str = "ssh-publickey";
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "kubernetes.io/ssh-auth",
-    generated: Some(Generated {
-        options,
-        draw,
-        costly: |spec| spec.ssh_key.as_ref().is_some_and(|block| block.algorithm == KeyAlgorithm::Rsa),
-        lasts: forever,
-        bearer: false,
-        public: &["ssh-publickey"],
-    }),
+    generated: Some(Generated { options, draw, lasts: forever, bearer: false, public: &["ssh-publickey"] }),
     provided: Provided {
         required: &[PRIVATE_KEY],
         optional: &[PUBLIC_KEY, "known_hosts"],

@@ -36,7 +36,6 @@ pub(super) const KIND: Kind = Kind {
     generated: Some(Generated {
         options,
         draw,
-        costly: |spec| spec.tls.as_ref().is_some_and(|block| block.algorithm == KeyAlgorithm::Rsa),
         lasts: |spec| Some(duration(&wished(spec, ""))),
         bearer: false,
         public: &["tls.crt", "ca.crt"],
@@ -70,7 +69,6 @@ fn options(request: &Request<'_>) -> Result<Value, Problem> {
 fn draw(request: &Request<'_>, random: &mut dyn CryptoRng) -> Result<Drawn, Problem> {
     let block = wished(request.spec, request.name);
     let failed = |error: rcgen::Error| Problem::Options(format!("spec.tls: {error}"));
-    let key = pair(&block).map_err(failed)?;
     let mut params = params(&block)?;
     let end = request.now + duration(&block);
     params.not_before = instant(request.now - BACKDATED)?;
@@ -80,32 +78,23 @@ fn draw(request: &Request<'_>, random: &mut dyn CryptoRng) -> Result<Drawn, Prob
     // Positive, as RFC 5280 asks for.
     serial[0] &= 0x7f;
     params.serial_number = Some(SerialNumber::from_slice(&serial));
-    let (certificate, chain, authority) = match (&block.issuer, request.issuer) {
-        (None, _) => {
+    let signer = match (&block.issuer, request.issuer) {
+        (None, _) => None,
+        (Some(_), None) => {
+            return Err(Problem::Material("the authority's Secret is not there".to_owned()));
+        }
+        (Some(_), Some(issuer)) => Some(signer(issuer, request.now, end)?),
+    };
+    // Last, for it is what takes long.
+    let key = pair(&block).map_err(failed)?;
+    let (certificate, chain, authority) = match signer {
+        None => {
             let certificate = params.self_signed(&key).map_err(failed)?;
             let pem = certificate.pem();
             (certificate, pem.clone(), pem)
         }
-        (Some(_), None) => {
-            return Err(Problem::Material("the authority's Secret is not there".to_owned()));
-        }
-        (Some(_), Some(issuer)) => {
-            let facts = check(issuer, request.now)
-                .map_err(|problem| Problem::Material(format!("the authority cannot sign: {problem}")))?;
-            if facts.expires_at.is_some_and(|authority| authority < end) {
-                return Err(Problem::Material(
-                    "the authority's certificate ends before the one it is to sign; renew it, or set a shorter spec.tls.duration"
-                        .to_owned(),
-                ));
-            }
-            let chain = text(issuer, CERTIFICATE)?;
-            let refused =
-                |_| Problem::Material("the authority's key or certificate cannot be used to sign".to_owned());
-            may_sign(issuer, request.now)?;
-            let authority_key = private_key(text(issuer, KEY)?).map_err(refused)?;
-            let signer = Issuer::from_ca_cert_pem(chain, authority_key).map_err(refused)?;
+        Some((signer, chain, root)) => {
             let certificate = params.signed_by(&key, &signer).map_err(failed)?;
-            let root = if issuer.contains_key(AUTHORITY) { text(issuer, AUTHORITY)? } else { chain };
             let pem = certificate.pem();
             (certificate, pem + chain, root.to_owned())
         }
@@ -113,6 +102,30 @@ fn draw(request: &Request<'_>, random: &mut dyn CryptoRng) -> Result<Drawn, Prob
     let fingerprint = Some(hex(&Sha256::digest(certificate.der())));
     let entries = [entry(CERTIFICATE, chain), entry(KEY, key.serialize_pem()), entry(AUTHORITY, authority)];
     Ok(Drawn { entries: entries.into(), facts: Facts { id: None, fingerprint, expires_at: Some(end) } })
+}
+
+/// What signs, its chain and its root, where it can sign a certificate that ends then.
+fn signer(
+    issuer: &Entries,
+    now: Timestamp,
+    end: Timestamp,
+) -> Result<(Issuer<'static, KeyPair>, &str, &str), Problem> {
+    let facts = check(issuer, now)
+        .map_err(|problem| Problem::Material(format!("the authority cannot sign: {problem}")))?;
+    if facts.expires_at.is_some_and(|authority| authority < end) {
+        return Err(Problem::Material(
+            "the authority's certificate ends before the one it is to sign; renew it, or set a shorter spec.tls.duration"
+                .to_owned(),
+        ));
+    }
+    let chain = text(issuer, CERTIFICATE)?;
+    let refused =
+        |_| Problem::Material("the authority's key or certificate cannot be used to sign".to_owned());
+    may_sign(issuer, now)?;
+    let authority_key = private_key(text(issuer, KEY)?).map_err(refused)?;
+    let signer = Issuer::from_ca_cert_pem(chain, authority_key).map_err(refused)?;
+    let root = if issuer.contains_key(AUTHORITY) { text(issuer, AUTHORITY)? } else { chain };
+    Ok((signer, chain, root))
 }
 
 fn pair(block: &Tls) -> Result<KeyPair, rcgen::Error> {

@@ -5,14 +5,14 @@ use serde_json::{Value, json};
 use totp_rs::{Algorithm, Builder};
 
 use super::{
-    Drawn, Entries, Facts, Generated, Kind, Problem, Provided, READERS_GO_ON, Request, cheap, entry, forever,
+    Drawn, Entries, Facts, Generated, Kind, Problem, Provided, READERS_GO_ON, Request, entry, forever,
     password, text,
 };
 use crate::api::material::{Totp, TotpAlgorithm};
 
 pub(super) const KIND: Kind = Kind {
     secret_type: "Opaque",
-    generated: Some(Generated { options, draw, costly: cheap, lasts: forever, bearer: false, public: &[] }),
+    generated: Some(Generated { options, draw, lasts: forever, bearer: false, public: &[] }),
     provided: Provided { required: &["secret"], optional: &["uri"], check, publish: None },
     when_inactive: READERS_GO_ON,
 };

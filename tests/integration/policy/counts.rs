@@ -2,23 +2,29 @@
 
 use std::{sync::Arc, time::Duration};
 
-use credential_operator::api::{ApiToken, ApiTokenState, Credential, CredentialState};
+use credential_operator::api::{ApiToken, ApiTokenState, Credential, CredentialPolicy, CredentialState};
 use futures::future::join_all;
-use k8s_openapi::api::{core::v1::ServiceAccount, rbac::v1::RoleBinding};
+use k8s_openapi::api::{
+    core::v1::{ResourceQuota, ServiceAccount},
+    rbac::v1::RoleBinding,
+};
 use kube::{
     ResourceExt,
     api::{DeleteParams, ListParams},
+    runtime::watcher,
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{Policy, not_ready, secrets, with};
-use crate::support::{DEADLINE, Space, World, condition, credential, token};
+use crate::support::{DEADLINE, Space, World, condition, credential, token, until};
 
 crate::tests![
     over_the_count_the_oldest_keep_their_places,
     of_many_at_once_no_more_get_a_place_than_there_are,
     a_policy_counts_whom_it_concerns,
+    status_says_by_how_much_each_count_is_exceeded,
+    quota_of_the_documentation_is_enforced,
 ];
 
 async fn over_the_count_the_oldest_keep_their_places(_: Arc<World>, space: Space) {
@@ -138,4 +144,87 @@ async fn a_policy_counts_whom_it_concerns(_: Arc<World>, space: Space) {
     policy.set(&space, json!({"namespaceSelector": {"matchLabels": {"no/namespace": "has-it"}}})).await;
     counts([0, 0, 0]).await;
     policy.delete().await;
+}
+
+async fn status_says_by_how_much_each_count_is_exceeded(_: Arc<World>, space: Space) {
+    for name in ["a", "b", "c"] {
+        space.apply(&credential(name)).await;
+        space.credential(name, CredentialState::Active).await;
+    }
+    for name in ["t", "u", "v"] {
+        space.apply(&token(name, "expiresIn: 1h")).await;
+        space.token(name, ApiTokenState::Active).await;
+    }
+    let policy =
+        Policy::of(&space, "p", json!({"maxCredentials": 3, "tokens": {"maxPerCredential": 3}})).await;
+    let says = async |expected: &[&str]| {
+        let config = watcher::Config::default().fields(&format!("metadata.name={}", policy.name));
+        let events = watcher(policy.api.clone(), config);
+        let what = format!("CredentialPolicy {} that says {expected:?}", policy.name);
+        let found = until(&what, events, |found: Option<&CredentialPolicy>| {
+            found.is_some_and(|found| {
+                let message = json!(found)["status"]["conditions"][0]["message"].to_string();
+                let current = found.status.as_ref().and_then(|status| status.observed_generation);
+                let counts = message.matches("is exceeded by").count();
+                current == found.metadata.generation
+                    && counts == expected.len()
+                    && expected.iter().all(|said| message.contains(said))
+            })
+        });
+        found.await;
+    };
+    says(&[]).await;
+    policy.set(&space, json!({"maxCredentials": 1, "tokens": {"maxPerCredential": 2}})).await;
+    says(&[
+        "; maxCredentials (1) is exceeded by 2 Credentials, which keep what they have and get nothing new. Delete Credentials, \
+         or raise maxCredentials",
+        "; tokens.maxPerCredential (2) is exceeded by 1 ApiTokens, which keep what they have and get nothing new. Revoke or \
+         delete ApiTokens, or raise tokens.maxPerCredential",
+    ])
+    .await;
+    space.patch::<ApiToken>("u", json!({"spec": {"revoked": true}})).await.unwrap();
+    space.api::<Credential>().delete("b", &DeleteParams::default()).await.unwrap();
+    says(&["; maxCredentials (1) is exceeded by 1 Credentials"]).await;
+    policy.delete().await;
+}
+
+/// The `ResourceQuota` that docs/policy.md recommends, with other numbers.
+async fn quota_of_the_documentation_is_enforced(_: Arc<World>, space: Space) {
+    let documentation = include_str!("../../../docs/policy.md");
+    let quota = documentation.split("```yaml\n").filter_map(|block| block.split("```").next());
+    let quota = quota.filter(|block| block.contains("kind: ResourceQuota")).collect::<Vec<_>>();
+    let [quota] = quota[..] else { panic!("docs/policy.md shows {} quotas", quota.len()) };
+    let [credentials, tokens] =
+        ["count/credentials.credential-operator.io", "count/apitokens.credential-operator.io"];
+    let quota = quota.replace(", namespace: team-a", "");
+    let quota = quota.replace(r#"credential-operator.io: "500""#, r#"credential-operator.io: "1""#);
+    let quota = quota.replace(r#"credential-operator.io: "50""#, r#"credential-operator.io: "2""#);
+    space.apply(&quota).await;
+    // Until kube-controller-manager has found the kinds, which it looks for every half minute, it counts nothing; then it counts what
+    // has other limits first.
+    let deadline = Instant::now() + 2 * DEADLINE;
+    for limit in 1_000.. {
+        let hard = json!({"spec": {"hard": {"count/configmaps": limit.to_string()}}});
+        space.patch::<ResourceQuota>("credentials", hard).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        let found = space.api::<ResourceQuota>().get("credentials").await.unwrap();
+        let used = found.status.and_then(|status| status.used).unwrap_or_default();
+        if [credentials, tokens].iter().all(|name| used.contains_key(*name)) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "nothing is counted but {used:?}");
+    }
+    for name in ["c", "d"] {
+        space.apply(&credential(name)).await;
+        space.credential(name, CredentialState::Active).await;
+    }
+    let refused = space.refused(&credential("e")).await;
+    assert!(
+        refused.contains(&format!("exceeded quota: credentials, requested: {credentials}=1")),
+        "{refused}"
+    );
+    space.apply(&token("t", "expiresIn: 1h")).await;
+    space.token("t", ApiTokenState::Active).await;
+    let refused = space.refused(&token("u", "expiresIn: 1h")).await;
+    assert!(refused.contains(&format!("exceeded quota: credentials, requested: {tokens}=1")), "{refused}");
 }

@@ -10,13 +10,14 @@ use crate::{
     controller::{
         Context, Key, Place,
         api_token::{
+            apply::reference,
             observed::{Content, SecretSeen},
             plan::secret_name,
         },
         mint::{self, Native},
         write::RequestError,
     },
-    domain::{mint::MintAttestation, name},
+    domain::{made_for::MadeFor, mint::MintAttestation, name},
 };
 
 pub(super) fn native(ctx: &Context, token: &ApiToken, credential: Option<&Credential>) -> Option<Native> {
@@ -85,7 +86,8 @@ fn judge(ctx: &Context, token: &ApiToken, status: &ApiTokenStatus, found: &Secre
     let attested = attested(ctx, token, found);
     // A status can be forged; what it says of a UID counts only together with a keyed proof.
     let recorded = status.secret.as_ref().map(|secret| &secret.uid) == metadata.uid.as_ref();
-    let ours_by_proof = recorded && attested.is_some();
+    let made_for = MadeFor::is_proven(metadata, &reference(token), &ctx.keyring());
+    let ours_by_proof = made_for || recorded && attested.is_some();
     if metadata.deletion_timestamp.is_some() {
         return terminating(metadata, owned(token, metadata) || ours_by_proof);
     }

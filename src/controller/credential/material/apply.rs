@@ -16,10 +16,7 @@ use zeroize::Zeroizing;
 
 use super::plan::{Content, Mend, Recipe, Step};
 use crate::{
-    api::{
-        Credential, CredentialStatus, CredentialType, Instant,
-        credential::{MaterialStatus, ObjectReference},
-    },
+    api::{Credential, CredentialStatus, CredentialType, Instant, credential::ObjectReference},
     client::Objects,
     controller::{
         Context, Key, Place,
@@ -81,18 +78,15 @@ async fn publish(
         return Ok(Done::Later);
     };
     let uid = credential.metadata.uid.as_deref().unwrap_or_default();
-    // Whenever it is drawn, it is for the same wish.
-    let wished = recipe.attestation.material.clone();
-    let timeless = MaterialStatus { issued_at: None, expires_at: None, previous: None, ..wished };
-    let (version, provided) = match &recipe.content {
-        Content::Provided { version, entries, .. } => (version.clone(), Some(entries.clone())),
-        Content::Drawn | Content::Copied(_) => (String::new(), None),
+    let provided = match &recipe.content {
+        Content::Provided { entries, .. } => Some(entries.clone()),
+        Content::Drawn | Content::Copied(_) => None,
     };
-    let wish = format!("{uid}/{version}/{}", json!(timeless));
+    let copied = matches!(recipe.content, Content::Copied(_));
     let (entries, attestation) = match recipe.content {
         Content::Copied(entries) => (entries, recipe.attestation),
         content => {
-            let Some(drawn) = draw(ctx, credential, issuer, content, wish) else {
+            let Some(drawn) = draw(ctx, credential, issuer, content, recipe.wish) else {
                 return Ok(Done::Later);
             };
             let place = Place::of(credential);
@@ -115,7 +109,11 @@ async fn publish(
     let mut annotations = recipe.dress.annotations;
     annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
     let place = Place::new(Place::of(credential).namespace(), &recipe.name);
-    let made_for = MadeFor::new(&owner(credential).reference(), place.to_string()).signed(&key);
+    let made_for = MadeFor::new(&owner(credential).reference(), place.to_string());
+    let made_for = match &recipe.into {
+        Some((secret, ..)) => made_for.signed_as(&key, &secret.uid),
+        None => made_for.signed(&key),
+    };
     annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), Some(made_for.text()));
     let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let data = entries.iter().map(|(name, value)| (name.clone(), ByteString(value.expose().clone())));
@@ -151,6 +149,9 @@ async fn publish(
         let renamed = recorded.is_some_and(|recorded| recorded.name != place.name());
         (send(|| format!("create Secret {place}"), api.create(&post, &secret)).await?, !renamed)
     };
+    if !copied {
+        ctx.draws.forget(&Key::credential(credential));
+    }
     ctx.note_whole(&Key::credential(credential), &place, &written.resource_version().unwrap_or_default());
     let reference = ObjectReference { name: place.name().to_owned(), uid: written.uid().unwrap_or_default() };
     ctx.secrets.remember(written.metadata.into_response_partial());
@@ -206,7 +207,7 @@ fn draw(
     let place = Place::of(credential);
     let (spec, now, prefix) = (credential.spec.clone(), ctx.clock.now(), ctx.config.token_prefix.clone());
     let issuer = issuer.cloned();
-    let costly = kind.generated.as_ref().is_some_and(|generated| (generated.costly)(&spec));
+    let takes_long = material::cost::takes_long(&spec);
     let namespace = place.namespace().to_owned();
     let make = move |random: &mut dyn CryptoRng| {
         let request = Request {
@@ -229,13 +230,14 @@ fn draw(
             }
         }
     };
-    if !costly {
+    if !takes_long {
         return Some(ctx.draw(|random| make(random)));
     }
     let mut seed = Zeroizing::new([0; 32]);
     ctx.draw(|random| random.fill_bytes(&mut *seed));
-    ctx.draws
-        .fetch(&Key::credential(credential), &namespace, wish, move || make(&mut StdRng::from_seed(*seed)))
+    ctx.draws.fetch(&Key::credential(credential), &namespace, wish, now, move || {
+        make(&mut StdRng::from_seed(*seed))
+    })
 }
 
 async fn mend_secret(ctx: &Context, credential: &Credential, mend: Mend) -> Result<(), RequestError> {

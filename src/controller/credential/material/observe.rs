@@ -72,7 +72,8 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Option<Se
     let generated = credential.spec.provided.is_none();
     let native = (credential.spec.credential_type == CredentialType::Kubeconfig && generated)
         .then(|| Native::of(ctx, Some(credential)));
-    Ok(Some(Seen { secret, former, strays, source, issuer, options, native, key_known }))
+    let generating = ctx.draws.requested(&key);
+    Ok(Some(Seen { secret, former, strays, source, issuer, options, native, key_known, generating }))
 }
 
 fn options(ctx: &Context, credential: &Credential, kind: &Kind) -> Result<String, material::Problem> {

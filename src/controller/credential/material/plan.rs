@@ -6,6 +6,7 @@
 mod fill;
 mod kubeconfig;
 mod once;
+mod spacing;
 mod step;
 mod trouble;
 
@@ -201,6 +202,7 @@ impl Decision<'_> {
             name: self.name.clone(),
             into: None,
             content: Content::Copied(entries.clone()),
+            wish: String::new(),
             attestation: attestation.clone(),
             dress: self.dress(),
             recipients: None,
@@ -241,19 +243,21 @@ impl Decision<'_> {
         let moved = self.recorded.as_ref().is_some_and(|recorded| recorded.name != own.reference.name);
         // Only once the status names this one: until then, whoever changes the name again finds the material by the other.
         let strays: Vec<_> = if moved { Vec::new() } else { self.strays(None).collect() };
-        if due && !moved && self.held.is_none() {
+        let postponed = self.postponed_until(Some(&told)).filter(|_| due);
+        if due && !moved && self.held.is_none() && postponed.is_none() {
             let mut filled = self.fill(Some((own, attestation)), Some(&told));
             // Before, for a copy of what is replaced is not to be met under a name that is given back.
             filled.steps.splice(0..0, strays);
             return filled;
         }
         let held = self.held.clone().filter(|_| due);
+        let held = held.or_else(|| postponed.map(|until| self.postponed(until)));
         let trouble = held.or_else(|| self.complaint(&told));
         let told = MaterialStatus { validity: self.validity(&told), ..told };
         let mut steps = Vec::new();
         steps.extend(self.mend(own, attestation, moved).map(|mend| Step::Mend(Box::new(mend))));
         steps.extend(strays);
-        let wake = self.wake(&told, None);
+        let wake = self.wake(&told, postponed);
         let secret = Some(own.reference.clone());
         Plan { steps, secret, material: Some(told), trouble, wake, again: moved }
     }

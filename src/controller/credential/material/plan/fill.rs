@@ -68,6 +68,9 @@ impl Decision<'_> {
         {
             return self.filled_again_at(again_at);
         }
+        if let Some(until) = self.postponed_until(replaced) {
+            return Plan { wake: Some(until), ..self.stays(self.postponed(until)) };
+        }
         let wished = delivery::recipients(self.credential.spec.delivery.as_ref());
         let recipients = wished.map(Recipients::new).transpose();
         let recipients = match recipients {
@@ -89,6 +92,7 @@ impl Decision<'_> {
                 (own.reference.clone(), own.resource_version.clone(), keys)
             }),
             content,
+            wish: self.wish(&attestation.material),
             dress: held.map_or_else(
                 || self.dress(),
                 |(own, ..)| {

@@ -168,6 +168,7 @@ impl Decision<'_> {
             name: self.name.clone(),
             into: into.map(|own| (own.reference.clone(), own.resource_version.clone(), Vec::new())),
             content: Content::Drawn,
+            wish: String::new(),
             dress: into.map_or_else(
                 || self.dress(),
                 |own| dress::changes(&own.labels, &own.annotations, self.credential.spec.secret.as_ref()),

@@ -58,9 +58,11 @@ impl Decision<'_> {
             Err(_) => false,
             Ok(options) => self.seen.key_known && self.is_due(&current, options),
         };
+        let postponed = self.postponed_until(Some(&current)).filter(|_| due);
         let held = self.held.clone().filter(|_| due);
+        let held = held.or_else(|| postponed.map(|until| self.postponed(until)));
         let trouble = held.or_else(|| self.complaint(&current));
-        let due = due && self.held.is_none();
+        let due = due && self.held.is_none() && postponed.is_none();
         let own = self.own();
         if current.delivered_at.is_none() {
             if let Some(own) = own.filter(|own| !due && self.is_open(own, &current)) {
@@ -81,7 +83,7 @@ impl Decision<'_> {
         if due && steps.is_empty() {
             return self.next(&current);
         }
-        let wake = self.wake(&current, None);
+        let wake = self.wake(&current, postponed);
         Plan { steps, material: Some(current), trouble, wake, again: due, ..Plan::default() }
     }
 

@@ -40,6 +40,8 @@ pub struct Recipe {
     pub into: Option<(ObjectReference, String, Vec<String>)>,
     /// What is published.
     pub content: Content,
+    /// What it is generated for: what was generated for another wish is not published.
+    pub wish: String,
     /// What is said of it, less digest and proof, and less what only drawing tells.
     pub attestation: MaterialAttestation,
     /// Labels and annotations.

@@ -30,6 +30,8 @@ struct World {
     late: Vec<(ObjectReference, String)>,
     /// Why nothing new may be published.
     held: Option<Trouble>,
+    /// What is being generated.
+    generating: Option<(String, Timestamp)>,
 }
 
 const TYPES: [(&str, &str, &str); 10] = [
@@ -80,6 +82,7 @@ impl World {
             slow: false,
             late: Vec::new(),
             held: None,
+            generating: None,
         }
     }
 
@@ -139,6 +142,7 @@ impl World {
             options: self.options(),
             native: None,
             key_known: true,
+            generating: self.generating.clone(),
         }
     }
 
@@ -417,15 +421,87 @@ fn an_end_that_only_the_status_tells_of_destroys_nothing() {
 
 #[test]
 fn costly_material_is_rotated_less_often_than_it_asks_for() {
-    let options = r#"{"hashedPassword": {"algorithm": "Bcrypt", "cost": 15}, "rotation": {"every": "1m"}}"#;
-    for (kind, options, minutes) in
-        [("HashedPassword", options, 32), ("ClientSecret", r#"{"rotation": {"every": "1m"}}"#, 1)]
-    {
+    for (kind, options, seconds) in [
+        ("HashedPassword", r#"{"hashedPassword": {"cost": 15}, "rotation": {"every": "1m"}}"#, 384),
+        ("ClientSecret", r#"{"rotation": {"every": "1m"}}"#, 60),
+    ] {
         let mut world = World::new(kind, options);
         world.settle(usize::MAX);
         let material = world.credential.status.clone().unwrap().material.unwrap();
         let issued_at = material.issued_at.unwrap().timestamp().unwrap();
         let rotates_at = material.rotates_at.unwrap().timestamp().unwrap();
-        assert_eq!(rotates_at.duration_since(issued_at).as_mins(), minutes, "{kind}");
+        assert_eq!(rotates_at.duration_since(issued_at).as_secs(), seconds, "{kind}");
     }
+}
+
+#[test]
+fn costly_material_is_generated_once_a_period_whatever_asks_for_it() {
+    let costly = r#"{"hashedPassword": {"cost": 15}}"#;
+    let period = SignedDuration::from_secs(384);
+    for (what, options, free) in [
+        ("revision", costly, false),
+        ("annotation", costly, false),
+        ("options", costly, false),
+        ("deletion", costly, false),
+        ("revision", r#"{"hashedPassword": {"algorithm": "Argon2id"}}"#, true),
+    ] {
+        let mut world = World::new("HashedPassword", options);
+        world.settle(usize::MAX);
+        let issued_at = world.now;
+        for n in 1..=20 {
+            world.now += SignedDuration::from_secs(10);
+            match what {
+                "revision" => world.spec(&json!({"rotation": {"revision": n}})),
+                "options" => world.spec(&json!({"hashedPassword": {"length": 30 + n}})),
+                "deletion" => world.secrets.clear(),
+                _ => {
+                    let annotations = world.credential.metadata.annotations.get_or_insert_default();
+                    annotations.insert(name::ROTATE_ANNOTATION.to_owned(), n.to_string());
+                }
+            }
+            world.settle(usize::MAX);
+        }
+        if free {
+            assert_eq!(world.values, 21, "{what}");
+            continue;
+        }
+        assert_eq!(world.values, 1, "{what}");
+        let plan = plan(&world.credential, &world.seen(), Wanted::Yes, None, world.now);
+        let trouble = plan.trouble.unwrap();
+        assert_eq!((trouble.reason, plan.wake), (Reason::Pending, Some(issued_at + period)), "{what}");
+        let expected = format!("The generation of new material is postponed until {}", issued_at + period);
+        assert!(trouble.message.starts_with(&expected), "{what}: {}", trouble.message);
+        // The last of them is answered, and none of those before it.
+        world.now = issued_at + period;
+        world.settle(usize::MAX);
+        assert_eq!(world.values, 2, "{what}");
+        assert_eq!(world.secrets.len(), 1, "{what}");
+    }
+}
+
+#[test]
+fn material_that_is_being_generated_is_not_replaced_by_the_next_wish_at_once() {
+    let mut world = World::new("HashedPassword", r#"{"hashedPassword": {"cost": 15}}"#);
+    let publishes = |world: &World| {
+        let plan = plan(&world.credential, &world.seen(), Wanted::Yes, None, world.now);
+        plan.steps.into_iter().find_map(|step| match step {
+            Step::Publish(recipe) => Some(recipe.wish),
+            _ => None,
+        })
+    };
+    // It is requested, and takes a while.
+    let first = publishes(&world).unwrap();
+    world.generating = Some((first.clone(), world.now));
+    world.now += SignedDuration::from_secs(1);
+    assert_eq!(publishes(&world), Some(first.clone()), "the same goes on");
+    world.spec(&json!({"hashedPassword": {"length": 40}}));
+    assert_eq!(publishes(&world), None, "another one waits");
+    world.spec(&json!({"hashedPassword": {"length": null}}));
+    assert_eq!(publishes(&world), Some(first.clone()), "it is asked for again");
+    world.spec(&json!({"hashedPassword": {"length": 40}}));
+    world.now += SignedDuration::from_secs(384);
+    assert!(publishes(&world).is_some_and(|wish| wish != first));
+    // A clock that was set back does not hold it up.
+    world.now -= SignedDuration::from_hours(1);
+    assert!(publishes(&world).is_some());
 }

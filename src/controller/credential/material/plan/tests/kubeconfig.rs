@@ -39,6 +39,7 @@ impl Case {
             options: Ok("options".to_owned()),
             native: Some(Native { allowed: true, account: Some(account) }),
             key_known: true,
+            generating: None,
         };
         Self { credential, seen, held: None, now: at(NOON) }
     }

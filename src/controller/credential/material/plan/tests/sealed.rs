@@ -30,6 +30,7 @@ fn other_recipients_get_other_material_and_the_one_before_is_refused() {
     for (kind, options, _) in TYPES {
         let mut world = sealed(kind, options);
         assert_eq!(world.value(), Some(1));
+        world.now += jiff::SignedDuration::from_mins(10);
         world.spec(&json!({"delivery": {"recipients": [KEYS[1], KEYS[0]]}}));
         world.settle(usize::MAX);
         mark(&mut world);

@@ -259,6 +259,7 @@ impl<K: Readable> Objects<K> {
         Ok(Page {
             documents: Documents { body, pruner, found: VecDeque::new() },
             metadata: None,
+            size: 0,
             kind: PhantomData,
         })
     }
@@ -275,7 +276,8 @@ impl<K: Readable> Objects<K> {
         };
         let body = self.body("watch", request).await?;
         let pruner = Pruner::new(Shape::Events, K::KEEP);
-        Ok(Events { documents: Documents { body, pruner, found: VecDeque::new() }, kind: PhantomData })
+        let documents = Documents { body, pruner, found: VecDeque::new() };
+        Ok(Events { documents, size: 0, kind: PhantomData })
     }
 
     fn partial(&self) -> Objects<PartialObjectMeta<K>> {
@@ -367,7 +369,7 @@ type Built = std::result::Result<http::Request<Vec<u8>>, kube::core::request::Er
 async fn document(body: Body, keep: Keep) -> Result<Zeroizing<Vec<u8>>> {
     let mut documents = Documents { body, pruner: Pruner::new(Shape::Object, keep), found: VecDeque::new() };
     match documents.next().await? {
-        Some(Document::Item(json)) => Ok(json),
+        Some(Document::Item(json, _)) => Ok(json),
         Some(Document::Envelope(_)) | None => Err(unexpected()),
     }
 }
@@ -445,6 +447,7 @@ impl Documents {
 pub struct Page<K> {
     documents: Documents,
     metadata: Option<ListMeta>,
+    size: usize,
     kind: PhantomData<fn() -> K>,
 }
 
@@ -461,7 +464,8 @@ impl<K: Readable> Page<K> {
 
         loop {
             match self.documents.next().await? {
-                Some(Document::Item(json)) => {
+                Some(Document::Item(json, size)) => {
+                    self.size = size;
                     if let Some(object) = Watched::read(&json) {
                         return Ok(Some(object));
                     }
@@ -475,6 +479,12 @@ impl<K: Readable> Page<K> {
                 None => return Err(unexpected()),
             }
         }
+    }
+
+    /// How many bytes the API server sent for the last object.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// Reads on to the end, and returns what the list says of itself.
@@ -509,17 +519,27 @@ pub enum WatchEvent<K> {
 /// The events of a watch.
 pub struct Events<K> {
     documents: Documents,
+    size: usize,
     kind: PhantomData<fn() -> K>,
 }
 
 impl<K: Readable> Events<K> {
+    /// How many bytes the API server sent for the object of the last event.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// The next event; `None` once the API server has ended the watch.
     ///
     /// # Errors
     /// When it breaks off, or is none.
     pub async fn next(&mut self) -> Result<Option<WatchEvent<K>>> {
         match self.documents.next().await? {
-            Some(Document::Item(json)) => event(&json).map(Some).ok_or_else(unexpected),
+            Some(Document::Item(json, size)) => {
+                self.size = size;
+                event(&json).map(Some).ok_or_else(unexpected)
+            }
             Some(Document::Envelope(_)) | None => Ok(None),
         }
     }

@@ -65,8 +65,8 @@ pub enum Shape {
 /// A document that is complete.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Document {
-    /// An object, or a watch event.
-    Item(Zeroizing<Vec<u8>>),
+    /// An object, or a watch event; and how many bytes the object took before it was pruned.
+    Item(Zeroizing<Vec<u8>>, usize),
     /// What a list says beside its items.
     Envelope(Vec<u8>),
 }
@@ -142,6 +142,10 @@ pub struct Pruner {
     /// What is left for labels and annotations that nobody has named.
     left: [usize; 2],
     truncated: bool,
+    /// The number of bytes before the one that is read.
+    position: usize,
+    /// Where the object begins that is read.
+    began: usize,
 }
 
 impl Pruner {
@@ -158,6 +162,8 @@ impl Pruner {
             envelope: None,
             left: [keep.labels.others, keep.annotations.others],
             truncated: false,
+            position: 0,
+            began: 0,
         }
     }
 
@@ -166,7 +172,9 @@ impl Pruner {
     /// # Errors
     /// When they are not JSON of the expected shape.
     pub fn feed(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Document)) -> Result<(), Malformed> {
+        let end = self.position + bytes.len();
         while let Some((&byte, rest)) = bytes.split_first() {
+            self.position = end - bytes.len();
             match &mut self.state {
                 State::Whole { .. } => {
                     bytes = self.whole(bytes, found);
@@ -216,6 +224,7 @@ impl Pruner {
             }
             bytes = rest;
         }
+        self.position = end;
         Ok(())
     }
 
@@ -257,6 +266,7 @@ impl Pruner {
         if node == Node::Object {
             self.left = [self.keep.labels.others, self.keep.annotations.others];
             self.truncated = false;
+            self.began = self.position;
         }
     }
 
@@ -447,7 +457,8 @@ impl Pruner {
             Some(frame) if frame.node == Node::Items => {
                 // Of what is no object nothing was begun.
                 if let Some(envelope) = self.envelope.take() {
-                    found(Document::Item(std::mem::replace(&mut self.out, envelope)));
+                    let size = self.position - self.began;
+                    found(Document::Item(std::mem::replace(&mut self.out, envelope), size));
                 }
             }
             Some(_) => {}
@@ -456,7 +467,7 @@ impl Pruner {
                 self.state = State::Value;
                 found(match self.shape {
                     Shape::List => Document::Envelope(document.to_vec()),
-                    Shape::Object | Shape::Events => Document::Item(document),
+                    Shape::Object | Shape::Events => Document::Item(document, self.position - self.began),
                 });
             }
         }

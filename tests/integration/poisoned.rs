@@ -25,7 +25,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::support::{DEADLINE, Operator, Space, SystemClock, World, token};
+use crate::{
+    support::{DEADLINE, Operator, Space, SystemClock, World, token},
+    verifier::Asked,
+};
 
 crate::tests![
     a_poisoned_credential_is_unbound_when_it_is_switched_off_expires_or_is_deleted,
@@ -334,6 +337,11 @@ async fn labels_up_to_the_limit_of_etcd_keep_no_role_bound(world: Arc<World>, sp
     space.apply(&bound("fat", "")).await;
     space.credential("fat", CredentialState::Active).await;
     let binding = binding(&space, "fat").await;
+    space.apply(&token("t", "expiresIn: 1h").replace("{name: c}", "{name: fat}")).await;
+    space.token("t", ApiTokenState::Active).await;
+    let value = space.value("t-token").await;
+    let verifier = Asked::timed(&world, SystemClock::shared()).await;
+    verifier.until("", &value, 200).await;
     let path = format!("{}/fat", Credential::url_path(&(), Some(&space.namespace)));
     // Up to where etcd takes no more, by halves.
     let (mut fits, mut too_large) = (1_000_000, 1_700_000);
@@ -348,6 +356,8 @@ async fn labels_up_to_the_limit_of_etcd_keep_no_role_bound(world: Arc<World>, sp
             Err(_) => too_large = size,
         }
     }
+    verifier.until("", &value, 401).await;
+    verifier.stop().await;
     let policy = json!({
         "apiVersion": "credential-operator.io/v1alpha1",
         "kind": "CredentialPolicy",

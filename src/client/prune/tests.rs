@@ -15,7 +15,7 @@ fn read(shape: Shape, keep: Keep, json: &str, piece: usize) -> Result<Vec<Value>
     for bytes in json.as_bytes().chunks(piece) {
         pruner.feed(bytes, &mut |document| {
             found.push(match document {
-                Document::Item(json) => json.to_vec(),
+                Document::Item(json, _) => json.to_vec(),
                 Document::Envelope(json) => json,
             });
         })?;
@@ -207,5 +207,36 @@ proptest! {
         let list = json!({"items": [object, object], "metadata": {"resourceVersion": "1"}});
         let found = read(Shape::List, keep, &list.to_string(), piece).unwrap();
         prop_assert_eq!(&found[..2], &[expected(&object), expected(&object)][..]);
+    }
+}
+
+#[test]
+fn size_of_an_object_is_told_as_it_was_before_it_was_pruned() {
+    let lean = object(&json!({"name": "a"})).to_string();
+    let fat = object(&json!({"name": "b", "labels": {"foreign": "x".repeat(10_000)}})).to_string();
+    let list = format!("{{\"kind\":\"List\",\"metadata\":{{}},\"items\":[{lean}, {fat},{lean}]}}");
+    let events =
+        format!("{{\"type\":\"ADDED\",\"object\":{fat}}}\n{{\"type\":\"ADDED\",\"object\":{lean}}}\n");
+    for (shape, answer, expected) in [
+        (Shape::Object, fat.clone(), vec![fat.len()]),
+        (Shape::List, list, vec![lean.len(), fat.len(), lean.len()]),
+        (Shape::Events, events, vec![fat.len(), lean.len()]),
+    ] {
+        for piece in [1, 7, 100_000] {
+            let mut pruner = Pruner::new(shape, KEEP);
+            let mut found = Vec::new();
+            for bytes in answer.as_bytes().chunks(piece) {
+                let sizes = &mut |document| {
+                    if let Document::Item(_, size) = document {
+                        found.push(size);
+                    }
+                };
+                pruner.feed(bytes, sizes).unwrap();
+            }
+            // The closing brace of the object, or of the event that it is in, is not counted.
+            let expected: Vec<_> =
+                expected.iter().map(|size| size - usize::from(shape != Shape::Events)).collect();
+            assert_eq!(found, expected, "{shape:?} in pieces of {piece}");
+        }
     }
 }

@@ -29,7 +29,7 @@ fn read_as<K: Readable>(json: &str) -> Watched<K> {
     let mut found = None;
     let mut pruner = Pruner::new(Shape::Object, K::KEEP);
     pruner.feed(json.as_bytes(), &mut |document| found = Some(document)).unwrap();
-    let Some(Document::Item(json)) = found else { panic!("nothing was read") };
+    let Some(Document::Item(json, _)) = found else { panic!("nothing was read") };
     Watched::read(&json).unwrap()
 }
 

@@ -21,6 +21,7 @@ mod ends;
 mod events;
 mod gitops;
 mod hostile;
+mod isolation;
 mod keyring;
 mod kubeconfig;
 mod lag;
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
         edits::tests(),
         ends::ends_alone::tests(),
         hostile::hostile_alone::tests(),
+        isolation::tests(),
         keyring::tests(),
         kubeconfig::kubeconfig_alone::tests(),
         lag::tests(),

@@ -14,6 +14,7 @@ mod issue;
 mod load;
 mod material;
 mod measure;
+mod metadata;
 mod operator;
 mod poison;
 mod population;
@@ -78,6 +79,8 @@ enum Bench {
     Visible,
     /// Memory of the verifier for each token.
     Memory,
+    /// Memory of the controller and the verifier beside objects with as much metadata as fits.
+    Metadata,
     /// Credentials created, with the admission policies and without; and what it costs to see that they are in force.
     Admission,
 }
@@ -127,6 +130,7 @@ async fn main() {
             [Bench::Verify] => verifier::speed::run(&world, &arguments).await,
             [Bench::Visible] => verifier::visible::run(&world, &arguments).await,
             [Bench::Memory] => verifier::memory::run(&world, &arguments).await,
+            [Bench::Metadata] => metadata::run(&world, &arguments).await,
             [Bench::Admission] => admission::run(&world, &arguments).await,
             together => population::run(&world, &arguments, together).await,
         }

@@ -28,6 +28,7 @@ mod lag;
 mod listed;
 mod mass;
 mod material;
+mod memory;
 mod minted;
 mod poisoned;
 mod policy;
@@ -97,6 +98,7 @@ fn main() -> ExitCode {
         kubeconfig::kubeconfig_alone::tests(),
         lag::tests(),
         mass::tests(),
+        memory::tests(),
         minted::minted_alone::tests(),
         poisoned::tests(),
         policy::policy_alone::tests(),

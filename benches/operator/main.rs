@@ -15,6 +15,7 @@ mod issue;
 mod load;
 mod material;
 mod measure;
+mod metadata;
 mod operator;
 mod poison;
 mod policies;
@@ -84,6 +85,8 @@ enum Bench {
     Policies,
     /// The CPU time of material that takes long, and how much of it one credential may use.
     Generation,
+    /// Memory of the controller and the verifier beside objects with as much metadata as fits.
+    Metadata,
     /// Credentials created, with the admission policies and without; and what it costs to see that they are in force.
     Admission,
 }
@@ -139,6 +142,7 @@ async fn main() {
             [Bench::Visible] => verifier::visible::run(&world, &arguments).await,
             [Bench::Memory] => verifier::memory::run(&world, &arguments).await,
             [Bench::Policies] => policies::run(&world, &arguments).await,
+            [Bench::Metadata] => metadata::run(&world, &arguments).await,
             [Bench::Admission] => admission::run(&world, &arguments).await,
             together => population::run(&world, &arguments, together).await,
         }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -9,7 +10,10 @@ use std::{
 use control_plane::Identity;
 use tokio::time::Instant;
 
-use crate::measure::{Memory, memory};
+use crate::{
+    measure::{Memory, memory},
+    verifier::{answer, free_address},
+};
 
 /// How many objects the operator works on at a time, and so the floor too.
 pub const WORKERS: usize = 32;
@@ -18,15 +22,16 @@ pub const WORKERS: usize = 32;
 pub struct Operator {
     process: Child,
     log: PathBuf,
+    health: SocketAddr,
     pub started_at: Instant,
 }
 
 impl Operator {
     pub fn start(identity: &Identity, directory: &Path) -> Self {
         let log = directory.join("operator.log");
-        let started_at = Instant::now();
+        let (started_at, health) = (Instant::now(), free_address());
         let process = Command::new(env!("CARGO_BIN_EXE_credential-operator"))
-            .args(["controller", "--health-listen", "127.0.0.1:0"])
+            .args(["controller", "--health-listen", &health.to_string()])
             .env("KUBECONFIG", identity.kubeconfig())
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
@@ -34,11 +39,16 @@ impl Operator {
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Self { process, log, started_at }
+        Self { process, log, health, started_at }
     }
 
     pub fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// What it answers to a request for its health or its metrics, once it listens.
+    pub async fn ask(&self, path: &str) -> Option<String> {
+        answer(self.health, path).await
     }
 
     pub fn memory(&self) -> Memory {

@@ -94,8 +94,8 @@ impl Server {
         let server = Self { process: spawn(command).unwrap(), address };
         let line = format!("credential_operator_verifier_tokens {tokens}\n");
         until(|| async {
-            told(health, "/readyz").await.is_some_and(|told| told.contains(" 200 OK"))
-                && told(health, "/metrics").await.is_some_and(|told| told.contains(&line))
+            answer(health, "/readyz").await.is_some_and(|told| told.contains(" 200 OK"))
+                && answer(health, "/metrics").await.is_some_and(|told| told.contains(&line))
         })
         .await;
         server
@@ -136,7 +136,7 @@ async fn until<F: Future<Output = bool>>(reached: impl Fn() -> F) {
     }
 }
 
-async fn told(address: SocketAddr, path: &str) -> Option<String> {
+pub async fn answer(address: SocketAddr, path: &str) -> Option<String> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: v\r\n\r\n");
     let mut connection = Connection::open(address).await.ok()?;
     let answer = connection.ask(request.as_bytes()).await.ok()?;
@@ -144,6 +144,6 @@ async fn told(address: SocketAddr, path: &str) -> Option<String> {
 }
 
 /// An address that nobody listens on. Whoever else takes a port meanwhile is given another one.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

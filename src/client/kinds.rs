@@ -20,31 +20,42 @@ use crate::{
     domain::name,
 };
 
-/// The label by which our Secrets, accounts and bindings are watched, and the one of Secrets that users provide.
-const LABELS: &[&str] = &[name::MANAGED_BY_LABEL, name::PROVIDED_LABEL];
-/// The annotations that the controller writes and goes by.
-const ANNOTATIONS: &[&str] = &[
-    name::ATTESTATION_ANNOTATION,
-    name::MADE_FOR_ANNOTATION,
-    name::OWNER_ANNOTATION,
-    name::OWNER_UID_ANNOTATION,
-    name::PUBLISHED_ANNOTATION,
-    name::ROTATE_ANNOTATION,
-    name::ROTATED_ANNOTATION,
-];
+/// The longest value of a label (Kubernetes takes 63 characters), in quotation marks.
+const LABEL: usize = 65;
+/// The labels by which the controller watches what it manages, and the Secrets that users provide.
+const LABELS: &[(&str, usize)] = &[(name::MANAGED_BY_LABEL, LABEL), (name::PROVIDED_LABEL, LABEL)];
 
-/// What users ask for by annotation.
-const REQUESTS: &[&str] = &[name::ACKNOWLEDGED_ANNOTATION, name::ROTATE_ANNOTATION];
-/// How many bytes one of these may take, and all others of our group together.
-const REQUEST: usize = 1 << 10;
-/// How many bytes one annotation of the controller may take: an attestation lists what else is in a Secret.
-const PROOF: usize = 64 << 10;
-/// How many bytes of foreign labels, and of foreign annotations, are kept of a Secret: users may ask for some there.
-const ASKED_FOR: usize = 16 << 10;
-/// How many finalizers, owner references and subjects are kept of an object.
-const ELEMENTS: usize = 16;
+/// How many bytes an annotation of fixed form takes at most.
+const SHORT: usize = 1 << 10;
+/// How many bytes the attestation of a Secret takes at most: it lists the keys of the Secret.
+const ATTESTATION: usize = 64 << 10;
+/// How many bytes the list of the requested labels and annotations of a Secret takes at most.
+const PUBLISHED: usize = 16 << 10;
+
+/// The annotations of accounts and bindings that the controller reads.
+const MARKS: &[(&str, usize)] = &[
+    (name::MADE_FOR_ANNOTATION, SHORT),
+    (name::OWNER_ANNOTATION, SHORT),
+    (name::OWNER_UID_ANNOTATION, SHORT),
+];
+/// The annotations of Secrets that the controller reads.
+const SECRET_MARKS: &[(&str, usize)] = &[
+    (name::ATTESTATION_ANNOTATION, ATTESTATION),
+    (name::MADE_FOR_ANNOTATION, SHORT),
+    (name::PUBLISHED_ANNOTATION, PUBLISHED),
+    (name::ROTATE_ANNOTATION, SHORT),
+    (name::ROTATED_ANNOTATION, SHORT),
+];
+/// The annotations by which users make requests.
+const REQUESTS: &[(&str, usize)] =
+    &[(name::ACKNOWLEDGED_ANNOTATION, SHORT), (name::ROTATE_ANNOTATION, SHORT)];
+
+/// How many bytes of foreign labels are kept of a Secret: users may request 16 of them.
+const REQUESTED_LABELS: usize = 8 << 10;
+/// How many bytes of foreign annotations are kept of a Secret: users may request 16 of them, with 1,024 characters each.
+const REQUESTED_ANNOTATIONS: usize = 24 << 10;
 /// How many bytes of labels are kept of a namespace.
-const SELECTED_BY: usize = 16 << 10;
+const NAMESPACE_LABELS: usize = 16 << 10;
 
 /// A kind that is read.
 pub trait Readable: Resource<DynamicType = ()> + DeserializeOwned {
@@ -52,38 +63,35 @@ pub trait Readable: Resource<DynamicType = ()> + DeserializeOwned {
     const KEEP: Keep;
 }
 
-/// On objects that users write: what they ask for by annotation.
+const NONE: Keys = Keys { named: &[], prefix: "", others: 0 };
+
+/// Of objects that users write: their requests by annotation.
 const USERS: Keep = Keep {
-    labels: Keys { named: &[], value: 0, prefix: "", others: 0 },
-    annotations: Keys { named: REQUESTS, value: REQUEST, prefix: "credential-operator.io/", others: REQUEST },
-    elements: ELEMENTS,
+    labels: NONE,
+    annotations: Keys { named: REQUESTS, prefix: "credential-operator.io/", others: SHORT },
+    // That an object has any decides how another one is added.
+    finalizers: 1,
     finalizer: name::FINALIZER,
     truncated: None,
 };
 
-/// On objects that the controller writes: its own mark and proof.
-const MANAGED: Keep = Keep {
-    labels: Keys { named: LABELS, value: 64, prefix: "", others: 0 },
-    annotations: Keys { named: ANNOTATIONS, value: PROOF, prefix: "", others: 0 },
-    elements: ELEMENTS,
-    finalizer: name::FINALIZER,
-    truncated: None,
-};
+/// Of objects that the controller writes: its own labels and annotations.
+const MANAGED: Keep =
+    Keep { labels: Keys { named: LABELS, ..NONE }, annotations: Keys { named: MARKS, ..NONE }, ..USERS };
 
-/// On Secrets, what users ask for, too.
+/// Of Secrets also the labels and annotations that users may request.
 const SECRET: Keep = Keep {
-    labels: Keys { others: ASKED_FOR, ..MANAGED.labels },
-    annotations: Keys { others: ASKED_FOR, ..MANAGED.annotations },
+    labels: Keys { others: REQUESTED_LABELS, ..MANAGED.labels },
+    annotations: Keys { named: SECRET_MARKS, others: REQUESTED_ANNOTATIONS, ..NONE },
     ..MANAGED
 };
 
-/// Of a namespace the labels, by which policies select it.
+/// Of namespaces the labels, by which policies select them.
 const NAMESPACE: Keep = Keep {
-    labels: Keys { named: &[], value: 0, prefix: "", others: SELECTED_BY },
-    annotations: Keys { named: &[], value: 0, prefix: "", others: 0 },
-    elements: ELEMENTS,
-    finalizer: name::FINALIZER,
+    labels: Keys { others: NAMESPACE_LABELS, ..NONE },
+    annotations: NONE,
     truncated: Some(name::TRUNCATED_LABEL),
+    ..USERS
 };
 
 macro_rules! readable {
@@ -104,4 +112,56 @@ readable!(
 
 impl<K: Readable> Readable for PartialObjectMeta<K> {
     const KEEP: Keep = K::KEEP;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::*;
+    use crate::{
+        client::{
+            Watched,
+            prune::{Document, Pruner, Shape},
+        },
+        domain::{
+            digest::MaterialAttestation,
+            material::{MAX_NAMES, SEPARATOR},
+        },
+    };
+
+    /// The metadata of a Secret as it is read.
+    fn read(metadata: &serde_json::Value) -> kube::api::ObjectMeta {
+        let mut found = None;
+        let mut pruner = Pruner::new(Shape::Object, Secret::KEEP);
+        let json = json!({ "metadata": metadata }).to_string();
+        pruner.feed(json.as_bytes(), &mut |document| found = Some(document)).unwrap();
+        let Some(Document::Item(json, _)) = found else { panic!("nothing was read") };
+        Watched::<PartialObjectMeta<Secret>>::read(&json).unwrap().0.unwrap().metadata
+    }
+
+    #[test]
+    fn the_attestation_of_a_secret_with_as_many_keys_as_allowed_is_read() {
+        for length in [1, 10, 253] {
+            let keys = (0..MAX_NAMES / (length + SEPARATOR)).map(|_| "k".repeat(length)).collect();
+            let attestation =
+                MaterialAttestation { keys, proof: "p".repeat(100), ..MaterialAttestation::default() };
+            let text = json!(attestation).to_string();
+            let metadata = read(&json!({"name": "s", "annotations": {name::ATTESTATION_ANNOTATION: text}}));
+            assert_eq!(metadata.annotations.unwrap()[name::ATTESTATION_ANNOTATION], text, "{length}");
+        }
+    }
+
+    #[test]
+    fn what_users_may_request_of_a_secret_is_read_beside_the_annotations_of_the_controller() {
+        let key = |n: usize| format!("{}.x/{}", format!("a{n:02}").repeat(83), "n".repeat(63));
+        let labels: Map<_, _> = (0..16).map(|n| (key(n), json!("v".repeat(63)))).collect();
+        let requested = |n: usize| (key(n), json!("v".repeat(1024)));
+        let mut annotations: Map<_, _> = (0..16).map(requested).collect();
+        let published = json!({"labels": labels.keys().collect::<Vec<_>>(), "annotations": annotations.keys().collect::<Vec<_>>()});
+        annotations.insert(name::PUBLISHED_ANNOTATION.to_owned(), json!(published.to_string()));
+        let metadata = read(&json!({"name": "s", "labels": labels, "annotations": annotations}));
+        assert_eq!(json!(metadata.labels), json!(labels));
+        assert_eq!(json!(metadata.annotations), json!(annotations));
+    }
 }

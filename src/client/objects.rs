@@ -20,7 +20,7 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::{
-    Readable, Watched,
+    Readable, Untyped, Watched,
     prune::{Document, Keep, Malformed, Pruner, Shape},
     read::answer,
 };
@@ -117,6 +117,15 @@ impl<K: Readable> Objects<K> {
         there(self.send("get_opt", self.request.get(name, &GetParams::default())).await)
     }
 
+    /// The object of that name, if there is one, without its kind's type.
+    ///
+    /// # Errors
+    /// When the request fails, or the object has a status that cannot be read.
+    pub async fn get_untyped(&self, name: &str) -> Result<Option<Untyped>> {
+        let json = self.document("get_opt", self.request.get(name, &GetParams::default())).await;
+        there(json)?.map(|json| Untyped::read(&json).ok_or_else(unexpected)).transpose()
+    }
+
     /// All finalizers of the object of that name and UID, in their order; none where it is gone.
     ///
     /// # Errors
@@ -125,7 +134,7 @@ impl<K: Readable> Objects<K> {
         let body =
             self.body("get_metadata_opt", self.request.get_metadata(name, &GetParams::default())).await;
         let Some(body) = there(body)? else { return Ok(Vec::new()) };
-        let json = document(body, Keep { elements: usize::MAX, ..K::KEEP }).await?;
+        let json = document(body, Keep { finalizers: usize::MAX, ..K::KEEP }).await?;
         let found = Watched::<PartialObjectMeta<K>>::read(&json).ok_or_else(unexpected)?;
         let metadata = Some(found.metadata()).filter(|metadata| metadata.uid.as_deref() == Some(uid));
         Ok(metadata.and_then(|metadata| metadata.finalizers.clone()).unwrap_or_default())
@@ -225,7 +234,7 @@ impl<K: Readable> Objects<K> {
         object: &impl Serialize,
     ) -> Result<()> {
         let body = serde_json::to_vec(object).map_err(Error::SerdeError)?;
-        self.send("replace_status", self.request.replace_subresource("status", name, params, body))
+        self.document("replace_status", self.request.replace_subresource("status", name, params, body))
             .await
             .map(drop)
     }

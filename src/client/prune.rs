@@ -4,12 +4,15 @@
 //! buffered whole: a list becomes its items, one at a time, and of each item foreign metadata is dropped before it needs memory.
 //! `metadata.managedFields` is never kept: it may nest deeper than a parser allows and hold instants that it cannot read.
 
+use serde::Deserialize;
 use zeroize::Zeroizing;
 
 /// How many bytes one value in the metadata may take, annotations aside. The API server bounds names to 253.
 const VALUE: usize = 1024;
 /// How many bytes a key may have. The API server bounds keys of labels and annotations to 317.
 const KEY: usize = 512;
+/// The number of subjects of a binding that are kept. A binding of the controller has one, and a second one shows that it was edited.
+const SUBJECTS: usize = 2;
 /// The fields of the metadata that are kept beside labels, annotations, finalizers and owner references.
 const FIELDS: [&str; 9] = [
     "continue",
@@ -26,10 +29,8 @@ const FIELDS: [&str; 9] = [
 /// Which labels, or which annotations, are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Keys {
-    /// The keys that are always kept.
-    pub named: &'static [&'static str],
-    /// How many bytes one of their values may take; a longer one reads as the empty string.
-    pub value: usize,
+    /// The keys that are always kept, each with the number of bytes that its value may take. A longer value reads as the empty string.
+    pub named: &'static [(&'static str, usize)],
     /// How the keys of the others begin that are kept; empty for all.
     pub prefix: &'static str,
     /// How many bytes the others may take together, with their keys: those that come first are kept.
@@ -43,11 +44,11 @@ pub struct Keep {
     pub labels: Keys,
     /// Of its annotations.
     pub annotations: Keys,
-    /// How many finalizers, owner references and subjects are kept, beside those that matter wherever they stand.
-    pub elements: usize,
-    /// The finalizer that is kept wherever it stands.
+    /// The number of finalizers that are kept, beside [`Keep::finalizer`].
+    pub finalizers: usize,
+    /// The finalizer that is kept at any position, once.
     pub finalizer: &'static str,
-    /// The label that is added where labels were dropped for want of room; `None` where nobody asks.
+    /// The label that replaces all labels if they take more bytes than are kept. `None`: those that come first are kept.
     pub truncated: Option<&'static str>,
 }
 
@@ -98,6 +99,8 @@ struct Frame {
     is_array: bool,
     seen: usize,
     is_empty: bool,
+    /// Where in the output its content begins.
+    start: usize,
 }
 
 /// What happens to the value that is being read.
@@ -141,11 +144,16 @@ pub struct Pruner {
     envelope: Option<Zeroizing<Vec<u8>>>,
     /// What is left for labels and annotations that nobody has named.
     left: [usize; 2],
+    /// Whether labels of the object were dropped.
     truncated: bool,
     /// The number of bytes before the one that is read.
     position: usize,
     /// Where the object begins that is read.
     began: usize,
+    /// Whether [`Keep::finalizer`] of the object was kept.
+    has_finalizer: bool,
+    /// Whether the controlling owner reference of the object was kept.
+    has_controller: bool,
 }
 
 impl Pruner {
@@ -164,6 +172,8 @@ impl Pruner {
             truncated: false,
             position: 0,
             began: 0,
+            has_finalizer: false,
+            has_controller: false,
         }
     }
 
@@ -254,7 +264,8 @@ impl Pruner {
         if let Some(node) = node {
             self.begin(node);
             self.out.push(byte);
-            self.frames.push(Frame { node, is_array: byte == b'[', seen: 0, is_empty: true });
+            let start = self.out.len();
+            self.frames.push(Frame { node, is_array: byte == b'[', seen: 0, is_empty: true, start });
             self.state = if byte == b'[' { State::Value } else { State::Key };
             return true;
         }
@@ -267,6 +278,8 @@ impl Pruner {
             self.left = [self.keep.labels.others, self.keep.annotations.others];
             self.truncated = false;
             self.began = self.position;
+            self.has_finalizer = false;
+            self.has_controller = false;
         }
     }
 
@@ -410,11 +423,13 @@ impl Pruner {
         let text = &self.out[value..];
         let is_kept = match frame.node {
             Node::Finalizers => {
-                frame.seen <= self.keep.elements
-                    || text.get(1..text.len() - 1) == Some(self.keep.finalizer.as_bytes())
+                let is_ours = text.get(1..text.len() - 1) == Some(self.keep.finalizer.as_bytes());
+                let is_first = is_ours && !std::mem::replace(&mut self.has_finalizer, true);
+                is_first || frame.seen <= self.keep.finalizers
             }
-            Node::References => frame.seen <= self.keep.elements || contains(text, b"\"controller\":true"),
-            Node::Subjects => frame.seen <= self.keep.elements,
+            // The API server takes one controller for an object, and nothing else is needed of the references.
+            Node::References => is_controller(text) && !std::mem::replace(&mut self.has_controller, true),
+            Node::Subjects => frame.seen <= SUBJECTS,
             Node::Labels => {
                 let kept =
                     self.keep.labels.has_room(&self.key, fits, self.out.len() - start, &mut self.left[0]);
@@ -439,8 +454,8 @@ impl Pruner {
             && self.truncated
             && let Some(label) = self.keep.truncated
         {
-            let comma = if frame.is_empty { "" } else { "," };
-            self.out.extend_from_slice(format!("{comma}\"{label}\":\"\"").as_bytes());
+            self.out.truncate(frame.start);
+            self.out.extend_from_slice(format!("\"{label}\":\"\"").as_bytes());
         }
         self.out.push(if frame.is_array { b']' } else { b'}' });
         if let Some(parent) = self.frames.last_mut() {
@@ -475,14 +490,15 @@ impl Pruner {
 }
 
 impl Keys {
-    fn is_named(&self, key: &[u8]) -> bool {
-        self.named.iter().any(|named| named.as_bytes() == key)
+    /// How many bytes the value of a named key may take.
+    fn limit(&self, key: &[u8]) -> Option<usize> {
+        self.named.iter().find(|(named, _)| named.as_bytes() == key).map(|(_, limit)| *limit)
     }
 
     /// What becomes of the value of a key, where there is so much room left for what is not named.
     fn fate(&self, key: &[u8], left: usize) -> Option<(Option<Node>, Fate)> {
-        if self.is_named(key) {
-            return Some((None, Fate::Within(self.value)));
+        if let Some(limit) = self.limit(key) {
+            return Some((None, Fate::Within(limit)));
         }
         let may_fit = left > key.len() && key.starts_with(self.prefix.as_bytes());
         may_fit.then_some((None, Fate::Within(left)))
@@ -490,7 +506,7 @@ impl Keys {
 
     /// Whether the value of this key, in quotation marks, is kept.
     fn has_room(&self, key: &[u8], fits: bool, size: usize, left: &mut usize) -> bool {
-        if self.is_named(&key[1..key.len() - 1]) {
+        if self.limit(&key[1..key.len() - 1]).is_some() {
             return true;
         }
         let has_room = fits && size <= *left;
@@ -499,8 +515,14 @@ impl Keys {
     }
 }
 
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
+/// Whether an owner reference is the one of the controller.
+fn is_controller(reference: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Reference {
+        controller: bool,
+    }
+
+    serde_json::from_slice::<Reference>(reference).is_ok_and(|reference| reference.controller)
 }
 
 #[cfg(test)]

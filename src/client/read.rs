@@ -40,6 +40,26 @@ pub(super) fn answer<K: Readable>(json: &[u8]) -> Option<K> {
     read(json, parts.metadata, parts.metadata.map(metadata).unwrap_or_default()).ok()
 }
 
+/// An object without its kind's type: for a report about code that may have panicked on that.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Untyped {
+    /// Its metadata.
+    pub metadata: ObjectMeta,
+    /// Its status; null where it has none.
+    pub status: Value,
+}
+
+impl Untyped {
+    /// Reads an object. `None`: it has no name, or a status that cannot be read.
+    pub(super) fn read(json: &[u8]) -> Option<Self> {
+        let parts: Parts<'_> = serde_json::from_slice(json).ok()?;
+        let metadata = metadata(parts.metadata?);
+        metadata.name.as_ref()?;
+        let status = parts.status.map_or(Some(Value::Null), |status| field(Some(status)))?;
+        Some(Self { metadata, status })
+    }
+}
+
 /// The object with this metadata; or, where it does not fit, where that is.
 fn read<K: Readable>(json: &[u8], raw: Option<&RawValue>, metadata: ObjectMeta) -> Result<K, String> {
     let mut object: K = match raw {

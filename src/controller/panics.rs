@@ -1,7 +1,7 @@
 //! Reports a panic of a reconcile, and holds its object back so that the panic does not repeat at full speed.
 //!
-//! The report is a condition, an event, a metric and a log line, by raw requests: it uses no type, cache or plan that may have
-//! panicked. It changes only the conditions, and says nothing about what was done.
+//! The report is a condition, an event, a metric and a log line. It uses no type, cache or plan that may have panicked, and changes
+//! only the conditions.
 
 use std::{
     collections::HashMap,
@@ -12,8 +12,8 @@ use std::{
 
 use futures::FutureExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Client;
+use k8s_openapi::{NamespaceResourceScope, api::core::v1::ObjectReference};
+use kube::{Resource, api::PostParams};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::{error, warn};
@@ -22,9 +22,12 @@ use super::{
     Context, Key, Place, events,
     write::{RequestError, Trouble, send},
 };
-use crate::api::{
-    GROUP, Reason,
-    condition::{ConditionType, seconds},
+use crate::{
+    api::{
+        ApiToken, Credential, Reason,
+        condition::{ConditionType, seconds},
+    },
+    client::{Objects, Readable, Untyped},
 };
 
 const FIRST_DELAY: Duration = Duration::from_secs(5);
@@ -96,49 +99,32 @@ pub async fn run(
     None
 }
 
-/// An object of ours, for requests that know no type.
-struct Target<'a> {
-    kind: &'static str,
-    plural: &'static str,
-    place: &'a Place,
-}
-
-impl<'a> Target<'a> {
-    fn of(key: &'a Key) -> Option<Self> {
-        match key {
-            Key::Credential(place) => Some(Self { kind: "Credential", plural: "credentials", place }),
-            Key::ApiToken(place) => Some(Self { kind: "ApiToken", plural: "apitokens", place }),
-            Key::Keyring | Key::Sweep | Key::Policies | Key::Admission => None,
-        }
-    }
-
-    fn path(&self) -> String {
-        let (namespace, name) = (self.place.namespace(), self.place.name());
-        format!("/apis/{GROUP}/v1alpha1/namespaces/{namespace}/{}/{name}", self.plural)
-    }
-
-    fn message(&self) -> String {
-        let Self { kind, place, .. } = self;
-        format!(
-            "The controller panicked while it reconciled {kind} \"{}\". Report this with the controller's log; the controller \
-             tries again within {} s.",
-            place.name(),
-            LAST_DELAY.as_secs()
-        )
-    }
-}
-
 async fn report(ctx: &Context, key: &Key, is_first: bool) {
-    let Some(target) = Target::of(key) else {
-        if is_first {
+    match key {
+        Key::Credential(place) => report_of::<Credential>(ctx, place, is_first).await,
+        Key::ApiToken(place) => report_of::<ApiToken>(ctx, place, is_first).await,
+        Key::Keyring | Key::Sweep | Key::Policies | Key::Admission if is_first => {
             let note = format!(
                 "The controller panicked in the task {key:?}. Report this with the controller's log."
             );
             events::of_operator(ctx, Reason::InternalError, "Reconcile", &note).await;
         }
-        return;
-    };
-    let before = match write_status(&ctx.client, &target, ctx.clock.now()).await {
+        Key::Keyring | Key::Sweep | Key::Policies | Key::Admission => {}
+    }
+}
+
+async fn report_of<K>(ctx: &Context, place: &Place, is_first: bool)
+where
+    K: Readable + Resource<Scope = NamespaceResourceScope>,
+{
+    let kind = K::kind(&());
+    let message = format!(
+        "The controller panicked while it reconciled {kind} \"{}\". Report this with the controller's log; the controller tries \
+         again within {} s.",
+        place.name(),
+        LAST_DELAY.as_secs()
+    );
+    let before = match write_status::<K>(ctx, place, &message).await {
         Ok(before) => before,
         Err(error) => {
             warn!(%error, "the status cannot report the panic");
@@ -149,85 +135,75 @@ async fn report(ctx: &Context, key: &Key, is_first: bool) {
     let Some(before) = before else { return };
     if before.is_news {
         let regarding = ObjectReference {
-            api_version: Some(format!("{GROUP}/v1alpha1")),
-            kind: Some(target.kind.to_owned()),
-            namespace: Some(target.place.namespace().to_owned()),
-            name: Some(target.place.name().to_owned()),
+            api_version: Some(K::api_version(&()).into_owned()),
+            kind: Some(kind.into_owned()),
+            namespace: Some(place.namespace().to_owned()),
+            name: Some(place.name().to_owned()),
             uid: before.uid,
             ..ObjectReference::default()
         };
-        events::publish(ctx, &regarding, Reason::InternalError.as_str(), "Reconcile", &target.message())
-            .await;
+        events::publish(ctx, &regarding, Reason::InternalError.as_str(), "Reconcile", &message).await;
     }
 }
 
-/// What the status said before.
+/// What the status reported before.
 struct Before {
     uid: Option<String>,
     is_news: bool,
 }
 
-/// Has the conditions report the panic; `None` where the object is gone.
-async fn write_status(
-    client: &Client,
-    target: &Target<'_>,
-    now: Timestamp,
-) -> Result<Option<Before>, RequestError> {
+/// Has the conditions report the panic; `None` where the object does not exist.
+async fn write_status<K>(ctx: &Context, place: &Place, message: &str) -> Result<Option<Before>, RequestError>
+where
+    K: Readable + Resource<Scope = NamespaceResourceScope>,
+{
+    let kind = K::kind(&());
+    let objects = Objects::<K>::namespaced(ctx.client.clone(), place.namespace());
     for attempt in 1.. {
-        let found = match request(client, target, "GET", &target.path(), Vec::new()).await {
-            Err(error) if error.trouble() == Trouble::Gone => return Ok(None),
-            found => found?,
-        };
-        let before = Before {
-            uid: found["metadata"]["uid"].as_str().map(ToOwned::to_owned),
-            is_news: !reports_panic(&found["status"]),
-        };
-        let Some(changed) = with_report(&found, target, now) else { return Ok(Some(before)) };
-        let path = format!("{}/status", target.path());
-        match request(client, target, "PUT", &path, changed.to_string().into_bytes()).await {
+        let what = || format!("get {kind} {place}, to report a panic");
+        let Some(found) = send(what, objects.get_untyped(place.name())).await? else { return Ok(None) };
+        let before = Before { uid: found.metadata.uid.clone(), is_news: !reports_panic(&found.status) };
+        let Some(status) = with_report(&found, message, ctx.clock.now()) else { return Ok(Some(before)) };
+        // Of the rest of the object, a write of the status needs the metadata that makes it conditional.
+        let changed = json!({
+            "apiVersion": K::api_version(&()),
+            "kind": kind,
+            "metadata": {
+                "name": place.name(),
+                "namespace": place.namespace(),
+                "uid": found.metadata.uid,
+                "resourceVersion": found.metadata.resource_version,
+            },
+            "status": status,
+        });
+        let what = || format!("update the status of {kind} {place}, to report a panic");
+        let params = PostParams::default();
+        match send(what, objects.replace_status_of_invalid(place.name(), &params, &changed)).await {
             Err(error) if error.trouble() == Trouble::Gone => return Ok(None),
             Err(error) if error.trouble() == Trouble::Moved && attempt < WRITES => {}
-            written => return written.map(|_| Some(before)),
+            written => return written.map(|()| Some(before)),
         }
     }
     Ok(None)
 }
 
-async fn request(
-    client: &Client,
-    target: &Target<'_>,
-    method: &str,
-    path: &str,
-    body: Vec<u8>,
-) -> Result<Value, RequestError> {
-    let what = || format!("{method} {} {}, to report a panic", target.kind, target.place);
-    let sent = async {
-        let request = http::Request::builder().method(method).uri(path);
-        let request = request.header(http::header::CONTENT_TYPE, "application/json").body(body);
-        client.request(request.map_err(kube::Error::HttpError)?).await
-    };
-    send(what, sent).await
-}
-
 fn reports_panic(status: &Value) -> bool {
     let conditions = status["conditions"].as_array().into_iter().flatten();
-    let ready = |said: &&Value| said["type"] == ConditionType::Ready.as_str();
-    conditions.into_iter().find(ready).is_some_and(|said| said["reason"] == Reason::InternalError.as_str())
+    let ready = |found: &&Value| found["type"] == ConditionType::Ready.as_str();
+    conditions.into_iter().find(ready).is_some_and(|found| found["reason"] == Reason::InternalError.as_str())
 }
 
-/// The object for a write of its status: all of the status as it is, but for the conditions Ready, Stalled and Reconciling. Of
-/// the rest of the object, a write of the status needs the metadata that makes it conditional. `None` when nothing changes.
-fn with_report(found: &Value, target: &Target<'_>, now: Timestamp) -> Option<Value> {
-    let metadata = &found["metadata"];
-    let generation = &metadata["generation"];
-    let mut status = if found["status"].is_object() { found["status"].clone() } else { json!({}) };
+/// The status with all that is in it, but for the conditions Ready, Stalled and Reconciling. `None` when nothing changes.
+fn with_report(found: &Untyped, message: &str, now: Timestamp) -> Option<Value> {
+    let generation = found.metadata.generation;
+    let mut status = if found.status.is_object() { found.status.clone() } else { json!({}) };
     let before = status["conditions"].as_array().cloned().unwrap_or_default();
     let own =
         [ConditionType::Ready, ConditionType::Stalled, ConditionType::Reconciling].map(ConditionType::as_str);
-    let is_own = |said: &&Value| own.contains(&said["type"].as_str().unwrap_or_default());
-    let mut conditions: Vec<_> = before.iter().filter(|said| !is_own(said)).cloned().collect();
+    let is_own = |found: &&Value| own.contains(&found["type"].as_str().unwrap_or_default());
+    let mut conditions: Vec<_> = before.iter().filter(|found| !is_own(found)).cloned().collect();
     for (kind, holds) in [(ConditionType::Ready, "False"), (ConditionType::Stalled, "True")] {
-        let same = before.iter().find(|said| said["type"] == kind.as_str() && said["status"] == holds);
+        let same = before.iter().find(|found| found["type"] == kind.as_str() && found["status"] == holds);
         let since = same.map(|same| same["lastTransitionTime"].clone());
         conditions.push(json!({
             "type": kind.as_str(),
@@ -235,22 +211,12 @@ fn with_report(found: &Value, target: &Target<'_>, now: Timestamp) -> Option<Val
             "observedGeneration": generation,
             "lastTransitionTime": since.unwrap_or_else(|| json!(seconds(now).to_string())),
             "reason": Reason::InternalError.as_str(),
-            "message": target.message(),
+            "message": message,
         }));
     }
     status["conditions"] = json!(conditions);
-    status["observedGeneration"] = generation.clone();
-    let names = ["name", "namespace", "uid", "resourceVersion"];
-    let names: serde_json::Map<_, _> =
-        names.map(|name| (name.to_owned(), metadata[name].clone())).into_iter().collect();
-    (status != found["status"]).then(|| {
-        json!({
-            "apiVersion": found["apiVersion"],
-            "kind": found["kind"],
-            "metadata": names,
-            "status": status,
-        })
-    })
+    status["observedGeneration"] = json!(generation);
+    (status != found.status).then_some(status)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Bindings outside the namespace of their credential, whose credential is gone: whoever made a `ServiceAccount` of
-//! that name again would have its rights. A finalizer keeps this from happening; somebody may strip it.
+//! Deletes bindings outside the namespace of their credential when the credential no longer exists: a new `ServiceAccount` of that
+//! name would have their permissions. A finalizer prevents this, unless a user removes it.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
 
 const SWEEP_EVERY: Duration = Duration::from_mins(10);
 
-/// Deletes every orphaned binding of ours. One that cannot be judged or deleted does not keep the others.
+/// Deletes every orphaned binding. A failure at one of them does not prevent the deletion of the others.
 ///
 /// # Errors
 /// The first failure.
@@ -32,7 +32,7 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     failed
 }
 
-/// The same for whoever uninstalls: notes what is deleted, and what could not be.
+/// The same for `credential-operator uninstall`: notes each deletion and each failure.
 pub(super) async fn unbind_orphans(ctx: &Context, found: &mut Found) {
     for (owner, binding) in candidates(ctx) {
         match unbind_orphan(ctx, &binding).await {
@@ -42,7 +42,8 @@ pub(super) async fn unbind_orphans(ctx: &Context, found: &mut Found) {
     }
 }
 
-/// The bindings of ours outside the namespace of their credential, which no watch shows. Inside it garbage collection deletes them.
+/// The managed bindings outside the namespace of their credential, if no watch shows that credential. Garbage collection deletes those
+/// inside it.
 fn candidates(ctx: &Context) -> impl Iterator<Item = (Owner, Binding)> {
     let within = ctx.role_bindings.all().map(Binding::from);
     let everywhere = ctx.cluster_role_bindings.all().map(Binding::from);
@@ -52,14 +53,14 @@ fn candidates(ctx: &Context) -> impl Iterator<Item = (Owner, Binding)> {
         let alive =
             ctx.credentials.get(&place).is_some_and(|held| held.metadata.uid.as_deref() == Some(&owner.uid));
         let outside = binding.metadata.namespace.as_ref() != Some(&owner.namespace);
-        // A binding of a namespace that is not watched is for the operator that watches it.
+        // The operator that watches the namespace of the credential deletes it.
         let known = ctx.config.reach.has(&owner.namespace);
         let is_candidate = !alive && outside && known && owner.ownership(&binding) == Ownership::Ours;
         is_candidate.then_some((owner, binding))
     })
 }
 
-/// Deletes the binding if its credential is gone; tells whether it was.
+/// Deletes the binding if its credential does not exist, and returns whether it did.
 async fn unbind_orphan(ctx: &Context, binding: &Binding) -> Result<bool, RequestError> {
     let Some(owner) = binding.claimed_owner() else { return Ok(false) };
     let place = Place::new(&owner.namespace, &owner.name);

@@ -21,7 +21,7 @@ use super::{
     },
     election::ElectionError,
     sweep, watch,
-    write::{RequestError, send},
+    write::{RequestError, Trouble, send},
 };
 use crate::{
     api::{Credential, credential::Grant},
@@ -35,8 +35,12 @@ const NONE_LEADS_FOR: Duration = Duration::from_mins(5);
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
 /// By when all that there is has been read.
 const SEEN_WITHIN: Duration = Duration::from_mins(1);
-/// How often it is looked again whether anything is left.
+/// The number of rounds until no binding is found any more.
 const ROUNDS: usize = 10;
+/// The number of attempts to remove a finalizer from an object whose finalizers others change.
+const ATTEMPTS: usize = 50;
+/// Why a binding that was deleted in the last round still grants permissions.
+const CREATED_AGAIN: &str = "created again after each deletion; stop what creates it";
 
 /// Why uninstalling did not end well.
 #[derive(Debug, Error)]
@@ -49,8 +53,8 @@ pub enum UninstallError {
     Request(#[from] RequestError),
     /// Roles are still bound outside the namespaces of their credentials.
     #[error(
-        "roles are still bound outside the namespaces of their credentials. Delete these bindings, or run this again once what is \
-         said of them is solved:\n{}",
+        "roles are still bound outside the namespaces of their Credentials. Delete these bindings, or solve what is reported for them \
+         and run this command again:\n{}",
         .0.join("\n")
     )]
     StillBound(Vec<String>),
@@ -96,51 +100,74 @@ async fn unbind_all(context: impl Fn() -> Arc<Context>) -> Result<(), UninstallE
         for credential in held.iter().filter(|credential| !found.holds(credential)) {
             release(&ctx, credential).await;
         }
-        if found.deleted == 0 && found.bound.is_empty() {
+        if found.deleted.is_empty() && found.bound.is_empty() {
             info!("nothing is bound outside the namespaces of credentials");
             return Ok(());
         }
+        found.bound.extend(found.deleted);
         bound = found.bound.into_values().collect();
     }
     Err(UninstallError::StillBound(bound))
 }
 
-/// What was found in one round.
+/// Credentials (by UID) and their bindings, each with a line for the user.
+type Bindings = BTreeMap<(String, String), String>;
+
+/// The findings of one round.
 #[derive(Default)]
 pub(super) struct Found {
-    /// How many bindings were deleted.
-    pub(super) deleted: usize,
-    /// What is still bound, and why, by the UID of the credential and the name of what binds it.
-    pub(super) bound: BTreeMap<(String, String), String>,
+    /// The bindings that were deleted. In the last round, somebody creates them again.
+    deleted: Bindings,
+    /// The bindings that still grant permissions, and why.
+    bound: Bindings,
 }
 
 impl Found {
-    /// A binding was deleted, or could not be.
+    /// Notes the outcome of a deletion.
     pub(super) fn note(&mut self, owner: &Owner, key: &BindingKey, outcome: Result<(), RequestError>) {
+        let id = (owner.uid.clone(), key.to_string());
+        let line = |why: &str| format!("  {key} of Credential {}/{}: {why}", owner.namespace, owner.name);
         match outcome {
+            // A conflict means that no binding of this UID exists any more; the next round finds a new one of its name.
+            Err(RequestError::Api { source, .. }) if is_conflict(&source) => {
+                self.deleted.insert(id, line(CREATED_AGAIN));
+            }
             Ok(()) => {
-                self.deleted += 1;
-                info!(binding = %key, "unbound");
+                info!(binding = %key, "binding deleted");
+                self.deleted.insert(id, line(CREATED_AGAIN));
             }
             Err(error) => {
                 let why = failure(&error);
-                warn!(binding = %key, why, "still bound");
-                let say = format!("  {key} of Credential {}/{}: {why}", owner.namespace, owner.name);
-                self.bound.insert((owner.uid.clone(), key.to_string()), say);
+                warn!(binding = %key, why, "binding could not be deleted");
+                self.bound.insert(id, line(&why));
             }
         }
     }
 
-    /// Whether anything of that credential is still bound.
+    /// Notes that roles of a credential may be bound where the command cannot see it.
+    fn note_unseen(&mut self, owner: &Owner, place: &str, why: &str) {
+        let line = format!("  roles of Credential {}/{}{place}: {why}", owner.namespace, owner.name);
+        self.bound.insert((owner.uid.clone(), place.to_owned()), line);
+    }
+
+    /// Whether a binding of that credential still grants permissions.
     fn holds(&self, credential: &ObjectMeta) -> bool {
         self.bound.keys().any(|(uid, _)| Some(uid) == credential.uid.as_ref())
     }
 }
 
-/// An error, and what it comes from.
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+/// An error and its cause, in the API server's words where it refused the request.
 fn failure(error: &RequestError) -> String {
-    let source = std::error::Error::source(error);
-    source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+    let source = std::error::Error::source(error).map(ToString::to_string);
+    let cause = match error.trouble() {
+        Trouble::Refused { message, .. } => Some(message),
+        _ => source,
+    };
+    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 /// The credentials that are held by our finalizer, also those that cannot be read.
@@ -165,10 +192,12 @@ async fn unbind(ctx: &Context, credential: &ObjectMeta, found: &mut Found) {
     match roles(ctx, &place).await {
         Ok((roles, bound_in)) => {
             for unseen in out_of_reach(ctx, &bound_in) {
-                let say = format!(
-                    "  roles of Credential {place} in namespace {unseen}, which is not watched: add it to --watch-namespaces"
+                let place = format!(" in namespace {unseen}");
+                found.note_unseen(
+                    &owner,
+                    &place,
+                    "the namespace is not watched; add it to --watch-namespaces",
                 );
-                found.bound.insert((owner.uid.clone(), unseen), say);
             }
             // Also those that somebody took our label off.
             for key in owner.bindings(&roles).into_keys() {
@@ -181,7 +210,7 @@ async fn unbind(ctx: &Context, credential: &ObjectMeta, found: &mut Found) {
                 }
             }
         }
-        Err(error) => warn!(credential = %place, why = failure(&error), "its roles could not be read"),
+        Err(error) => found.note_unseen(&owner, "", &failure(&error)),
     }
     for (key, binding) in bindings {
         let is_outside = binding.metadata.namespace.as_ref() != Some(&owner.namespace);
@@ -209,12 +238,20 @@ async fn roles(ctx: &Context, place: &Place) -> Result<(Vec<Grant>, Vec<String>)
     })
 }
 
-/// Removes our finalizer. One that cannot be removed grants nothing, so it only leaves a line in the log.
+/// Removes the finalizer, also while others change the finalizers of the object. A finalizer grants nothing, so one that cannot be
+/// removed is only logged.
 async fn release(ctx: &Context, credential: &ObjectMeta) {
     let owner = owner_of(credential);
     let place = Place::new(&owner.namespace, &owner.name);
-    match remove_finalizer(ctx, &owner).await {
-        Ok(_) => info!(credential = %place, "finalizer removed"),
-        Err(error) => warn!(credential = %place, why = failure(&error), "the finalizer could not be removed"),
+    for attempt in 1..=ATTEMPTS {
+        match remove_finalizer(ctx, &owner).await {
+            Ok(_) => return info!(credential = %place, "finalizer removed"),
+            Err(error) if error.trouble() == Trouble::Moved && attempt < ATTEMPTS => {}
+            Err(error) => {
+                let (kind, name) = ("Credential", &owner.name);
+                let next = format!("kubectl edit credential {name} -n {}", owner.namespace);
+                return warn!(kind, name, why = failure(&error), next, "finalizer could not be removed");
+            }
+        }
     }
 }

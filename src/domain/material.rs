@@ -222,11 +222,12 @@ pub fn check(kind: &Kind, spec: &CredentialSpec, found: &Entries, now: Timestamp
             return Err(Problem::Material(format!("the key {key} is missing or empty")));
         }
     }
-    // They are all named in an annotation of the published Secret.
-    let names: usize = taken(kind, found).keys().map(String::len).sum();
+    // They are all listed in an annotation of the published Secret.
+    let names: usize = taken(kind, found).keys().map(|name| name.len() + SEPARATOR).sum();
     if names > MAX_NAMES {
         return Err(Problem::Material(format!(
-            "the names of its keys have {names} characters in all; use fewer or shorter ones, at most {MAX_NAMES}"
+            "the names of its keys take {names} bytes in the annotation of the published Secret, and {MAX_NAMES} are allowed; use \
+             fewer or shorter names"
         )));
     }
     if spec.credential_type == CredentialType::HashedPassword {
@@ -235,8 +236,10 @@ pub fn check(kind: &Kind, spec: &CredentialSpec, found: &Entries, now: Timestamp
     (kind.provided.check)(found, now)
 }
 
-/// A part of what all annotations of an object may have.
-const MAX_NAMES: usize = 100_000;
+/// How many bytes the names of keys may take in an annotation; [`crate::client`] reads no longer one.
+pub(crate) const MAX_NAMES: usize = 60_000;
+/// How many bytes a name takes beside its characters: quotation marks and a comma, escaped.
+pub(crate) const SEPARATOR: usize = 5;
 
 /// The entries that material is taken from; whatever else is provided does not matter.
 #[must_use]

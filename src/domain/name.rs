@@ -43,7 +43,8 @@ pub const CONFIRM_DELETE_ANNOTATION: &str = "credential-operator.io/confirm-dele
 /// On the keyring: the last value of [`ROTATE_ANNOTATION`] that was answered.
 pub const ROTATED_ANNOTATION: &str = "credential-operator.io/rotate-answered";
 
-/// In memory only, on a namespace that has more labels than are kept. Somebody who sets it has every policy select the namespace.
+/// In memory only, instead of the labels of a namespace that has more of them than are read. Every policy selects such a namespace, and
+/// nothing new is made there; the same if a user sets this label.
 pub const TRUNCATED_LABEL: &str = "credential-operator.io/labels-truncated";
 
 /// The ServiceAccount of a credential.

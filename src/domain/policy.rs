@@ -185,12 +185,21 @@ impl Policies {
             let say = "the labels of the namespace are not known yet, by which policies select it; waiting for that";
             unknown.get_or_insert_with(|| say.to_owned());
         }
+        // A policy that allows something must not select a namespace only because its labels are too long to be read.
+        if labels.is_some_and(|labels| labels.contains_key(name::TRUNCATED_LABEL)) {
+            unknown.get_or_insert_with(|| TRUNCATED.to_owned());
+        }
         Rules { selecting, unknown }
     }
 }
 
+/// What is reported where the labels of a namespace are longer than the client reads.
+const TRUNCATED: &str = "the labels of the namespace take more than 16 KiB, so every CredentialPolicy counts as selecting it and \
+                         nothing new is made; remove labels of the namespace, and the label \
+                         credential-operator.io/labels-truncated if it is there";
+
 fn selects(selector: &NamespaceSelector, labels: &Labels) -> bool {
-    // Of a namespace with more labels than are kept, nobody knows which policies do not select it.
+    // It is unknown which policies do not select it.
     if labels.contains_key(name::TRUNCATED_LABEL) {
         return true;
     }

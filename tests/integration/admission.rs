@@ -16,7 +16,7 @@ mod namespaced;
 mod others;
 mod parity;
 mod person;
-mod process;
+pub mod process;
 mod roles;
 mod secrets;
 mod stolen;

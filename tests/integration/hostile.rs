@@ -1,10 +1,11 @@
 //! Attacks on version 0.2 that had succeeded, and their variations.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use credential_operator::{
     api::{ApiToken, ApiTokenState, Credential, CredentialState},
     controller::{Context, Key, Place, panics},
+    telemetry::health::Probe,
 };
 use k8s_openapi::api::{
     core::v1::{Secret, ServiceAccount},
@@ -17,7 +18,7 @@ use kube::{
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
 use serde_json::{Value, json};
 
-use crate::support::{Space, SystemClock, World, condition, config, credential, token};
+use crate::support::{OPERATOR_NAMESPACE, Space, SystemClock, World, condition, config, credential, token};
 
 crate::tests![
     recipients_of_low_order_are_reported_and_nothing_is_sealed_for_them,
@@ -29,12 +30,16 @@ crate::tests![
 pub mod hostile_alone {
     use super::{
         a_credential_costs_one_write_more_for_the_proof_of_its_account,
+        a_panic_in_a_task_of_no_object_is_an_event_of_the_operator,
         a_panic_is_reported_by_the_status_and_an_event, accounts_of_an_earlier_version_are_signed_once,
         material_that_takes_long_is_generated_once_a_period,
+        metadata_and_churn_of_an_object_do_not_prevent_the_report_of_a_panic,
     };
 
     crate::tests![
         a_panic_is_reported_by_the_status_and_an_event,
+        a_panic_in_a_task_of_no_object_is_an_event_of_the_operator,
+        metadata_and_churn_of_an_object_do_not_prevent_the_report_of_a_panic,
         a_credential_costs_one_write_more_for_the_proof_of_its_account,
         accounts_of_an_earlier_version_are_signed_once,
         material_that_takes_long_is_generated_once_a_period,
@@ -211,8 +216,13 @@ async fn a_secret_with_a_copied_mark_is_never_deleted(_: Arc<World>, space: Spac
         }
         space.api::<ApiToken>().delete(&token_name, &DeleteParams::default()).await.unwrap();
         space.api::<Credential>().delete(&credential_name, &DeleteParams::default()).await.unwrap();
-        gone::<Secret>(&space, &format!("{token_name}-token")).await;
-        gone::<Secret>(&space, &format!("{credential_name}-credential")).await;
+        gone::<ApiToken>(&space, &token_name).await;
+        gone::<Credential>(&space, &credential_name).await;
+        for secret in [format!("{token_name}-token"), format!("{credential_name}-credential")] {
+            // Garbage collection may be slow, or faster.
+            drop(space.api::<Secret>().delete(&secret, &DeleteParams::default()).await);
+            gone::<Secret>(&space, &secret).await;
+        }
     }
     let mut before = Vec::new();
     for secret in &planted {
@@ -305,9 +315,36 @@ async fn material_that_takes_long_is_generated_once_a_period(world: Arc<World>, 
     operator.stop().await;
 }
 
-async fn a_panic_is_reported_by_the_status_and_an_event(world: Arc<World>, space: Space) {
+/// A controller that only reports panics, as the cluster's administrator.
+fn panicking(world: &World) -> Context {
     let random = Box::new(UnwrapErr(SysRng));
-    let ctx = Context::new(world.admin.clone(), SystemClock::shared(), random, config(false));
+    Context::new(world.admin.clone(), SystemClock::shared(), random, config(false))
+}
+
+/// Has a reconcile panic. Whether it ran at all.
+async fn panic_once(ctx: &Context, key: &Key) -> bool {
+    ctx.queue.add(key.clone());
+    assert_eq!(ctx.queue.next().await, *key);
+    let mut ran = false;
+    let work = async {
+        ran = true;
+        panic!("caused by a test")
+    };
+    assert!(panics::run(ctx, key, work).await.is_none());
+    ran
+}
+
+/// The events that report a panic, by what they regard.
+async fn reported(world: &World, namespace: &str) -> Vec<String> {
+    let events = kube::Api::<Event>::namespaced(world.admin.clone(), namespace);
+    let events = events.list(&ListParams::default()).await.unwrap().items.into_iter();
+    let panics = events.filter(|event| event.reason.as_deref() == Some("InternalError"));
+    let mut regarding: Vec<_> = panics.filter_map(|event| event.regarding?.name).collect();
+    regarding.sort();
+    regarding
+}
+
+async fn a_panic_is_reported_by_the_status_and_an_event(world: Arc<World>, space: Space) {
     space.apply(&credential("c")).await;
     space.apply(&token("t", "expiresIn: 1h")).await;
     let status = json!({"status": {"digest": "d", "conditions": [{"type": "Usable", "status": "False",
@@ -315,11 +352,18 @@ async fn a_panic_is_reported_by_the_status_and_an_event(world: Arc<World>, space
     let patch = kube::api::Patch::Merge(&status);
     space.api::<ApiToken>().patch_status("t", &kube::api::PatchParams::default(), &patch).await.unwrap();
     let (c, t) = (Place::new(&space.namespace, "c"), Place::new(&space.namespace, "t"));
-    for key in [Key::Credential(c), Key::ApiToken(t)] {
-        ctx.queue.add(key.clone());
-        assert_eq!(ctx.queue.next().await, key);
-        let work = async { panic!("brought about by a test") };
-        assert!(panics::run(&ctx, &key, work).await.is_none());
+    for (kind, key) in [("Credential", Key::Credential(c)), ("ApiToken", Key::ApiToken(t))] {
+        let ctx = panicking(&world);
+        assert!(panic_once(&ctx, &key).await);
+        let version = async || match &key {
+            Key::ApiToken(_) => space.api::<ApiToken>().get("t").await.unwrap().resource_version(),
+            _ => space.api::<Credential>().get("c").await.unwrap().resource_version(),
+        };
+        let written = version().await;
+        assert!(!panic_once(&ctx, &key).await, "it is held back");
+        assert_eq!(version().await, written, "it is reported once");
+        let (metrics, line) = (ctx.metrics(), format!("reconcile_panics_total{{kind=\"{kind}\"}} 1\n"));
+        assert!(metrics.contains(&line), "{metrics}");
     }
     let token = space.api::<ApiToken>().get("t").await.unwrap();
     assert_eq!(condition(&token, "Usable").1, "PolicyViolation", "what the verifier goes by stays");
@@ -334,10 +378,61 @@ async fn a_panic_is_reported_by_the_status_and_an_event(world: Arc<World>, space
         }
         assert_eq!(object["status"]["observedGeneration"], object["metadata"]["generation"]);
     }
-    let events = space.api::<Event>().list(&ListParams::default()).await.unwrap();
-    let mut regarding: Vec<_> = events.items.into_iter().filter_map(|event| event.regarding?.name).collect();
-    regarding.sort();
-    assert_eq!(regarding, ["c", "t"]);
+    assert_eq!(reported(&world, &space.namespace).await, ["c", "t"]);
+}
+
+async fn a_panic_in_a_task_of_no_object_is_an_event_of_the_operator(world: Arc<World>, _: Space) {
+    let ctx = panicking(&world);
+    let before = reported(&world, OPERATOR_NAMESPACE).await.len();
+    assert!(panic_once(&ctx, &Key::Policies).await);
+    assert_eq!(reported(&world, OPERATOR_NAMESPACE).await.len(), before + 1);
+}
+
+async fn metadata_and_churn_of_an_object_do_not_prevent_the_report_of_a_panic(
+    world: Arc<World>,
+    space: Space,
+) {
+    let ctx = panicking(&world);
+    let key = |name: &str| Key::Credential(Place::new(&space.namespace, name));
+    // Labels and managed fields of 1.4 MB, nested deeper than a parser allows, with an instant that no client can read.
+    let deep = (0..300).fold(json!({}), |inner, n| json!({format!("f:{n}"): inner}));
+    let labels: serde_json::Map<_, _> =
+        (0..9_000).map(|n| (format!("{}.x/n{n}", "a".repeat(63)), json!("v".repeat(63)))).collect();
+    let fat = json!({
+        "apiVersion": "credential-operator.io/v1alpha1", "kind": "Credential",
+        "metadata": {"name": "fat", "labels": labels, "managedFields": [{
+            "manager": "x", "operation": "Update", "apiVersion": "credential-operator.io/v1alpha1",
+            "time": "9999-12-31T23:59:59Z", "fieldsType": "FieldsV1", "fieldsV1": deep,
+        }]},
+        "spec": {},
+    });
+    let path = format!("/apis/credential-operator.io/v1alpha1/namespaces/{}/credentials", space.namespace);
+    let request = http::Request::post(&path).header("content-type", "application/json");
+    world.admin.request_text(request.body(fat.to_string().into_bytes()).unwrap()).await.unwrap();
+    assert!(panic_once(&ctx, &key("fat")).await);
+
+    // An author who changes the object all the time.
+    space.apply(&credential("churn")).await;
+    let author = tokio::spawn({
+        let space = space.clone();
+        async move {
+            for n in 0.. {
+                let note = json!({"metadata": {"annotations": {"example.com/note": n.to_string()}}});
+                space.patch::<Credential>("churn", note).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+    assert!(panic_once(&ctx, &key("churn")).await);
+    author.abort();
+
+    assert!(panic_once(&ctx, &key("deleted")).await);
+    for name in ["fat", "churn"] {
+        let request = http::Request::get(format!("{path}/{name}")).body(Vec::new()).unwrap();
+        let found: Value = world.admin.request(request).await.unwrap();
+        assert_eq!(condition(&found, "Stalled").1, "InternalError", "{name}");
+    }
+    assert_eq!(reported(&world, &space.namespace).await, ["churn", "fat"]);
 }
 
 async fn a_credential_costs_one_write_more_for_the_proof_of_its_account(world: Arc<World>, space: Space) {

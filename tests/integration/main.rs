@@ -23,12 +23,14 @@ mod events;
 mod gitops;
 mod held;
 mod hostile;
+mod isolation;
 mod keyring;
 mod kubeconfig;
 mod lag;
 mod listed;
 mod mass;
 mod material;
+mod memory;
 mod minted;
 mod poisoned;
 mod policy;
@@ -95,10 +97,12 @@ fn main() -> ExitCode {
         edits::tests(),
         ends::ends_alone::tests(),
         hostile::hostile_alone::tests(),
+        isolation::tests(),
         keyring::tests(),
         kubeconfig::kubeconfig_alone::tests(),
         lag::tests(),
         mass::tests(),
+        memory::tests(),
         minted::minted_alone::tests(),
         poisoned::tests(),
         policy::passes::tests(),

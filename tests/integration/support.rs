@@ -203,8 +203,10 @@ impl World {
     /// such objects as bear its name).
     pub async fn deny_deletions(&self, space: &Space, group: &str, resource: &str) -> Denial {
         let name = format!("no-{resource}-deletions-in-{}", space.namespace);
-        let mine =
-            format!("request.namespace != '' || oldObject.metadata.name.startsWith('{}.')", space.namespace);
+        let mine = format!(
+            "has(oldObject.metadata.namespace) || oldObject.metadata.name.startsWith('{}.')",
+            space.namespace
+        );
         let policy: ValidatingAdmissionPolicy = serde_json::from_value(json!({
             "metadata": {"name": name},
             "spec": {

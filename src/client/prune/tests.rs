@@ -3,10 +3,10 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 
-const ALL: Keys = Keys { named: &[], value: 0, prefix: "", others: usize::MAX };
-const OURS: Keys = Keys { named: &["ours/a"], value: 8, prefix: "ours/", others: 40 };
+const ALL: Keys = Keys { named: &[], prefix: "", others: usize::MAX };
+const OURS: Keys = Keys { named: &[("ours/a", 8)], prefix: "ours/", others: 40 };
 const KEEP: Keep =
-    Keep { labels: OURS, annotations: OURS, elements: 2, finalizer: "ours/held", truncated: None };
+    Keep { labels: OURS, annotations: OURS, finalizers: 2, finalizer: "ours/held", truncated: None };
 
 /// The documents of an answer that arrives in pieces of that size.
 fn read(shape: Shape, keep: Keep, json: &str, piece: usize) -> Result<Vec<Value>, Malformed> {
@@ -59,7 +59,7 @@ fn what_is_too_large_is_empty_or_left_out() {
         "uid": "u",
         "labels": {"ours/a": "123456789", "ours/b": long, "ours/c": "c"},
         "annotations": {"ours/b": "b".repeat(30), "ours/a": "b", "ours/c": "c", long.clone(): "gone"},
-        "ownerReferences": [{"name": long, "uid": "a"}],
+        "ownerReferences": [{"name": long, "uid": "a", "controller": true}],
     });
     let expected = json!({
         "name": "",
@@ -67,7 +67,7 @@ fn what_is_too_large_is_empty_or_left_out() {
         // Once something finds no room, nothing that is not named does.
         "labels": {"ours/a": ""},
         "annotations": {"ours/a": "b"},
-        "ownerReferences": [{}],
+        "ownerReferences": [],
     });
     let found = pruned(&metadata);
     assert_eq!(found["labels"], expected["labels"]);
@@ -80,19 +80,26 @@ fn what_is_too_large_is_empty_or_left_out() {
 }
 
 #[test]
-fn our_finalizer_and_the_controller_are_kept_wherever_they_stand() {
-    let many: Vec<_> =
-        (0..9).map(|n| json!(format!("f/{n}"))).chain([json!("ours/held"), json!("f/x")]).collect();
-    let owners: Vec<_> = (0..9)
-        .map(|n| json!({"uid": n.to_string()}))
-        .chain([json!({"uid": "it", "controller": true}), json!({"uid": "x", "controller": false})])
-        .collect();
-    let found = pruned(&json!({"finalizers": many, "ownerReferences": owners}));
-    assert_eq!(found["finalizers"], json!(["f/0", "f/1", "ours/held"]));
-    assert_eq!(
-        found["ownerReferences"],
-        json!([{"uid": "0"}, {"uid": "1"}, {"uid": "it", "controller": true}])
-    );
+fn our_finalizer_is_kept_once_and_others_are_bounded() {
+    let many: Vec<_> = (0..9).map(|n| format!("f/{n}")).collect();
+    let ours = vec!["ours/held".to_owned(); 1_000];
+    let finalizers = |all: &[&[String]]| pruned(&json!({"finalizers": all.concat()}))["finalizers"].clone();
+    assert_eq!(finalizers(&[&many, &ours, &many]), json!(["f/0", "f/1", "ours/held"]));
+    assert_eq!(finalizers(&[&ours, &many]), json!(["ours/held", "ours/held"]));
+    assert_eq!(finalizers(&[&many[..1], &ours]), json!(["f/0", "ours/held"]));
+    assert_eq!(finalizers(&[]), json!([]));
+}
+
+#[test]
+fn of_the_owner_references_the_controller_is_kept() {
+    let controller = json!({"uid": "it", "name": "\"controller\":true", "controller": true});
+    let others = [
+        json!({"uid": "a"}),
+        json!({"uid": "b", "controller": false}),
+        json!({"uid": "c", "name": "\"controller\":true"}),
+    ];
+    let owners: Vec<_> = others.iter().chain([&controller]).chain(&others).chain([&controller]).collect();
+    assert_eq!(pruned(&json!({"ownerReferences": owners}))["ownerReferences"], json!([controller]));
 }
 
 #[test]
@@ -108,10 +115,16 @@ fn more_subjects_than_are_kept_are_still_more_than_one() {
 fn a_namespace_with_more_labels_than_are_kept_says_so() {
     let keep = Keep { truncated: Some("ours/truncated"), ..KEEP };
     let few = json!({"metadata": {"labels": {"ours/a": "b", "ours/c": "d"}}});
-    assert_eq!(read(Shape::Object, keep, &few.to_string(), 3).unwrap(), [few]);
+    assert_eq!(read(Shape::Object, keep, &few.to_string(), 3).unwrap()[0], few);
     let more = json!({"metadata": {"labels": {"ours/a": "b", "ours/c": "c".repeat(60)}}});
     let found = read(Shape::Object, keep, &more.to_string(), 3).unwrap();
-    assert_eq!(found[0]["metadata"]["labels"], json!({"ours/a": "b", "ours/truncated": ""}));
+    assert_eq!(found[0]["metadata"]["labels"], json!({"ours/truncated": ""}));
+    // With the label in the object itself, and with another object after it.
+    let own = json!({"metadata": {"labels": {"ours/truncated": "x", "ours/c": "c".repeat(60)}}});
+    let list = json!({"items": [own, few], "metadata": {}});
+    let found = read(Shape::List, keep, &list.to_string(), 3).unwrap();
+    assert_eq!(found[0]["metadata"]["labels"], json!({"ours/truncated": ""}));
+    assert_eq!(found[1], few);
 }
 
 #[test]
@@ -198,7 +211,7 @@ proptest! {
         piece in 1_usize..64,
         pretty in any::<bool>(),
     ) {
-        let keep = Keep { labels: ALL, annotations: ALL, elements: usize::MAX, finalizer: "", truncated: None };
+        let keep = Keep { labels: ALL, annotations: ALL, finalizers: usize::MAX, finalizer: "", truncated: None };
         let mut metadata: Map<_, _> = rest.into_iter().collect();
         metadata.insert("labels".to_owned(), json!(labels));
         let object = json!({"spec": spec, "metadata": metadata});

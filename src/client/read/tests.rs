@@ -54,7 +54,9 @@ fn each_field_of_the_metadata_is_read_by_itself() {
         "labels": {"a": 7},
         "annotations": [],
         "finalizers": ["credential-operator.io/bindings"],
-        "ownerReferences": [{"uid": 7}, {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "pu"}],
+        "ownerReferences": [
+            {"uid": 7}, {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "pu", "controller": true},
+        ],
     });
     let metadata = read_as::<ApiToken>(&token(odd, &valid()).to_string()).0.unwrap().metadata;
     assert_eq!((metadata.uid.as_deref(), metadata.resource_version.as_deref()), (Some("u"), Some("7")));
@@ -63,7 +65,7 @@ fn each_field_of_the_metadata_is_read_by_itself() {
     assert!(metadata.deletion_timestamp.is_some(), "it is terminating, whenever that began");
     assert_eq!(metadata.finalizers.unwrap(), ["credential-operator.io/bindings"]);
     let owners = metadata.owner_references.unwrap();
-    assert_eq!(owners.iter().map(|owner| owner.uid.as_str()).collect::<Vec<_>>(), ["", "pu"]);
+    assert_eq!(owners.iter().map(|owner| owner.uid.as_str()).collect::<Vec<_>>(), ["pu"]);
 }
 
 #[test]
@@ -119,6 +121,20 @@ fn a_spec_that_nests_deeper_than_a_parser_allows_leaves_the_metadata_readable() 
     let json = token(json!({}), &json!("@")).to_string().replace("\"@\"", &deep);
     let invalid = read_as::<ApiToken>(&json).0.unwrap_err();
     assert_eq!(invalid.metadata.name.as_deref(), Some("t"));
+}
+
+#[test]
+fn an_object_without_its_type_is_its_metadata_and_status() {
+    let deep = "[".repeat(1_000) + &"]".repeat(1_000);
+    let mut object = token(json!({}), &json!("@"));
+    let read = |object: &Value| Untyped::read(object.to_string().replace("\"@\"", &deep).as_bytes());
+    assert_eq!(read(&object).unwrap().status, Value::Null);
+    object["status"] = json!({"state": 7, "conditions": {}});
+    let found = read(&object).unwrap();
+    assert_eq!((found.metadata.uid.as_deref(), &found.status), (Some("u"), &object["status"]));
+    // What cannot be read must not be replaced.
+    object["status"] = json!("@");
+    assert_eq!(read(&object), None);
 }
 
 #[test]

@@ -339,7 +339,11 @@ fn is_held<K: Kept>(cache: &Cache<K>, deleted: Deleted<K>) -> bool {
     true
 }
 
-/// Removes our finalizer from the credential of this UID, which need not be readable, whoever edits it meanwhile.
+/// How many finalizers one patch removes. The API server takes 10,000 operations in a patch.
+const REMOVED_AT_ONCE: usize = 4_000;
+
+/// Removes our finalizer from the credential of this UID, which need not be readable, while others edit its other fields. The API
+/// server stores a finalizer as often as somebody writes it, so all of them are removed.
 ///
 /// # Errors
 /// When a request fails, also because other finalizers changed meanwhile.
@@ -347,16 +351,30 @@ pub async fn remove_finalizer(ctx: &Context, owner: &Owner) -> Result<Option<Cre
     let Owner { namespace, name, uid } = owner;
     let objects = Objects::<Credential>::namespaced(ctx.client.clone(), namespace);
     let what = || format!("remove the finalizer of Credential {namespace}/{name}");
-    let all = send(what, objects.finalizers(name, uid)).await?;
-    let Some(index) = all.iter().position(|finalizer| finalizer == name::FINALIZER) else { return Ok(None) };
-    let place = format!("/metadata/finalizers/{index}");
-    let operations = json!([
-        {"op": "test", "path": "/metadata/uid", "value": uid},
-        {"op": "test", "path": place, "value": name::FINALIZER},
-        {"op": "remove", "path": place},
-    ]);
-    let patched = unless_gone(send(what, objects.json_patch(name, &patching(), &operations)).await)?;
-    Ok(remember(ctx, patched))
+    let mut left = None;
+    loop {
+        let all = send(what, objects.finalizers(name, uid)).await?;
+        let ours = all.iter().enumerate().filter(|(_, finalizer)| *finalizer == name::FINALIZER);
+        let ours: Vec<_> = ours.map(|(index, _)| index).collect();
+        if ours.is_empty() {
+            return Ok(left);
+        }
+        // From the last to the first, so that no removal moves the next one.
+        let remove = ours.iter().rev().take(REMOVED_AT_ONCE).flat_map(|index| {
+            let path = format!("/metadata/finalizers/{index}");
+            [
+                json!({"op": "test", "path": path, "value": name::FINALIZER}),
+                json!({"op": "remove", "path": path}),
+            ]
+        });
+        let test = json!({"op": "test", "path": "/metadata/uid", "value": uid});
+        let operations: Vec<_> = std::iter::once(test).chain(remove).collect();
+        let patched = send(what, objects.json_patch(name, &patching(), &json!(operations))).await;
+        left = remember(ctx, unless_gone(patched)?);
+        if ours.len() <= REMOVED_AT_ONCE {
+            return Ok(left);
+        }
+    }
 }
 
 fn patching() -> PatchParams {

@@ -56,6 +56,25 @@ fn every_policy_selects_a_namespace_with_more_labels_than_are_kept() {
 }
 
 #[test]
+fn truncated_labels_allow_nothing_that_the_namespace_may_not_have_without_them() {
+    // The one policy of the cluster is about another namespace, which nobody can pretend to be.
+    let selector = json!({"matchLabels": {"kubernetes.io/metadata.name": "platform"}});
+    let roles = json!([{"kind": "ClusterRole", "name": "view", "clusterWide": true}]);
+    let policy = policy("p", json!({"namespaceSelector": selector, "roles": roles}));
+    let policies = Policies::new(vec![policy], Vec::new());
+    let spec = credential(json!({"roles": [{"kind": "ClusterRole", "name": "view", "clusterWide": true}]}));
+    let asked = Asked { spec: &spec, namespace: OWN, behind: 0 };
+    let severity = |found: &[(&str, &str)]| {
+        gravest(policies.within(Some(&labels(found))).credential(&asked, now())).map(|breach| breach.severity)
+    };
+    assert_eq!(severity(&[("kubernetes.io/metadata.name", "platform")]), None);
+    assert!(severity(&[]).is_some());
+    // Whoever writes labels may plant the mark itself, too.
+    assert_eq!(severity(&[(name::TRUNCATED_LABEL, "")]), Some(Severity::Unknown));
+    assert_eq!(severity(&[(name::TRUNCATED_LABEL, "x"), ("team", "stock")]), Some(Severity::Unknown));
+}
+
+#[test]
 fn a_selector_is_read_as_kubernetes_reads_it() {
     let team = labels(&[("team", "orders"), ("tier", "gold")]);
     let cases = [

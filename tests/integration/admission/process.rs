@@ -33,12 +33,24 @@ impl Process {
         let process =
             Self::start(world, name, &["controller", "--identity", name, "--health-listen", "127.0.0.1:0"])
                 .await;
+        process.until_ready().await;
+        process
+    }
+
+    /// A verifier, once it is ready.
+    pub async fn verifier(world: &World, name: &str) -> Self {
+        let listen = ["verifier", "--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"];
+        let process = Self::start(world, name, &listen).await;
+        process.until_ready().await;
+        process
+    }
+
+    async fn until_ready(&self) {
         let deadline = Instant::now() + DEADLINE;
-        while process.ask("/readyz").await.is_none_or(|said| !said.starts_with("HTTP/1.1 200")) {
-            assert!(Instant::now() < deadline, "{name} is not ready: {}", process.log());
+        while self.ask("/readyz").await.is_none_or(|answer| !answer.starts_with("HTTP/1.1 200")) {
+            assert!(Instant::now() < deadline, "{} is not ready: {}", self.name, self.log());
             sleep(Duration::from_millis(50)).await;
         }
-        process
     }
 
     pub async fn start(world: &World, name: &str, arguments: &[&str]) -> Self {
@@ -80,6 +92,21 @@ impl Process {
             .lines()
             .find_map(|line| line.strip_prefix(&format!("credential_operator_controller_{name} ")));
         value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// The sum of all values of a metric, whatever the other labels.
+    pub async fn metric_of(&self, name: &str, label: &str) -> f64 {
+        let answer = self.ask("/metrics").await.unwrap_or_default();
+        let start = format!("credential_operator_controller_{name}{{");
+        let lines = answer.lines().filter(|line| line.starts_with(&start) && line.contains(label));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+    }
+
+    /// The most resident memory that it has had so far, in KiB.
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     pub fn signal(&self, signal: Signal) {

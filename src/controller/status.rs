@@ -66,6 +66,10 @@ pub async fn refuse<K: Readable>(
 ) -> Result<Option<K>, RequestError> {
     let place = &Place::of_metadata(metadata);
     let (stored, wanted) = (&json!(stored), json!(status));
+    // A status without conditions reads like one with an empty list of them, which no test tells apart.
+    if stored["conditions"].as_array().is_none_or(Vec::is_empty) {
+        return replace(objects, metadata, stored, &wanted).await;
+    }
     let patch = |status: Value| async move {
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let operations = refusal(metadata, stored, &status);

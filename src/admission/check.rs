@@ -21,8 +21,9 @@ pub fn names() -> Vec<String> {
     policies(&[], "").into_iter().filter_map(|policy| policy.metadata.name).collect()
 }
 
-/// What is not as it was shipped, for a controller that is `user` to the API server and has its keys in the Secret `keyring`;
-/// `kept` by the names. For how many other controllers the policies were made, is for who installed them to say.
+/// Returns the first difference between the installed and the shipped policies, for a controller with the user name `user`
+/// and the keyring Secret `keyring`. `kept` looks up a policy by name. The policies may be generated for any other
+/// controllers, too.
 #[must_use]
 pub fn flaw(kept: &dyn Fn(&str) -> Kept, user: &str, keyring: &str) -> Option<String> {
     let name = full_name(own::SECRETS);

@@ -27,18 +27,18 @@ pub(super) struct Draft {
     pub(super) variables: Vec<(&'static str, String)>,
     /// What must hold.
     pub(super) laws: Vec<Law>,
-    /// Whose requests it judges, and how often.
+    /// Which users' requests the policy evaluates, and how often.
     pub(super) scope: Scope,
 }
 
-/// Whose requests a policy judges, and how often.
+/// Which users' requests a policy evaluates, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// Those of every user.
+    /// The requests of every user.
     Everyone,
-    /// Those of every user, once for each CredentialPolicy, which expressions know as `params`.
+    /// The requests of every user, once for each CredentialPolicy, which is `params` in expressions.
     EachPolicy,
-    /// Those of these users, a list in an expression. For everyone else it costs one comparison.
+    /// The requests of these users, a CEL list of user names. Requests of other users cost one comparison.
     Users(String),
 }
 

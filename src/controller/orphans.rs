@@ -35,7 +35,7 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
     };
     let keyring = ctx.keyring();
     let mut known = Known { ctx, key, looked: false, uid: None };
-    // One that cannot be deleted does not keep the others.
+    // A failed deletion does not prevent the others.
     let (mut found, mut failed) = (false, Ok(()));
     let of_it = |metadata: &ObjectMeta| {
         MadeFor::of_orphan(metadata).filter(|made| made.kind == kind && made.name == place.name())
@@ -47,7 +47,7 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
             continue;
         }
         let Some(secret) = read(ctx, &Place::of(&secret)).await? else { continue };
-        // Anybody may have copied what a Secret of the operator said of itself.
+        // Any user may have copied the annotations of one of the operator's Secrets.
         if of_it(&secret.metadata).is_some_and(|said| said == made && said.is_proven_of(&secret, &keyring)) {
             failed = failed.and(delete_secret(ctx, &secret.metadata).await);
             found = true;
@@ -130,16 +130,16 @@ where
     Ok(send(what, api.get_metadata_opt(place.name())).await?.and_then(|found| found.metadata.uid))
 }
 
-/// The Secret at `place`, if it is there.
+/// Gets the Secret at `place`, if it exists.
 pub(super) async fn read(ctx: &Context, place: &Place) -> Result<Option<Secret>, RequestError> {
     let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     unless_gone(send(|| format!("get Secret {place}"), api.get(place.name())).await)
 }
 
-/// Deletes the Secret in the version that was checked: whoever takes it over meanwhile keeps it.
+/// Deletes the Secret in the version that was checked, so that a Secret that is adopted in the meantime is not deleted.
 async fn delete_secret(ctx: &Context, orphan: &ObjectMeta) -> Result<(), RequestError> {
     let place = Place::of_metadata(orphan);
-    info!(%place, "the owner of this Secret does not exist any more");
+    info!(%place, "deleting orphaned Secret: owner no longer exists");
     let uid = orphan.uid.as_deref().unwrap_or_default();
     owned_secret::delete(ctx, &place, uid, orphan.resource_version.as_deref(), is_minted(orphan)).await
 }
@@ -147,7 +147,7 @@ async fn delete_secret(ctx: &Context, orphan: &ObjectMeta) -> Result<(), Request
 /// Deletes the ServiceAccount in the version that was checked.
 async fn delete_account(ctx: &Context, orphan: &ObjectMeta) -> Result<(), RequestError> {
     let place = Place::of_metadata(orphan);
-    info!(%place, "the owner of this ServiceAccount does not exist any more");
+    info!(%place, "deleting orphaned ServiceAccount: owner no longer exists");
     let uid = orphan.uid.as_deref().unwrap_or_default();
     let params = delete_only(uid, orphan.resource_version.as_deref());
     let accounts: Objects<ServiceAccount> = Objects::namespaced(ctx.client.clone(), place.namespace());

@@ -52,13 +52,13 @@ pub(super) struct Judgements {
     admitted: HashSet<Key>,
     /// When the counts of a policy were last written.
     counted: HashMap<String, Instant>,
-    /// Who comes before whom.
+    /// The order in which objects get places under a count.
     ranks: Ranks,
-    /// What was counted in each namespace; those that are not here are counted in the next pass.
+    /// The counts of each namespace. The next pass counts namespaces that are not here.
     counts: HashMap<String, Counts>,
-    /// The namespaces where something changed since they were counted.
+    /// The namespaces with changes since they were counted.
     uncounted: HashSet<String>,
-    /// When all were last judged, or those whose namespace had changed.
+    /// The time of the last pass over all namespaces, or over those with changes.
     passed: Option<Instant>,
 }
 
@@ -71,8 +71,8 @@ impl Judgements {
     pub(super) fn forget(&mut self, key: &Key) {
         self.breaches.remove(key);
         self.admitted.remove(key);
-        // The order of its namespace stays until it is a second old: whoever creates and deletes credentials must not have all of
-        // them sorted each time.
+        // The order of its namespace is retained until it is a second old, so that creating and deleting credentials does
+        // not cause a sort each time.
         self.ranks.forget(&Group::Credential(key.clone()));
     }
 }
@@ -141,7 +141,7 @@ impl Context {
         self.queue.add_after(&Key::Policies, if soon { GATHER } else { COUNT_EVERY });
     }
 
-    /// A token of the credential changed: it may be counted differently.
+    /// Enqueues a count after a token of the credential changed.
     pub(super) fn count_tokens_soon(&self, credential: &Key) {
         let Key::Credential(place) = credential else { return };
         let judgements = &mut self.memory().policy;

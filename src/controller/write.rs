@@ -15,7 +15,7 @@ use crate::{
 /// No request of ours may hold a worker longer.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How many finalizers a message names.
+/// The maximum number of finalizers in a message.
 const FINALIZERS_SHOWN: usize = 3;
 
 /// The field manager of every write of ours.
@@ -66,12 +66,12 @@ pub enum RequestError {
         #[source]
         source: SealError,
     },
-    /// A Secret that must be deleted is kept by its finalizers.
+    /// Finalizers delay the deletion of a Secret.
     #[error("Secret {place} is being deleted, but its finalizers keep it: {}", named(finalizers))]
     Held {
         /// Namespace and name.
         place: String,
-        /// The finalizers that it had when it was to be deleted.
+        /// The finalizers of the Secret when its deletion was requested.
         finalizers: Vec<String>,
         /// Whether the API server minted the token in it.
         minted: bool,
@@ -205,7 +205,7 @@ impl Trouble {
     }
 }
 
-/// The first of these finalizers, and how many more there are.
+/// The first of these finalizers, and the number of further ones.
 fn named(finalizers: &[String]) -> String {
     let shown = finalizers.len().min(FINALIZERS_SHOWN);
     let names = finalizers[..shown].join(", ");

@@ -51,8 +51,8 @@ impl MadeFor {
         Self { proof, ..self }
     }
 
-    /// The same, with a proof that holds for the object of this UID only: nobody can copy it to another object, or to one that is
-    /// made under the same name later. It takes a write of its own, since the UID is known only after the creation.
+    /// Adds a proof that is valid only for the object with this UID, so that it cannot be copied to another object, or to a
+    /// later object of the same name. This takes a separate write, since the UID is known only after the creation.
     #[must_use]
     pub fn signed_as(self, key: &Key, own_uid: &str) -> Self {
         let proof = digest::origin(key, &self.fields_as(own_uid));
@@ -87,16 +87,16 @@ impl MadeFor {
         digest::verify_origin(keyring, &self.proof, &self.fields())
     }
 
-    /// Whether the operator said so of the object of this UID.
+    /// Verifies a proof that includes this UID of the object.
     ///
     /// # Errors
-    /// When it did not, or its key is gone.
+    /// When the proof is invalid, or its key is no longer in the keyring.
     pub fn verify_as(&self, keyring: &Keyring, own_uid: &str) -> Result<(), DigestError> {
         digest::verify_origin(keyring, &self.proof, &self.fields_as(own_uid))
     }
 
-    /// Whether a Secret that says this is proven to be the one that the operator made: the proof names its UID, or it was created in
-    /// one write and holds what was written then, and nothing else.
+    /// Whether this annotation of a Secret proves that the operator created the Secret: the proof includes the UID of the
+    /// Secret, or the data of the Secret is exactly what its attestation covers.
     #[must_use]
     pub fn is_proven_of(&self, found: &Secret, keyring: &Keyring) -> bool {
         let uid = found.metadata.uid.as_deref().unwrap_or_default();
@@ -104,7 +104,7 @@ impl MadeFor {
             || (self.verify(keyring).is_ok() && attested::is_attested(found, &self.uid, keyring))
     }
 
-    /// Whether `found` is proven to be made for that owner, where it is and as what it is.
+    /// Whether `found` has a valid proof for this owner, its own namespace and name, and its own UID.
     #[must_use]
     pub fn is_proven(found: &ObjectMeta, owner: &OwnerReference, keyring: &Keyring) -> bool {
         let (Some(namespace), Some(name), Some(uid)) = (&found.namespace, &found.name, &found.uid) else {

@@ -93,7 +93,7 @@ pub async fn run(
     error!(?key, in_a_row, retry_after = ?delay, "reconcile panicked");
     let reported = AssertUnwindSafe(report(ctx, key, in_a_row == 1)).catch_unwind().await;
     if reported.is_err() {
-        error!(?key, "the report of a panic panicked");
+        error!(?key, "reporting the panic panicked, too");
     }
     ctx.queue.failed(key, delay);
     None
@@ -127,7 +127,7 @@ where
     let before = match write_status::<K>(ctx, place, &message).await {
         Ok(before) => before,
         Err(error) => {
-            warn!(%error, "the status cannot report the panic");
+            warn!(%error, "the panic could not be reported in the status");
             Some(Before { uid: None, is_news: is_first })
         }
     };

@@ -40,28 +40,28 @@ const ROUNDS: usize = 10;
 /// The maximum number of attempts to remove a finalizer while other clients change the finalizers of the object.
 const ATTEMPTS: usize = 50;
 /// The reason that is reported for a binding that was deleted in the last round.
-const CREATED_AGAIN: &str = "created again after each deletion; stop what creates it";
+const CREATED_AGAIN: &str = "created again after each deletion; stop the client that creates it";
 
 /// The error of `credential-operator uninstall`.
 #[derive(Debug, Error)]
 pub enum UninstallError {
     /// A controller may be at work.
-    #[error("could not keep controllers from working")]
+    #[error("could not prevent controllers from leading")]
     Election(#[from] ElectionError),
     /// An object could not be read.
     #[error(transparent)]
     Request(#[from] RequestError),
     /// Roles are still bound outside the namespaces of their credentials.
     #[error(
-        "roles are still bound outside the namespaces of their Credentials. Delete these bindings, or solve what is reported for them \
+        "roles are still bound outside the namespaces of their Credentials. Delete these bindings, or fix the reported errors, \
          and run this command again:\n{}",
         .0.join("\n")
     )]
     StillBound(Vec<String>),
     /// What there is was not to be read.
     #[error(
-        "not all of what there is could be read in {} s, and the log says what: a kind that is not defined any more, a namespace \
-         that is gone, or a right that is missing",
+        "not all objects could be read in {} s. See the log for the cause: a kind that is not defined, a namespace that does not \
+         exist, or a permission that is missing",
         SEEN_WITHIN.as_secs()
     )]
     Unseen,

@@ -67,7 +67,7 @@ pub enum RequestError {
         source: SealError,
     },
     /// Finalizers delay the deletion of a Secret.
-    #[error("Secret {place} is being deleted, but its finalizers keep it: {}", named(finalizers))]
+    #[error("Secret {place} is being deleted, but finalizers delay the deletion: {}", named(finalizers))]
     Held {
         /// Namespace and name.
         place: String,
@@ -159,7 +159,7 @@ impl RequestError {
                 } else {
                     ""
                 };
-                let next = "Have whoever added the finalizers remove them";
+                let next = "Ask the owners of the finalizers to remove them";
                 Trouble::Refused { reason: Reason::Pending, message: format!("{self}{accepted}. {next}") }
             }
             Self::Late { .. } => Trouble::Passing,

@@ -30,8 +30,8 @@ pub enum SealError {
     Recipient(usize),
     /// A recipient is a point of low order, so everybody knows the shared secret (RFC 7748, section 6.1).
     #[error(
-        "spec.delivery.recipients[{0}] is a key of low order: nobody has its private key, and anybody can open what is sealed for \
-         it. Replace it by a key from age-keygen or ssh-keygen; then another value is issued"
+        "spec.delivery.recipients[{0}] is a key of low order: nobody has its private key, and anybody can decrypt values that are \
+         sealed for it. Replace it with a key from age-keygen or ssh-keygen, and another value is issued"
     )]
     LowOrder(usize),
     /// The sealing itself failed.

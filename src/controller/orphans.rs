@@ -1,7 +1,7 @@
-//! What was made for an object that is gone, and what garbage collection leaves because it bears no owner reference any
-//! more: `kubectl delete --cascade=orphan` took it away. Deleted is deleted, by whatever way.
+//! Deletes orphans: objects whose owner no longer exists and that garbage collection does not delete, because
+//! `kubectl delete --cascade=orphan` removed their owner reference.
 //!
-//! Bindings in other namespaces are the sweep's.
+//! The sweep deletes orphaned bindings in other namespaces.
 
 use std::collections::BTreeSet;
 
@@ -22,8 +22,7 @@ use crate::{
     domain::{binding::Binding, made_for::MadeFor, name},
 };
 
-/// Deletes what was made for an object of that name that is gone; tells whether there was anything. Without it, no request
-/// is made.
+/// Deletes the orphans of the object with this key. Returns whether there were any. Without orphans, no request is sent.
 ///
 /// # Errors
 /// When a read or a deletion fails.
@@ -87,18 +86,18 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
     failed.map(|()| found)
 }
 
-/// Which object there is of that name, once somebody asked.
+/// The UID of the object with this key, read at most once.
 struct Known<'a> {
     ctx: &'a Context,
     key: &'a Key,
-    /// Whether it was looked up.
+    /// Whether the UID was read.
     looked: bool,
-    /// Its UID, where there is one.
+    /// The UID, if the object exists.
     uid: Option<String>,
 }
 
 impl Known<'_> {
-    /// Whether the one of that UID is gone. A UID never comes back.
+    /// Whether the object with this UID no longer exists. A UID is never used again.
     async fn is_gone(&mut self, uid: &str) -> Result<bool, RequestError> {
         let (cached, read) = match self.key {
             Key::ApiToken(place) => (self.ctx.tokens.get(place).and_then(|held| held.metadata.uid), place),

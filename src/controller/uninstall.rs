@@ -1,8 +1,9 @@
-//! What has to go before the operator does: bindings outside the namespace of their credential, and the finalizers that hold the
-//! credentials for these. Nobody would unbind them any more, and whoever made an account of that name would have its roles.
+//! The command `credential-operator uninstall`: deletes bindings outside the namespaces of their credentials, and removes the
+//! finalizers of these credentials. Without the operator, these bindings would never be deleted, and a user who creates a
+//! `ServiceAccount` of the same name would get its roles.
 //!
-//! All else stays: credentials, tokens, their Secrets and accounts, and what is bound in their own namespace, which garbage
-//! collection takes with them. An operator that is installed again binds anew.
+//! Everything else stays: credentials, tokens, their Secrets and accounts, and the bindings in their own namespace, which
+//! garbage collection deletes with them. If the operator is installed again, it creates the bindings again.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,11 +30,11 @@ use crate::{
     domain::binding::{BindingKey, Owner, Ownership},
 };
 
-/// For how long no controller leads: until Helm, or whoever asked for this, has deleted them.
+/// The time during which no controller leads, so that Helm or the user can delete the controllers.
 const NONE_LEADS_FOR: Duration = Duration::from_mins(5);
-/// What a leader had sent is done by then.
+/// The time after which the last requests of the previous leader are completed.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
-/// By when all that there is has been read.
+/// The timeout for reading all objects.
 const SEEN_WITHIN: Duration = Duration::from_mins(1);
 /// The maximum number of rounds until no binding is found.
 const ROUNDS: usize = 10;
@@ -45,7 +46,7 @@ const CREATED_AGAIN: &str = "created again after each deletion; stop the client 
 /// The error of `credential-operator uninstall`.
 #[derive(Debug, Error)]
 pub enum UninstallError {
-    /// A controller may be at work.
+    /// A controller may still lead.
     #[error("could not prevent controllers from leading")]
     Election(#[from] ElectionError),
     /// An object could not be read.
@@ -58,7 +59,7 @@ pub enum UninstallError {
         .0.join("\n")
     )]
     StillBound(Vec<String>),
-    /// What there is was not to be read.
+    /// Not all objects could be read.
     #[error(
         "not all objects could be read in {} s. See the log for the cause: a kind that is not defined, a namespace that does not \
          exist, or a permission that is missing",
@@ -67,11 +68,11 @@ pub enum UninstallError {
     Unseen,
 }
 
-/// Keeps controllers that elect a leader from working, and takes away what they bound outside the credentials' namespaces.
-/// `context` makes one that has seen nothing yet: nobody waits here for a watch that lags.
+/// Prevents controllers from leading, and deletes the bindings outside the credentials' namespaces. `context` returns a
+/// context with empty caches, so that no round depends on a watch that lags behind.
 ///
 /// # Errors
-/// When any of it may still be there; then it is to be run again, and controllers work on until then.
+/// When a binding may still exist; then controllers can lead again, and the command must be run again.
 pub async fn run(candidate: &Candidate, context: impl Fn() -> Arc<Context>) -> Result<(), UninstallError> {
     candidate.keep_all_from_leading(NONE_LEADS_FOR).await?;
     let outcome = unbind_all(context).await;
@@ -171,7 +172,7 @@ fn failure(error: &RequestError) -> String {
     cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
-/// The credentials that are held by our finalizer, also those that cannot be read.
+/// The credentials with the operator's finalizer, including those that do not match the schema.
 async fn held(ctx: &Context) -> Result<Vec<ObjectMeta>, RequestError> {
     let mut held = Vec::new();
     for scope in ctx.config.reach.scopes() {

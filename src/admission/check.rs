@@ -1,4 +1,4 @@
-//! Whether what the API server keeps is what was shipped.
+//! Checks whether the installed admission policies are those that were shipped.
 
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
@@ -6,12 +6,12 @@ use k8s_openapi::api::admissionregistration::v1::{
 
 use super::{Account, CONTROLLERS, account, binding, controllers as own, full_name, policies, status};
 
-/// What there is under the name of one policy.
+/// An installed policy and its binding, if they exist.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
     /// The policy.
     pub policy: Option<ValidatingAdmissionPolicy>,
-    /// Its binding.
+    /// The binding.
     pub binding: Option<ValidatingAdmissionPolicyBinding>,
 }
 
@@ -58,7 +58,7 @@ pub fn flaw(kept: &dyn Fn(&str) -> Kept, user: &str, keyring: &str) -> Option<St
     })
 }
 
-/// The accounts that a policy was made for.
+/// The controller accounts that a policy was generated for.
 fn controllers(policy: &ValidatingAdmissionPolicy) -> Option<Vec<Account>> {
     account::read_users(variable(policy, CONTROLLERS)?)
 }

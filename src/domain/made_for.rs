@@ -1,8 +1,8 @@
-//! Whom something was made for, as it says itself.
+//! The annotation `made-for`, which names the owner of an object that the operator created.
 //!
-//! The owner reference says it, too, and garbage collection goes by that; but `kubectl delete --cascade=orphan` takes it away,
-//! and a backup brings it back with a UID that is nobody's. What bears no owner reference and can prove that it was made
-//! for an object that is gone belongs to nobody any more.
+//! Garbage collection uses the owner reference, but `kubectl delete --cascade=orphan` removes it, and a restored backup has
+//! the UID of an owner that does not exist. An object without an owner reference and with a proof that its owner no longer
+//! exists is an orphan.
 
 use k8s_openapi::{
     api::core::v1::Secret,
@@ -19,32 +19,32 @@ use super::{
     name,
 };
 
-/// An object of ours, and what was made for it.
+/// An owner, and the object that the operator created for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MadeFor {
-    /// The kind of the object.
+    /// The kind of the owner.
     pub kind: String,
-    /// Its name.
+    /// The name of the owner.
     pub name: String,
-    /// Its UID.
+    /// The UID of the owner.
     pub uid: String,
-    /// The `namespace/name` of what was made: a copy under another name is whoever's made it.
+    /// The `namespace/name` of the created object. A copy under another name is not owned.
     #[serde(rename = "as")]
     pub at: String,
-    /// A keyed digest over all of that.
+    /// A keyed digest over the other fields.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     proof: String,
 }
 
 impl MadeFor {
-    /// What is about to be made at `namespace/name` for an object.
+    /// The annotation, without a proof, for an object that is created at `namespace/name` for this owner.
     #[must_use]
     pub fn new(owner: &OwnerReference, at: String) -> Self {
         let OwnerReference { kind, name, uid, .. } = owner.clone();
         Self { kind, name, uid, at, proof: String::new() }
     }
 
-    /// The same, with a proof.
+    /// Adds a proof.
     #[must_use]
     pub fn signed(self, key: &Key) -> Self {
         let proof = digest::origin(key, &self.fields());
@@ -59,19 +59,20 @@ impl MadeFor {
         Self { proof, ..self }
     }
 
-    /// The text of the annotation.
+    /// The value of the annotation.
     #[must_use]
     pub fn text(&self) -> String {
         json!(self).to_string()
     }
 
-    /// What an object says of itself, proven or not.
+    /// Parses the annotation of an object, without verifying the proof.
     #[must_use]
     pub fn read(found: &ObjectMeta) -> Option<Self> {
         serde_json::from_str(found.annotations.as_ref()?.get(name::MADE_FOR_ANNOTATION)?).ok()
     }
 
-    /// The same of an object that nobody owns, is not being deleted, and stands where it was made.
+    /// Parses the annotation of an object that has no controlling owner, is not being deleted, and has the namespace and
+    /// name of the annotation.
     #[must_use]
     pub fn of_orphan(found: &ObjectMeta) -> Option<Self> {
         let at = format!("{}/{}", found.namespace.as_deref()?, found.name.as_deref()?);
@@ -79,10 +80,10 @@ impl MadeFor {
         Self::read(found).filter(|made| unowned && made.at == at)
     }
 
-    /// Whether the operator said so.
+    /// Verifies a proof without the UID of the object.
     ///
     /// # Errors
-    /// When it did not, or its key is gone.
+    /// When the proof is invalid, or its key is no longer in the keyring.
     pub fn verify(&self, keyring: &Keyring) -> Result<(), DigestError> {
         digest::verify_origin(keyring, &self.proof, &self.fields())
     }

@@ -1,7 +1,7 @@
-//! Values that only those can read whom they are for: sealed for public keys of age or SSH.
+//! Encryption of values for the public keys (age or SSH) of recipients.
 //!
-//! Knows nothing of what a value is. The format is that of age (<https://age-encryption.org/v1>), so that `age -d` opens it.
-//! What age draws for itself, one file key and one ephemeral key for each recipient, comes from the system's source.
+//! The format is that of age (<https://age-encryption.org/v1>), so that `age -d` decrypts it. age generates one file key,
+//! and one ephemeral key for each recipient, with the random number generator of the system.
 
 use std::{io::Write, panic::catch_unwind, str::FromStr};
 
@@ -13,16 +13,16 @@ use thiserror::Error;
 
 use super::name::hex;
 
-/// The ending of what is sealed.
+/// The suffix of the keys of encrypted values.
 pub const SUFFIX: &str = ".age";
 
-/// Why nothing can be sealed. Says which recipient it is, and nothing of what it says: it may be a private key.
+/// An encryption error. It has the index of the recipient, but not its text, which may be a private key.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum SealError {
-    /// There is nobody to seal for.
+    /// There are no recipients.
     #[error("spec.delivery.recipients names nobody; mode Sealed needs at least one public key")]
     Nobody,
-    /// A recipient is no public key that age takes.
+    /// A recipient is not a public key that age accepts.
     #[error(
         "spec.delivery.recipients[{0}] is no public key that a value can be sealed for: a character is missing or mistyped, or it \
          is an RSA key of fewer than 2048 or more than 4096 bits; copy it again from age-keygen -y or from the .pub file"
@@ -34,12 +34,12 @@ pub enum SealError {
          sealed for it. Replace it with a key from age-keygen or ssh-keygen, and another value is issued"
     )]
     LowOrder(usize),
-    /// The sealing itself failed.
+    /// The encryption failed.
     #[error("the value cannot be sealed for these recipients")]
     Failed,
 }
 
-/// Public keys that a value can be sealed for.
+/// Public keys that a value can be encrypted for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipients(Vec<String>);
 
@@ -62,13 +62,13 @@ impl Recipients {
         Ok(Self(texts.to_vec()))
     }
 
-    /// What they are told from others by.
+    /// An identifier of this set of recipients.
     #[must_use]
     pub fn mark(&self) -> String {
         Self::mark_of(&self.0)
     }
 
-    /// What recipients that are written so are told from others by: not by their order, nor by the comments of SSH keys.
+    /// An identifier of a set of recipients. It does not depend on their order or on the comments of SSH keys.
     #[must_use]
     pub fn mark_of(texts: &[String]) -> String {
         let mut keys: Vec<_> = texts.iter().map(|text| text.split(' ').take(2).collect::<Vec<_>>()).collect();
@@ -82,10 +82,10 @@ impl Recipients {
         hex(&hash.finalize())
     }
 
-    /// Seals something for them, so that each of them can open it alone.
+    /// Encrypts a value so that each recipient can decrypt it independently.
     ///
     /// # Errors
-    /// When it cannot be done for one of them.
+    /// When the encryption for one of them fails.
     pub fn seal(&self, value: &[u8]) -> Result<Vec<u8>, SealError> {
         let keys = self.0.iter().enumerate();
         let keys = keys.map(|(at, text)| PublicKey::parse(text).ok_or(SealError::Recipient(at)));

@@ -102,7 +102,8 @@ pub(super) fn says(what: &str, what_to_do: &str) -> String {
     format!("'CredentialPolicy ' + params.metadata.name + ' ' + {what} + '; {what_to_do}'")
 }
 
-/// A CEL expression that is true if a pattern matches a text. A pattern that ends in `*` matches a prefix, any other the whole text.
+/// A CEL expression that is true if a pattern matches a text. A pattern that ends in `*` matches a prefix, any other the whole
+/// text.
 fn matches(pattern: &str, text: &str) -> String {
     format!(
         "({pattern} == {text} || ({pattern}.endsWith('*') && {text}.startsWith({pattern}.substring(0, {pattern}.size() - 1))))"
@@ -144,8 +145,8 @@ pub(super) fn minutes(span: &str) -> String {
     )
 }
 
-/// By its rotation, or by the end of the credential. How far that is from now is not known: there is no clock here but the
-/// time of creation, which is one when a credential is created, and later still says enough to allow.
+/// Limits the lifetime of a client secret, by the rotation or the expiration of the credential. CEL has no clock, so the
+/// expiration is compared with the creation time, and is not checked on updates.
 fn life_of_a_client_secret() -> Law {
     let max = minutes("variables.policy.tokens.maxLifetime");
     let by_rotation = format!(

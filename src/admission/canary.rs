@@ -1,32 +1,32 @@
-//! The canary: a Credential that the controller creates as a dry run to learn whether a policy is in force. The policy that it names
-//! refuses it, and every other policy lets it pass.
+//! The canary: a Credential that the controller creates as a dry run to check whether a policy is in force. The policy that
+//! its annotation names refuses it, and every other policy ignores it.
 //!
-//! A dry run of `credentials` has no effect, so nobody gets past a policy by the exception. The same is not true of other
-//! resources (a dry run of `serviceaccounts/token` answers with a valid token), so [`is_canary`] names group, resource and the
-//! absence of a subresource. It is the only exception that policies have.
+//! A dry run of `credentials` has no effect, so the exemption bypasses no policy. Dry runs of other resources can have one
+//! (the API server answers a dry run of `serviceaccounts/token` with a valid token), so [`is_canary`] matches one group and
+//! resource without a subresource. It is the only exemption from the policies.
 
 use k8s_openapi::api::admissionregistration::v1::MatchCondition;
 
 use super::draft::{Law, Rule};
 use crate::api::GROUP;
 
-/// On a canary: the full name of the policy that must refuse it.
+/// The annotation of a canary with the full name of the policy that must refuse it.
 pub const CANARY_ANNOTATION: &str = "credential-operator.io/canary";
 
 const RESOURCE: &str = "credentials";
 
-/// How the message ends by which a policy refuses its canary.
+/// The end of the message with which a policy refuses its canary.
 #[must_use]
 pub fn refusal_of_canary(policy: &str) -> String {
     format!("{policy} is in force")
 }
 
-/// The requests that a canary may be: every policy is asked about them.
+/// The rule that matches canaries. Every policy has it.
 pub(super) const fn rule() -> Rule {
     Rule { group: GROUP, resources: &[RESOURCE], operations: &["CREATE"] }
 }
 
-/// True for the canary of any policy, as an expression.
+/// A CEL expression that is true for the canary of any policy.
 pub(super) fn is_canary() -> String {
     format!(
         "request.operation == 'CREATE' && has(request.dryRun) && request.dryRun && request.resource.group == '{GROUP}' && \
@@ -35,7 +35,7 @@ pub(super) fn is_canary() -> String {
     )
 }
 
-/// The exception: a policy does not judge the canaries of other policies.
+/// The match condition that exempts the canaries of other policies.
 pub(super) fn exception(policy: &str) -> MatchCondition {
     MatchCondition {
         name: "not-the-canary-of-another".to_owned(),
@@ -43,7 +43,7 @@ pub(super) fn exception(policy: &str) -> MatchCondition {
     }
 }
 
-/// A policy judges the requests of these users, and canaries.
+/// The match condition that limits a policy to the requests of these users and to canaries.
 pub(super) fn only_for(users: &str) -> MatchCondition {
     MatchCondition {
         name: "of-a-controller-or-a-canary".to_owned(),
@@ -54,7 +54,7 @@ pub(super) fn only_for(users: &str) -> MatchCondition {
     }
 }
 
-/// A policy refuses its own canary.
+/// The validation by which a policy refuses its own canary.
 pub(super) fn refused(policy: &str) -> Law {
     Law {
         holds: format!("!({} && {})", is_canary(), names(policy)),
@@ -78,7 +78,7 @@ mod tests {
         domain::name::KEYRING,
     };
 
-    /// A request with an object that bears the annotation of another policy.
+    /// A dry run of this operation.
     fn request(operation: &str, group: &str, resource: &str, subresource: &str) -> Value {
         let mut request = json!({
             "operation": operation,
@@ -106,7 +106,7 @@ mod tests {
         }
     }
 
-    /// Whether a policy judges a request, by all its match conditions.
+    /// Whether all match conditions of a policy match a request.
     fn judges(conditions: &[MatchCondition], request: &Value, object: &Value) -> bool {
         conditions.iter().all(|condition| holds(&condition.expression, request, object))
     }
@@ -128,7 +128,7 @@ mod tests {
             let (own, other) = (annotated(&name), annotated("other.credential-operator.io"));
             assert!(judges(&conditions, &dry, &own), "{name} refuses its own canary");
             assert!(!judges(&conditions, &dry, &other), "{name} lets the canary of another pass");
-            // Whatever else a request is, its annotation changes nothing.
+            // The annotation has no effect on any other request.
             for (request, object) in [(&wet, &other), (&unsaid, &other), (&dry, &bare), (&dry, &json!({}))] {
                 let plain = judges(&conditions, request, &json!({"metadata": {"name": "canary"}}));
                 assert_eq!(judges(&conditions, request, object), plain, "{name}: {request} {object}");

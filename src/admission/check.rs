@@ -1,4 +1,4 @@
-//! Whether what the API server keeps is what was shipped.
+//! Checks whether the installed admission policies are those that were shipped.
 
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
@@ -6,12 +6,12 @@ use k8s_openapi::api::admissionregistration::v1::{
 
 use super::{Account, CONTROLLERS, account, binding, controllers as own, full_name, policies, status};
 
-/// What there is under the name of one policy.
+/// An installed policy and its binding, if they exist.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
     /// The policy.
     pub policy: Option<ValidatingAdmissionPolicy>,
-    /// Its binding.
+    /// The binding.
     pub binding: Option<ValidatingAdmissionPolicyBinding>,
 }
 
@@ -21,8 +21,9 @@ pub fn names() -> Vec<String> {
     policies(&[], "").into_iter().filter_map(|policy| policy.metadata.name).collect()
 }
 
-/// What is not as it was shipped, for a controller that is `user` to the API server and has its keys in the Secret `keyring`;
-/// `kept` by the names. For how many other controllers the policies were made, is for who installed them to say.
+/// Returns the first difference between the installed and the shipped policies, for a controller with the user name `user`
+/// and the keyring Secret `keyring`. `kept` looks up a policy by name. The policies may be generated for any other
+/// controllers, too.
 #[must_use]
 pub fn flaw(kept: &dyn Fn(&str) -> Kept, user: &str, keyring: &str) -> Option<String> {
     let name = full_name(own::SECRETS);
@@ -57,7 +58,7 @@ pub fn flaw(kept: &dyn Fn(&str) -> Kept, user: &str, keyring: &str) -> Option<St
     })
 }
 
-/// The accounts that a policy was made for.
+/// The controller accounts that a policy was generated for.
 fn controllers(policy: &ValidatingAdmissionPolicy) -> Option<Vec<Account>> {
     account::read_users(variable(policy, CONTROLLERS)?)
 }

@@ -1,9 +1,10 @@
-//! What the accounts of controllers may write beyond their own kinds, and no more: Secrets, `ServiceAccount`s and role bindings
-//! that the operator creates. RBAC cannot tell these from others, so without these policies the thief of a controller's token becomes
-//! any ServiceAccount by a Secret of type `kubernetes.io/service-account-token`.
+//! Policies that restrict which Secrets, `ServiceAccount`s and role bindings the accounts of controllers can write: only
+//! those that the operator creates. RBAC cannot distinguish these from others, so without the policies the holder of a
+//! stolen controller token could get a token of any ServiceAccount by creating a Secret of type
+//! `kubernetes.io/service-account-token`.
 //!
-//! UPDATE and DELETE go by the stored object. One mark of several is enough, so that somebody who removes a label does not keep
-//! a revoked token alive.
+//! UPDATE and DELETE are checked against the stored object. One label, annotation or owner reference of the operator is
+//! enough, so that a user who removes the label does not keep a revoked token valid.
 
 use super::{
     Account, account,
@@ -23,11 +24,11 @@ use crate::{
 const RBAC: &str = "rbac.authorization.k8s.io";
 const WRITES: &[&str] = &["CREATE", "UPDATE", "DELETE"];
 
-/// With so many owner references an object counts as managed. To look for ours among more of them would cost more than the
-/// API server allows, and then an editor of the Secret could keep the controller from deleting it.
+/// An object with more owner references counts as managed. To search more of them would exceed the API server's CEL cost
+/// limit, and then an editor of the Secret could prevent the controller from deleting it.
 const MAX_OWNERS: usize = 256;
 
-/// Without the group.
+/// The name of the policy on Secrets, without the group.
 pub(super) const SECRETS: &str = "controller-secrets";
 
 /// The variable that has the name of the keyring's Secret.
@@ -41,7 +42,7 @@ pub(super) fn drafts(controllers: &[Account], keyring: &str) -> [Draft; 3] {
 fn secrets(users: String, keyring: &str) -> Draft {
     let types: Vec<_> = material::secret_types().into_iter().map(|name| format!("'{name}'")).collect();
     let types = format!("[{}]", types.join(", "));
-    // The keyring has no mark. It is in the controller's own namespace.
+    // The keyring has no label or annotation of the operator. It is in the controller's own namespace.
     let is_keyring = "request.operation != 'DELETE' && \
                       request.userInfo.username.startsWith('system:serviceaccount:' + request.namespace + ':') && \
                       has(object.metadata.name) && object.metadata.name == variables.keyring";
@@ -157,7 +158,7 @@ fn bindings(users: String) -> Draft {
                      credential. Name only ServiceAccounts called *{suffix}.'"
                 )),
             },
-            // What lacks them the controller would not find when the credential is deleted.
+            // Without these, the controller would not find the binding when the credential is deleted.
             Law {
                 holds: format!(
                     "!variables.isBinding || request.operation != 'CREATE' || (({}) && has(object.metadata.annotations) && \
@@ -195,7 +196,7 @@ fn owned(object: &str) -> String {
     )
 }
 
-/// Whether an object has one of the marks of what the operator creates.
+/// A CEL expression that is true if an object has a label, annotation or owner reference of the operator.
 fn managed(object: &str, annotations: &[&str]) -> String {
     let annotated = annotations.iter().map(|name| {
         format!("(has({object}.metadata.annotations) && '{name}' in {object}.metadata.annotations)")

@@ -1,4 +1,4 @@
-//! A credential with `deletionProtection` is not deleted by mistake.
+//! The policy that prevents the deletion of a credential with `deletionProtection` unless an annotation confirms it.
 
 use super::draft::{Draft, Law, Rule, Scope};
 use crate::{api::GROUP, domain::name::CONFIRM_DELETE_ANNOTATION};
@@ -10,7 +10,7 @@ pub(super) fn draft() -> Draft {
         rules: vec![Rule { group: GROUP, resources: &["credentials"], operations: &["DELETE"] }],
         variables: Vec::new(),
         laws: vec![Law {
-            // Of a namespace that goes, everything goes; and what is terminating already is not saved by a refusal.
+            // Allowed if the namespace is being deleted, or the credential is already terminating.
             holds: format!(
                 "request.operation != 'DELETE' || !has(dyn(oldObject.spec).deletionProtection) || \
                  !dyn(oldObject.spec).deletionProtection || has(oldObject.metadata.deletionTimestamp) || \

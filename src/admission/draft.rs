@@ -1,6 +1,7 @@
-//! What all policies have in common.
+//! Generates the `ValidatingAdmissionPolicy` objects from drafts.
 //!
-//! Whatever the API server would fill in is written out, so that what it keeps is what was applied, and a difference is one.
+//! All defaults of the API server are set explicitly, so that the stored object equals the applied one and any difference is
+//! a change.
 
 use k8s_openapi::{
     api::admissionregistration::v1::{
@@ -15,34 +16,34 @@ use kube::Resource;
 use super::{canary, full_name};
 use crate::api::{CredentialPolicy, GROUP};
 
-/// A policy in the making.
+/// A draft of an admission policy.
 pub(super) struct Draft {
-    /// Without the group.
+    /// The name, without the group.
     pub(super) name: String,
-    /// What it refuses, for who lists policies.
+    /// A description for users who list the policies.
     pub(super) about: &'static str,
-    /// Which requests it judges.
+    /// The requests that the policy evaluates.
     pub(super) rules: Vec<Rule>,
-    /// Expressions that others use as `variables.<name>`, each only those before it.
+    /// CEL variables (`variables.<name>`). Each can use only those before it.
     pub(super) variables: Vec<(&'static str, String)>,
-    /// What must hold.
+    /// The validations.
     pub(super) laws: Vec<Law>,
-    /// Whose requests it judges, and how often.
+    /// Which users' requests the policy evaluates, and how often.
     pub(super) scope: Scope,
 }
 
-/// Whose requests a policy judges, and how often.
+/// Which users' requests a policy evaluates, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// Those of every user.
+    /// The requests of every user.
     Everyone,
-    /// Those of every user, once for each CredentialPolicy, which expressions know as `params`.
+    /// The requests of every user, once for each CredentialPolicy, which is `params` in expressions.
     EachPolicy,
-    /// Those of these users, a list in an expression. For everyone else it costs one comparison.
+    /// The requests of these users, a CEL list of user names. Requests of other users cost one comparison.
     Users(String),
 }
 
-/// Requests.
+/// A rule that matches requests.
 pub(super) struct Rule {
     pub(super) group: &'static str,
     pub(super) resources: &'static [&'static str],
@@ -50,24 +51,24 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    /// Whatever is written into these of our kinds.
+    /// Creates and updates of these resources of the operator's group.
     pub(super) const fn writes(resources: &'static [&'static str]) -> Self {
         Self { group: GROUP, resources, operations: &["CREATE", "UPDATE"] }
     }
 }
 
-/// Something that must hold.
+/// A validation.
 pub(super) struct Law {
-    /// True where it does.
+    /// The CEL expression, which is true for a valid request.
     pub(super) holds: String,
-    /// What is said where it does not.
+    /// The message for an invalid request.
     pub(super) message: &'static str,
-    /// What is said instead, as an expression. It cannot use the authorizer.
+    /// The message expression, which takes precedence. It cannot use the authorizer.
     pub(super) says: String,
 }
 
-/// Variables of policies on credentials and tokens: spec and annotations as they are to be, and as they were. By `dyn`
-/// fields may be asked for that the schema has not, or has of one kind alone.
+/// CEL variables of policies on credentials and tokens: the new and the old spec and annotations. `dyn` allows access to
+/// fields that are not in the schema, or only in that of one kind.
 pub(super) fn before_and_after() -> Vec<(&'static str, String)> {
     let marks = |object: &str| {
         format!("has({object}.metadata.annotations) ? dyn({object}.metadata.annotations) : dyn({{}})")

@@ -1,9 +1,9 @@
-//! Nobody has a role bound by way of a credential that they could not have bound themselves.
+//! The policies that allow users to add a role to a credential only if they could bind that role themselves.
 
 use super::draft::{Draft, Law, Rule, Scope, before_and_after};
 use crate::api::credential::MAX_GRANTS;
 
-/// How many grants one policy judges, with two questions each.
+/// The number of grants that one policy checks, with two authorizer checks each.
 const GRANTS_EACH: usize = 8;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -19,7 +19,7 @@ pub(super) fn drafts() -> Vec<Draft> {
 fn draft(number: usize, first: usize, end: usize) -> Draft {
     let mut variables = before_and_after();
     variables.push(("added", added()));
-    // In no namespace means in all.
+    // An empty namespace stands for the whole cluster.
     variables.push((
         "asked",
         "variables.added.map(g, {'told': g.kind + ' ' + g.name, 'name': string(g.name), \
@@ -51,7 +51,7 @@ fn draft(number: usize, first: usize, end: usize) -> Draft {
     }
 }
 
-/// The grants that were not there before, or all of a credential that is switched on.
+/// The added grants, or all grants of a credential that is activated.
 pub(super) fn added() -> String {
     "(has(variables.spec.roles) ? variables.spec.roles : dyn([])).filter(g, \
      variables.activated || !has(variables.old.roles) || type(variables.old.roles) != list || !(g in variables.old.roles))"

@@ -1,4 +1,4 @@
-//! Nobody has values made of a credential, or has them made otherwise, who was not given the verb `issue` on it.
+//! The policy that requires the verb `issue` on a credential to have its values issued or to change how they are issued.
 
 use super::draft::{Draft, Law, Rule, Scope, before_and_after};
 use crate::{
@@ -6,16 +6,16 @@ use crate::{
     domain::name::{ACKNOWLEDGED_ANNOTATION, ROTATE_ANNOTATION},
 };
 
-/// The verb.
+/// The verb that the policy requires.
 pub(super) const VERB: &str = "issue";
 
-/// What of a credential may be edited without it: it is about people, about roles (which are judged for themselves), or makes
-/// a credential end sooner. All else, also what will be added to the API, decides which values there are or what they are
-/// good for.
+/// The spec fields of a credential that can be changed without the verb: descriptions, roles (which other policies check) and
+/// fields that make the credential end sooner. All other fields, including future ones, affect which values are issued or what
+/// they permit.
 const HARMLESS: [&str; 7] =
     ["displayName", "description", "state", "type", "roles", "expiresAt", "deletionProtection"];
 
-/// What of a token may be edited without it: likewise. Whom a token is for is among them only where fewer are left.
+/// The spec fields of a token that can be changed without the verb. `audiences` is allowed only if audiences are removed.
 const HARMLESS_FOR_TOKENS: [&str; 6] =
     ["description", "expiresAt", "ttlAfterExpired", "revoked", "scopes", "secret"];
 
@@ -36,7 +36,7 @@ pub(super) fn draft() -> Draft {
     let listed =
         |fields: &[&str]| fields.iter().map(|field| format!("'{field}'")).collect::<Vec<_>>().join(", ");
     let (harmless, harmless_for_tokens) = (listed(&HARMLESS), listed(&HARMLESS_FOR_TOKENS));
-    // A ServiceAccount token without audiences is for the API server's own, which others are no part of.
+    // A ServiceAccount token without audiences has those of the API server, so adding audiences does not narrow it.
     variables.push((
         "narrows",
         "has(variables.old.audiences) || !(has(variables.spec.type) && variables.spec.type == 'ServiceAccount')".to_owned(),

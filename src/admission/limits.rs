@@ -1,8 +1,8 @@
-//! What a CredentialPolicy says of credentials, as far as one request shows it. `domain::policy` says the same of everything,
-//! for the controller; the two are held to each other by a test.
+//! The policy that enforces the rules of CredentialPolicies for credentials, as far as a single request allows it.
+//! `domain::policy` enforces all rules in the controller; a test compares the two.
 //!
-//! Where no policy selects a namespace, grants elsewhere are the controller's to refuse: here each policy is asked for itself,
-//! and none knows of the others.
+//! If no policy selects a namespace, the controller refuses grants in other namespaces: here each policy is evaluated by itself,
+//! without the others.
 
 use super::{
     draft::{Draft, Law, Rule, Scope, before_and_after},
@@ -13,7 +13,7 @@ use crate::api::DEFAULT_AUDIENCE;
 pub(super) fn draft() -> Draft {
     let mut variables = selection();
     variables.extend(before_and_after());
-    // All of it counts as new where a credential is switched on.
+    // All entries count as new if a credential is activated.
     variables.push(("fresh", "oldObject == null || variables.activated".to_owned()));
     variables.push(("added", grants::added()));
     variables.push(("refusedRoles", refused_roles()));
@@ -71,10 +71,10 @@ pub(super) fn draft() -> Draft {
     }
 }
 
-/// The type of the credential.
+/// A CEL expression for the type of the credential.
 const TYPE: &str = "(has(variables.spec.type) ? string(variables.spec.type) : 'Token')";
 
-/// Variables that tell whether the policy selects the namespace, as Kubernetes' label selectors do.
+/// CEL variables that evaluate whether the policy selects the namespace, with the semantics of Kubernetes label selectors.
 pub(super) fn selection() -> Vec<(&'static str, String)> {
     vec![
         ("policy", "dyn(params.spec)".to_owned()),
@@ -97,12 +97,13 @@ pub(super) fn selection() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// A refusal in the name of the policy. What to do is part of a string in an expression.
+/// A message expression that names the policy. `what` is an expression, `what_to_do` is text.
 pub(super) fn says(what: &str, what_to_do: &str) -> String {
     format!("'CredentialPolicy ' + params.metadata.name + ' ' + {what} + '; {what_to_do}'")
 }
 
-/// Whether a pattern stands for a text: that ends in `*` for all that begin so, any other for itself.
+/// A CEL expression that is true if a pattern matches a text. A pattern that ends in `*` matches a prefix, any other the whole
+/// text.
 fn matches(pattern: &str, text: &str) -> String {
     format!(
         "({pattern} == {text} || ({pattern}.endsWith('*') && {text}.startsWith({pattern}.substring(0, {pattern}.size() - 1))))"
@@ -122,7 +123,7 @@ fn refused_roles() -> String {
     )
 }
 
-/// Those of a list of the spec that are new and not allowed.
+/// The entries of a list of the spec that are new and not allowed.
 fn refused(list: &str, absent: &str) -> String {
     let of = |object: &str| {
         format!("(has(variables.{object}.{list}) ? variables.{object}.{list} : dyn({absent}))")
@@ -136,7 +137,7 @@ fn refused(list: &str, absent: &str) -> String {
     )
 }
 
-/// The minutes of a span of time such as `30d`.
+/// A CEL expression for the number of minutes of a duration such as `30d`.
 pub(super) fn minutes(span: &str) -> String {
     format!(
         "(int({span}.substring(0, {span}.size() - 1)) * ({span}.endsWith('m') ? 1 : {span}.endsWith('h') ? 60 : \
@@ -144,8 +145,8 @@ pub(super) fn minutes(span: &str) -> String {
     )
 }
 
-/// By its rotation, or by the end of the credential. How far that is from now is not known: there is no clock here but the
-/// time of creation, which is one when a credential is created, and later still says enough to allow.
+/// Limits the lifetime of a client secret, by the rotation or the expiration of the credential. CEL has no clock, so the
+/// expiration is compared with the creation time, and is not checked on updates.
 fn life_of_a_client_secret() -> Law {
     let max = minutes("variables.policy.tokens.maxLifetime");
     let by_rotation = format!(

@@ -1,7 +1,8 @@
-//! Metadata of our kinds stays small, so that a status fits beside it and every reader can afford it. The API server bounds
-//! annotations by itself (256 KiB), and labels, finalizers and owner references only by what its storage takes.
+//! The policy that limits the metadata of Credentials, ApiTokens and CredentialPolicies, so that a status fits beside it and
+//! every reader has enough memory. The API server limits annotations (256 KiB); labels, finalizers and owner references only
+//! by its storage.
 //!
-//! Only growth is refused: what is beyond a bound already can be revoked, released and garbage-collected.
+//! The policy refuses only growth: an object that already exceeds a limit can be revoked, finalized and garbage-collected.
 
 use super::draft::{Draft, Law, Rule, Scope};
 use crate::domain::name::FINALIZER;
@@ -9,16 +10,17 @@ use crate::domain::name::FINALIZER;
 const MAX_LABELS: usize = 64;
 const MAX_FINALIZERS: usize = 16;
 const MAX_OWNERS: usize = 16;
-/// Characters of one owner reference, which are as many as its author likes.
+/// The number of characters of one owner reference. The API server does not limit it.
 const MAX_OWNER_SIZE: usize = 1024;
-/// To compare the owner references of larger objects one by one would cost more than the API server allows.
+/// The number of owner references up to which they are compared one by one. More would exceed the API server's CEL cost
+/// limit.
 const COMPARED: usize = 64;
 
 pub(super) fn draft() -> Draft {
     let list = |object: &str, field: &str| {
         format!("({object} != null && has({object}.metadata.{field}) ? {object}.metadata.{field} : [])")
     };
-    // The controller adds its own to whatever there is.
+    // The controller's own finalizer does not count, so that it can always be added.
     let finalizers = |object: &str| {
         let all = list(object, "finalizers");
         format!("{all}.size() - ('{FINALIZER}' in {all} ? 1 : 0)")

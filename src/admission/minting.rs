@@ -1,4 +1,4 @@
-//! A controller has tokens minted for the accounts of credentials, and for no others: RBAC cannot tell them apart.
+//! The policy that allows controllers to request tokens only for the accounts of credentials, which RBAC cannot distinguish.
 
 use super::{
     Account, account,

@@ -1,10 +1,10 @@
-//! Nobody reads a Secret, or has one made that looks as they like, by way of a credential, who may not do so themselves.
+//! The policy that allows users to refer to a Secret, or to set the metadata of one, only with their own permissions on Secrets.
 
 use super::draft::{Draft, Law, Rule, Scope, before_and_after};
 use crate::domain::name;
 
-/// The fields that refer to a Secret: a name for expressions, the field, what must be there for it to be, and what decides what
-/// is had of that Secret: an authority signs whatever `tls` says.
+/// The fields that refer to a Secret: the variable name, the field, its parent fields, and the field whose change requires the
+/// permission again. For an issuer that is `tls`, since the issuer signs all of it.
 const REFERENCES: [(&str, &str, &[&str], &str); 2] = [
     ("provided", "provided.secretRef.name", &["provided"], "provided.secretRef.name"),
     ("issuer", "tls.issuer.secretRef.name", &["tls", "tls.issuer"], "tls"),
@@ -43,7 +43,7 @@ pub(super) fn draft() -> Draft {
                namespace ' + request.namespace + ' is missing; ask for it, or leave spec.secret as it is'"
             .to_owned(),
     });
-    // What is in it would be under a name that others may read, or wherever its new annotations have it copied to.
+    // Otherwise a user could move the data to a Secret that others can read, or have it copied by annotations.
     variables.push((
         "shown",
         format!(
@@ -73,7 +73,7 @@ pub(super) fn draft() -> Draft {
     }
 }
 
-/// The name that the field has, where what decides has changed; empty where that is as it was, or there is none.
+/// A CEL expression for the name in the field if the deciding field has changed; empty otherwise.
 fn set_or_changed(field: &str, parents: &[&str], decides: &str) -> String {
     let there = |of: &str| {
         parents.iter().map(|parent| format!("has(variables.{of}.{parent})")).collect::<Vec<_>>().join(" && ")

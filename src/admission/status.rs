@@ -1,4 +1,4 @@
-//! Statuses are the controller's to write: the verifier and the controller itself act by them.
+//! The policy that allows only the controller to write statuses, on which the verifier and the controller rely.
 
 use super::{
     Account, CONTROLLERS, account,
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::api::GROUP;
 
-/// Without the group.
+/// The name of the policy, without the group.
 pub(super) const NAME: &str = "status";
 
 pub(super) fn draft(controllers: &[Account]) -> Draft {

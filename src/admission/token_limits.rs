@@ -1,5 +1,5 @@
-//! What a CredentialPolicy says of ApiTokens, as far as one request shows it. What it says of their credential, and how many
-//! there may be, the controller sees to.
+//! The policy that enforces the rules of CredentialPolicies for ApiTokens, as far as a single request allows it. The controller
+//! enforces the rules for their credential and the counts.
 
 use super::{
     draft::{Draft, Law, Rule, Scope},
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::api::GROUP;
 
-/// All of it is fixed, or can only shrink, once a token is there.
+/// The policy checks creation only: afterwards, all of these fields are immutable or can only be reduced.
 pub(super) fn draft() -> Draft {
     let mut variables = selection();
     variables.push(("spec", "dyn(object.spec)".to_owned()));
@@ -18,7 +18,7 @@ pub(super) fn draft() -> Draft {
         "has(variables.spec.delivery) && has(variables.spec.delivery.mode) ? string(variables.spec.delivery.mode) : 'Secret'"
             .to_owned(),
     ));
-    // In seconds. Where it has no end that makes sense, the schema says so.
+    // In seconds. The schema rejects a token without a valid expiration.
     variables.push((
         "life",
         format!(
@@ -79,7 +79,7 @@ pub(super) fn draft() -> Draft {
     }
 }
 
-/// Holds also where the policy is none of the namespace, or of a request that is not about tokens.
+/// A CEL expression that is also true if the policy does not select the namespace, or the request is not for an ApiToken.
 fn of_tokens(law: &str) -> String {
     format!("!variables.selected || request.resource.resource != 'apitokens' || {law}")
 }

@@ -1,4 +1,4 @@
-//! Lists all objects of a kind and watches them from then on.
+//! An informer: lists all objects of a kind, then watches them.
 
 use std::time::Duration;
 
@@ -15,25 +15,25 @@ use tracing::{debug, warn};
 
 use super::{Objects, Readable, WatchEvent, Watched};
 
-/// How many objects a list asks for at a time.
+/// The number of objects in one page of a list.
 const PAGE: u32 = 100;
-/// How long the API server may take to begin an answer, and to go on with a list.
+/// The timeout for the beginning of a response, and for each further object of a list.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// How long a watch may show nothing, not even a bookmark, before it counts as dead. Bookmarks come about every minute.
+/// The time without an event or a bookmark after which a watch is restarted. Bookmarks arrive about every minute.
 const SILENT_FOR: Duration = Duration::from_mins(4);
-/// How long is waited after a failure, at first and at most.
+/// The delay after a failure: the first and the longest.
 const WAIT: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(10)];
 
 /// Which objects of a kind are watched.
 #[derive(Clone, Debug, Default)]
 pub struct Selector {
-    /// By their labels.
+    /// The label selector.
     pub labels: Option<String>,
-    /// By their fields.
+    /// The field selector.
     pub fields: Option<String>,
 }
 
-/// Lists and watches until nobody takes the events any more.
+/// Lists and watches until the receiver of the events is closed.
 pub async fn run<K: Readable>(objects: Objects<K>, selector: Selector, events: Sender<Event<Watched<K>>>) {
     let mut informer = Informer { objects, selector, events, failures: Failures::new(WAIT) };
     while !informer.events.is_closed() {
@@ -56,11 +56,11 @@ struct Informer<K> {
 
 impl<K: Readable> Informer<K> {
     async fn send(&self, event: Event<Watched<K>>) {
-        // Nobody takes it any more when the controller stops; the loop sees that.
+        // The receiver is closed when the controller stops; the loop in `run` checks that.
         let _ = self.events.send(event).await;
     }
 
-    /// Reads all objects, and returns the version that they are of.
+    /// Lists all objects and returns the resource version of the list.
     async fn list(&self) -> Result<String> {
         self.send(Event::Init).await;
         let mut params = ListParams {
@@ -83,7 +83,7 @@ impl<K: Readable> Informer<K> {
         }
     }
 
-    /// Watches from that version on, until everything has to be read again.
+    /// Watches from this resource version until the objects must be listed again.
     async fn watch(&mut self, mut version: String) {
         let params = WatchParams {
             label_selector: self.selector.labels.clone(),
@@ -96,7 +96,7 @@ impl<K: Readable> Informer<K> {
                 Err(error) => {
                     warn!(kind = %K::kind(&()), %error, "the watch failed and is tried again");
                     self.failures.wait().await;
-                    // What the API server refuses for good will not be taken up where it was.
+                    // After a permanent refusal, a retry from the same version cannot succeed.
                     match error {
                         Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
                             return;
@@ -108,13 +108,14 @@ impl<K: Readable> Informer<K> {
             loop {
                 let event = match timeout(SILENT_FOR, shown.next()).await {
                     Ok(Ok(Some(event))) => event,
-                    // The API server ends each watch now and then; one that ends it at once is not asked in a loop.
+                    // The API server ends each watch from time to time. The delay prevents a busy loop if it ends each at
+                    // once.
                     Ok(Ok(None)) => break self.failures.wait().await,
                     Ok(Err(error)) => {
-                        debug!(kind = %K::kind(&()), %error, "the watch was interrupted and is taken up again");
+                        debug!(kind = %K::kind(&()), %error, "the watch was interrupted and is resumed");
                         break self.failures.wait().await;
                     }
-                    Err(_) => break warn!(kind = %K::kind(&()), "the watch is silent and is taken up again"),
+                    Err(_) => break warn!(kind = %K::kind(&()), "the watch shows no events and is restarted"),
                 };
                 self.failures.none();
                 match event {
@@ -128,7 +129,7 @@ impl<K: Readable> Informer<K> {
                     }
                     WatchEvent::Bookmark(shown) => version = shown,
                     WatchEvent::Error(status) => {
-                        debug!(kind = %K::kind(&()), %status, "the watch ended and everything is read again");
+                        debug!(kind = %K::kind(&()), %status, "the watch ended and the objects are listed again");
                         return self.failures.wait().await;
                     }
                 }
@@ -137,7 +138,7 @@ impl<K: Readable> Informer<K> {
     }
 }
 
-/// The version that a watch has shown.
+/// The resource version of an object that a watch has shown.
 pub(crate) fn version_of<K: Readable>(shown: &Watched<K>, before: String) -> String {
     shown.metadata().resource_version.clone().unwrap_or(before)
 }
@@ -146,7 +147,7 @@ async fn within<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(ANSWER_WITHIN, answer).await.unwrap_or_else(|late| Err(Error::Service(late.into())))
 }
 
-/// Waits longer with each failure.
+/// An exponential backoff: each failure doubles the delay.
 #[derive(Debug)]
 pub(crate) struct Failures {
     wait: [Duration; 2],

@@ -1,4 +1,4 @@
-//! What is kept of the metadata of each kind that is read.
+//! Declares which metadata the client retains of each kind.
 
 use k8s_openapi::{
     api::{
@@ -20,19 +20,19 @@ use crate::{
     domain::name,
 };
 
-/// The longest value of a label (Kubernetes takes 63 characters), in quotation marks.
+/// The maximum length of a label value (63 characters in Kubernetes) with its quotation marks.
 const LABEL: usize = 65;
-/// The labels by which the controller watches what it manages, and the Secrets that users provide.
+/// The labels with which the controller selects managed objects and the Secrets that users provide.
 const LABELS: &[(&str, usize)] = &[(name::MANAGED_BY_LABEL, LABEL), (name::PROVIDED_LABEL, LABEL)];
 
-/// How many bytes an annotation of fixed form takes at most.
+/// The maximum number of bytes of an annotation with a fixed format.
 const SHORT: usize = 1 << 10;
-/// How many bytes the attestation of a Secret takes at most: it lists the keys of the Secret.
+/// The maximum number of bytes of a Secret's attestation, which lists the keys of the Secret.
 const ATTESTATION: usize = 64 << 10;
-/// How many bytes the list of the requested labels and annotations of a Secret takes at most.
+/// The maximum number of bytes of the annotation that lists the requested labels and annotations of a Secret.
 const PUBLISHED: usize = 16 << 10;
 
-/// The annotations of accounts and bindings that the controller reads.
+/// The annotations of `ServiceAccount`s and bindings that the controller reads.
 const MARKS: &[(&str, usize)] = &[
     (name::MADE_FOR_ANNOTATION, SHORT),
     (name::OWNER_ANNOTATION, SHORT),
@@ -50,43 +50,44 @@ const SECRET_MARKS: &[(&str, usize)] = &[
 const REQUESTS: &[(&str, usize)] =
     &[(name::ACKNOWLEDGED_ANNOTATION, SHORT), (name::ROTATE_ANNOTATION, SHORT)];
 
-/// How many bytes of foreign labels are kept of a Secret: users may request 16 of them.
+/// The number of bytes of foreign labels that are retained of a Secret. Users can request 16 labels.
 const REQUESTED_LABELS: usize = 8 << 10;
-/// How many bytes of foreign annotations are kept of a Secret: users may request 16 of them, with 1,024 characters each.
+/// The number of bytes of foreign annotations that are retained of a Secret. Users can request 16 annotations of 1,024
+/// characters.
 const REQUESTED_ANNOTATIONS: usize = 24 << 10;
-/// How many bytes of labels are kept of a namespace.
+/// The number of bytes of labels that are retained of a namespace.
 const NAMESPACE_LABELS: usize = 16 << 10;
 
-/// A kind that is read.
+/// A kind that the client reads.
 pub trait Readable: Resource<DynamicType = ()> + DeserializeOwned {
-    /// What is kept of its metadata.
+    /// The metadata that the client retains.
     const KEEP: Keep;
 }
 
 const NONE: Keys = Keys { named: &[], prefix: "", others: 0 };
 
-/// Of objects that users write: their requests by annotation.
+/// For objects that users write: the annotations by which they make requests.
 const USERS: Keep = Keep {
     labels: NONE,
     annotations: Keys { named: REQUESTS, prefix: "credential-operator.io/", others: SHORT },
-    // That an object has any decides how another one is added.
+    // Whether an object has any finalizer decides which JSON patch adds one.
     finalizers: 1,
     finalizer: name::FINALIZER,
     truncated: None,
 };
 
-/// Of objects that the controller writes: its own labels and annotations.
+/// For objects that the controller writes: its own labels and annotations.
 const MANAGED: Keep =
     Keep { labels: Keys { named: LABELS, ..NONE }, annotations: Keys { named: MARKS, ..NONE }, ..USERS };
 
-/// Of Secrets also the labels and annotations that users may request.
+/// For Secrets: also the labels and annotations that users can request.
 const SECRET: Keep = Keep {
     labels: Keys { others: REQUESTED_LABELS, ..MANAGED.labels },
     annotations: Keys { named: SECRET_MARKS, others: REQUESTED_ANNOTATIONS, ..NONE },
     ..MANAGED
 };
 
-/// Of namespaces the labels, by which policies select them.
+/// For namespaces: the labels, by which policies select them.
 const NAMESPACE: Keep = Keep {
     labels: Keys { others: NAMESPACE_LABELS, ..NONE },
     annotations: NONE,
@@ -130,7 +131,7 @@ mod tests {
         },
     };
 
-    /// The metadata of a Secret as it is read.
+    /// The metadata of a Secret as the client reads it.
     fn read(metadata: &serde_json::Value) -> kube::api::ObjectMeta {
         let mut found = None;
         let mut pruner = Pruner::new(Shape::Object, Secret::KEEP);

@@ -1,4 +1,4 @@
-//! The requests about objects of one kind.
+//! A client for the objects of one kind, in place of `kube::Api`: it parses responses leniently and as a stream.
 
 use std::{collections::VecDeque, fmt, marker::PhantomData};
 
@@ -25,13 +25,13 @@ use super::{
     read::answer,
 };
 
-/// How many bytes of an answer are read that says what went wrong.
+/// The maximum number of bytes that are read of an error response.
 const REFUSAL: usize = 64 << 10;
 
 /// The media type of a JSON patch (RFC 6902).
 const JSON_PATCH: &str = "application/json-patch+json";
 
-/// The objects of a kind: of one namespace, or all.
+/// A client for the objects of a kind, in one namespace or in all.
 pub struct Objects<K> {
     client: Client,
     request: Request,
@@ -57,19 +57,19 @@ impl<K> fmt::Debug for Objects<K> {
 }
 
 impl<K: Readable> Objects<K> {
-    /// All objects of the kind.
+    /// A client for all objects of the kind.
     #[must_use]
     pub fn all(client: Client) -> Self {
         Self::within(client, None)
     }
 
-    /// Those of that namespace, or all.
+    /// A client for the objects in this namespace, or in all.
     fn within(client: Client, namespace: Option<&str>) -> Self {
         let request = Request::new(K::url_path(&(), namespace));
         Self { client, request, namespace: namespace.map(ToOwned::to_owned), kind: PhantomData }
     }
 
-    /// Those of one namespace.
+    /// A client for the objects in one namespace.
     #[must_use]
     pub fn namespaced(client: Client, namespace: &str) -> Self
     where
@@ -78,7 +78,7 @@ impl<K: Readable> Objects<K> {
         Self::within(client, Some(namespace))
     }
 
-    /// Those of one namespace, or all.
+    /// A client for the objects in one namespace, or in all.
     #[must_use]
     pub fn scoped(client: Client, namespace: Option<&str>) -> Self
     where
@@ -87,29 +87,29 @@ impl<K: Readable> Objects<K> {
         Self::within(client, namespace)
     }
 
-    /// The namespace that they are of.
+    /// The namespace of the objects; `None` for all.
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
     }
 
-    /// The object of that name, if there is one.
+    /// Gets the object with this name, if it exists.
     ///
     /// # Errors
-    /// When the request fails, or the object does not fit its kind.
+    /// When the request fails, or the object does not match the schema of its kind.
     pub async fn get_opt(&self, name: &str) -> Result<Option<K>> {
         self.get_watched(name).await?.map(fitting).transpose()
     }
 
-    /// The object of that name.
+    /// Gets the object with this name.
     ///
     /// # Errors
-    /// When the request fails, or the object does not fit its kind.
+    /// When the request fails, or the object does not match the schema of its kind.
     pub async fn get(&self, name: &str) -> Result<K> {
         fitting(self.send("get", self.request.get(name, &GetParams::default())).await?)
     }
 
-    /// The object of that name, if there is one, also where it does not fit its kind.
+    /// Gets the object with this name, if it exists, even if it does not match the schema of its kind.
     ///
     /// # Errors
     /// When the request fails.
@@ -117,16 +117,17 @@ impl<K: Readable> Objects<K> {
         there(self.send("get_opt", self.request.get(name, &GetParams::default())).await)
     }
 
-    /// The object of that name, if there is one, without its kind's type.
+    /// Gets the metadata and status of the object with this name, if it exists, without parsing them into the type of its
+    /// kind.
     ///
     /// # Errors
-    /// When the request fails, or the object has a status that cannot be read.
+    /// When the request fails, or the status of the object cannot be parsed.
     pub async fn get_untyped(&self, name: &str) -> Result<Option<Untyped>> {
         let json = self.document("get_opt", self.request.get(name, &GetParams::default())).await;
         there(json)?.map(|json| Untyped::read(&json).ok_or_else(unexpected)).transpose()
     }
 
-    /// All finalizers of the object of that name and UID, in their order; none where it is gone.
+    /// Gets all finalizers of the object with this name and UID, in their order; none if it does not exist.
     ///
     /// # Errors
     /// When the request fails.
@@ -140,7 +141,7 @@ impl<K: Readable> Objects<K> {
         Ok(metadata.and_then(|metadata| metadata.finalizers.clone()).unwrap_or_default())
     }
 
-    /// The metadata of the object of that name, if there is one.
+    /// Gets the metadata of the object with this name, if it exists.
     ///
     /// # Errors
     /// When the request fails.
@@ -152,7 +153,7 @@ impl<K: Readable> Objects<K> {
     /// Creates the object.
     ///
     /// # Errors
-    /// When the request fails, or what was created does not fit its kind.
+    /// When the request fails, or the created object does not match the schema of its kind.
     pub async fn create(&self, params: &PostParams, object: &K) -> Result<K>
     where
         K: Serialize,
@@ -161,10 +162,10 @@ impl<K: Readable> Objects<K> {
         self.answered("create", self.request.create(params, body)).await
     }
 
-    /// Changes the object of that name.
+    /// Patches the object with this name.
     ///
     /// # Errors
-    /// When the request fails, or the object does not fit its kind then.
+    /// When the request fails, or the patched object does not match the schema of its kind.
     pub async fn patch(
         &self,
         name: &str,
@@ -174,7 +175,7 @@ impl<K: Readable> Objects<K> {
         self.answered("patch", self.request.patch(name, params, patch)).await
     }
 
-    /// Changes the object of that name, of which only the metadata comes back.
+    /// Patches the object with this name and returns its metadata only.
     ///
     /// # Errors
     /// When the request fails.
@@ -187,7 +188,8 @@ impl<K: Readable> Objects<K> {
         self.partial().answered("patch_metadata", self.request.patch_metadata(name, params, patch)).await
     }
 
-    /// Changes the object of that name by the operations of a JSON patch (RFC 6902), of which a failed test is a conflict.
+    /// Patches the object with this name by the operations of a JSON patch (RFC 6902). A failed `test` operation is returned
+    /// as a conflict.
     ///
     /// # Errors
     /// When the request fails.
@@ -200,19 +202,20 @@ impl<K: Readable> Objects<K> {
         self.send("patch", as_json_patch(self.request.patch(name, params, &Patch::Merge(operations)))).await
     }
 
-    /// The same of its status.
+    /// Patches the status of the object with this name by the operations of a JSON patch. A failed `test` operation is
+    /// returned as a conflict.
     ///
     /// # Errors
-    /// When the request fails, or the object does not fit its kind then.
+    /// When the request fails, or the patched object does not match the schema of its kind.
     pub async fn json_patch_status(&self, name: &str, params: &PatchParams, operations: &Value) -> Result<K> {
         let request = self.request.patch_subresource("status", name, params, &Patch::Merge(operations));
         self.answered("patch_status", as_json_patch(request)).await
     }
 
-    /// Puts this status in the place of what there is. Of `object` nothing counts but name, UID and version.
+    /// Replaces the status of the object. Besides the status, only name, UID and resource version of `object` are used.
     ///
     /// # Errors
-    /// When the request fails, or the object does not fit its kind then.
+    /// When the request fails, or the updated object does not match the schema of its kind.
     pub async fn replace_status(
         &self,
         name: &str,
@@ -223,7 +226,7 @@ impl<K: Readable> Objects<K> {
         self.answered("replace_status", self.request.replace_subresource("status", name, params, body)).await
     }
 
-    /// The same of an object that need not fit its kind.
+    /// Replaces the status of an object that need not match the schema of its kind.
     ///
     /// # Errors
     /// When the request fails.
@@ -239,7 +242,7 @@ impl<K: Readable> Objects<K> {
             .map(drop)
     }
 
-    /// Deletes the object of that name.
+    /// Deletes the object with this name.
     ///
     /// # Errors
     /// When the request fails.
@@ -256,7 +259,7 @@ impl<K: Readable> Objects<K> {
         Watched::read(&json).map(|held| Deleted::Held(Box::new(held))).ok_or_else(unexpected)
     }
 
-    /// Begins to read a page of a list.
+    /// Requests a page of a list. The objects are parsed as they arrive.
     ///
     /// # Errors
     /// When the request fails.
@@ -273,7 +276,7 @@ impl<K: Readable> Objects<K> {
         })
     }
 
-    /// Begins to watch from that version on.
+    /// Starts a watch from this resource version.
     ///
     /// # Errors
     /// When the request fails.
@@ -312,14 +315,15 @@ impl<K: Readable> Objects<K> {
         document(self.body(call, request).await?, K::KEEP).await
     }
 
-    /// The answer, unless it is a refusal. `call` names the request for what wraps the client.
+    /// Sends the request and returns the body of a successful response. `call` names the request for middleware around the
+    /// client.
     async fn body(&self, call: &'static str, request: Built) -> Result<Body> {
         let mut request = request.map_err(Error::BuildRequest)?;
         request.extensions_mut().insert(call);
-        // A watch is not decompressed as it comes.
+        // Compressed responses are not decompressed as a stream, which would delay the events of a watch.
         let identity = http::HeaderValue::from_static("identity");
         request.headers_mut().entry(http::header::ACCEPT_ENCODING).or_insert(identity);
-        // Our JSON patches are well-formed, so what is refused of them without a cause is a test: somebody else was faster.
+        // The controller's JSON patches are well-formed, so a 422 without a cause means that a `test` operation failed.
         let is_json_patch =
             request.headers().get(http::header::CONTENT_TYPE).is_some_and(|kind| kind == JSON_PATCH);
         let response = self.client.send(request.map(Body::from)).await?;
@@ -343,7 +347,7 @@ impl<K: Readable> Objects<K> {
 }
 
 impl Objects<ServiceAccount> {
-    /// Has a token minted for the account of that name.
+    /// Requests a token for the ServiceAccount with this name.
     ///
     /// # Errors
     /// When the request fails.
@@ -374,7 +378,7 @@ fn as_json_patch(request: Built) -> Built {
 
 type Built = std::result::Result<http::Request<Vec<u8>>, kube::core::request::Error>;
 
-/// The one document that a body is.
+/// Reads a body that is one document.
 async fn document(body: Body, keep: Keep) -> Result<Zeroizing<Vec<u8>>> {
     let mut documents = Documents { body, pruner: Pruner::new(Shape::Object, keep), found: VecDeque::new() };
     match documents.next().await? {
@@ -383,7 +387,7 @@ async fn document(body: Body, keep: Keep) -> Result<Zeroizing<Vec<u8>>> {
     }
 }
 
-/// The beginning of a body that says what went wrong.
+/// Reads the beginning of the body of an error response.
 async fn beginning(mut body: Body) -> Vec<u8> {
     let mut text = Vec::new();
     while text.len() < REFUSAL {
@@ -407,7 +411,7 @@ fn there<T>(answer: Result<T>) -> Result<Option<T>> {
 
 fn fitting<K: Readable>(Watched(read): Watched<K>) -> Result<K> {
     read.map_err(|invalid| {
-        let say = format!("{} does not fit the kind {}", invalid.path, K::kind(&()));
+        let say = format!("{} does not match the schema of kind {}", invalid.path, K::kind(&()));
         Error::SerdeError(serde_json::Error::custom(say))
     })
 }
@@ -416,12 +420,12 @@ fn unexpected() -> Error {
     Error::SerdeError(serde_json::Error::custom(Malformed))
 }
 
-/// What became of an object that was to be deleted.
+/// The result of a deletion.
 #[derive(Debug)]
 pub enum Deleted<K> {
-    /// It is gone.
+    /// The object no longer exists.
     Gone,
-    /// It stays until its finalizers are removed.
+    /// The object exists until its finalizers are removed.
     Held(Box<Watched<K>>),
 }
 
@@ -439,7 +443,7 @@ impl Documents {
                 return Ok(Some(document));
             }
             let Some(frame) = self.body.frame().await else {
-                // An answer that breaks off is none.
+                // A truncated response is an error.
                 return if self.pruner.is_complete() { Ok(None) } else { Err(unexpected()) };
             };
             if let Ok(bytes) = frame?.into_data() {
@@ -461,10 +465,10 @@ pub struct Page<K> {
 }
 
 impl<K: Readable> Page<K> {
-    /// The next object; `None` after the last.
+    /// Returns the next object; `None` after the last.
     ///
     /// # Errors
-    /// When the answer breaks off, or is no list.
+    /// When the response is truncated, or is not a list.
     pub async fn next(&mut self) -> Result<Option<Watched<K>>> {
         #[derive(Deserialize)]
         struct List {
@@ -478,7 +482,7 @@ impl<K: Readable> Page<K> {
                     if let Some(object) = Watched::read(&json) {
                         return Ok(Some(object));
                     }
-                    warn!(kind = %K::kind(&()), "an item of a list has no name and is left out");
+                    warn!(kind = %K::kind(&()), "an item of a list has no name and is skipped");
                 }
                 Some(Document::Envelope(json)) => {
                     let list: List = serde_json::from_slice(&json).map_err(Error::SerdeError)?;
@@ -490,38 +494,38 @@ impl<K: Readable> Page<K> {
         }
     }
 
-    /// How many bytes the API server sent for the last object.
+    /// The number of bytes that the API server sent for the last object.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Reads on to the end, and returns what the list says of itself.
+    /// Reads the remaining objects and returns the metadata of the list.
     ///
     /// # Errors
-    /// When the answer breaks off, or is no list.
+    /// When the response is truncated, or is not a list.
     pub async fn end(mut self) -> Result<ListMeta> {
         while self.next().await?.is_some() {}
         Ok(self.metadata())
     }
 
-    /// What the list says of itself, once its last object was read.
+    /// The metadata of the list, once its last object was read.
     #[must_use]
     pub fn metadata(self) -> ListMeta {
         self.metadata.unwrap_or_default()
     }
 }
 
-/// What a watch shows.
+/// An event of a watch.
 #[derive(Debug)]
 pub enum WatchEvent<K> {
-    /// An object is new or has changed.
+    /// An object was created or changed.
     Applied(Watched<K>),
     /// An object was deleted.
     Deleted(Watched<K>),
-    /// Everything up to this version was shown.
+    /// All events up to this resource version were sent.
     Bookmark(String),
-    /// The watch ends.
+    /// The API server ends the watch with an error.
     Error(Box<Status>),
 }
 
@@ -533,16 +537,16 @@ pub struct Events<K> {
 }
 
 impl<K: Readable> Events<K> {
-    /// How many bytes the API server sent for the object of the last event.
+    /// The number of bytes that the API server sent for the object of the last event.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// The next event; `None` once the API server has ended the watch.
+    /// Returns the next event; `None` once the API server has ended the watch.
     ///
     /// # Errors
-    /// When it breaks off, or is none.
+    /// When the response is truncated, or is not a watch event.
     pub async fn next(&mut self) -> Result<Option<WatchEvent<K>>> {
         match self.documents.next().await? {
             Some(Document::Item(json, size)) => {

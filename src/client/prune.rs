@@ -1,19 +1,21 @@
-//! Reads JSON while it arrives and keeps of each object only what somebody needs.
+//! A streaming JSON filter that drops unneeded metadata of objects while a response arrives.
 //!
-//! Everybody who may edit an object may fill its metadata up to the size that etcd takes (1.5 MB by default), so no answer is
-//! buffered whole: a list becomes its items, one at a time, and of each item foreign metadata is dropped before it needs memory.
-//! `metadata.managedFields` is never kept: it may nest deeper than a parser allows and hold instants that it cannot read.
+//! Any user who can edit an object can fill its metadata up to the size limit of etcd (1.5 MB by default), so no response is
+//! buffered as a whole: the items of a list are returned one at a time, and foreign metadata is dropped before it is
+//! buffered. `metadata.managedFields` is always dropped: it can nest deeper than a parser allows and contain timestamps that
+//! it rejects.
 
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-/// How many bytes one value in the metadata may take, annotations aside. The API server bounds names to 253.
+/// The maximum number of bytes of one value in the metadata, except for annotations. The API server limits names to 253.
 const VALUE: usize = 1024;
-/// How many bytes a key may have. The API server bounds keys of labels and annotations to 317.
+/// The maximum number of bytes of a key. The API server limits keys of labels and annotations to 317.
 const KEY: usize = 512;
-/// The number of subjects of a binding that are kept. A binding of the controller has one, and a second one shows that it was edited.
+/// The number of subjects of a binding that are retained. A binding of the controller has one; a second one shows that it
+/// was edited.
 const SUBJECTS: usize = 2;
-/// The fields of the metadata that are kept beside labels, annotations, finalizers and owner references.
+/// The metadata fields that are retained in addition to labels, annotations, finalizers and owner references.
 const FIELDS: [&str; 9] = [
     "continue",
     "creationTimestamp",
@@ -26,58 +28,59 @@ const FIELDS: [&str; 9] = [
     "uid",
 ];
 
-/// Which labels, or which annotations, are kept.
+/// Declares which labels, or which annotations, are retained.
 #[derive(Clone, Copy, Debug)]
 pub struct Keys {
-    /// The keys that are always kept, each with the number of bytes that its value may take. A longer value reads as the empty string.
+    /// The keys that are always retained, each with the maximum number of bytes of its value. A longer value is replaced by
+    /// the empty string.
     pub named: &'static [(&'static str, usize)],
-    /// How the keys of the others begin that are kept; empty for all.
+    /// The prefix of the other keys that are retained; empty for all keys.
     pub prefix: &'static str,
-    /// How many bytes the others may take together, with their keys: those that come first are kept.
+    /// The maximum number of bytes of all other keys and values together. The first ones are retained.
     pub others: usize,
 }
 
-/// What is kept of the metadata of a kind.
+/// Declares which metadata of a kind is retained.
 #[derive(Clone, Copy, Debug)]
 pub struct Keep {
-    /// Of its labels.
+    /// The labels.
     pub labels: Keys,
-    /// Of its annotations.
+    /// The annotations.
     pub annotations: Keys,
-    /// The number of finalizers that are kept, beside [`Keep::finalizer`].
+    /// The number of finalizers that are retained in addition to [`Keep::finalizer`].
     pub finalizers: usize,
-    /// The finalizer that is kept at any position, once.
+    /// The finalizer that is retained at any position, once.
     pub finalizer: &'static str,
-    /// The label that replaces all labels if they take more bytes than are kept. `None`: those that come first are kept.
+    /// The label that replaces all labels if they exceed the limit. `None`: the first labels are retained.
     pub truncated: Option<&'static str>,
 }
 
-/// What an answer is.
+/// The shape of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// One object.
     Object,
     /// A list of objects.
     List,
-    /// Watch events, one after the other.
+    /// A sequence of watch events.
     Events,
 }
 
-/// A document that is complete.
+/// A complete document of a response.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Document {
-    /// An object, or a watch event; and how many bytes the object took before it was pruned.
+    /// An object or a watch event, and the number of bytes of the object before it was pruned.
     Item(Zeroizing<Vec<u8>>, usize),
-    /// What a list says beside its items.
+    /// A list without its items.
     Envelope(Vec<u8>),
 }
 
-/// The answer is not JSON of the expected shape.
+/// The response is not JSON of the expected shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the answer is not the JSON that was asked for")]
+#[error("the response is not JSON of the expected shape")]
 pub struct Malformed;
 
-/// Where in a document a container stands.
+/// The position of a container in a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Node {
     List,
@@ -92,25 +95,25 @@ enum Node {
     Subjects,
 }
 
-/// A container that is being read.
+/// A container that is being parsed.
 #[derive(Debug)]
 struct Frame {
     node: Node,
     is_array: bool,
     seen: usize,
     is_empty: bool,
-    /// Where in the output its content begins.
+    /// The offset of its content in the output.
     start: usize,
 }
 
-/// What happens to the value that is being read.
+/// What happens to the value that is being parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// It is kept, with all that is in it.
+    /// The value is retained as a whole.
     Keep,
-    /// It is kept if it takes no more than so many bytes, and becomes empty otherwise.
+    /// The value is retained if it has at most this number of bytes, and replaced by an empty value otherwise.
     Within(usize),
-    /// It is not kept.
+    /// The value is dropped.
     Drop,
 }
 
@@ -126,38 +129,38 @@ enum State {
     Colon,
     /// A comma, or the end of the container.
     Next,
-    /// In a value that is kept or dropped as a whole.
+    /// In a value that is retained or dropped as a whole.
     Whole { fate: Fate, start: usize, depth: usize, text: bool, escaped: bool },
 }
 
-/// Reads one answer.
+/// A parser and filter of one response.
 #[derive(Debug)]
 pub struct Pruner {
     shape: Shape,
     keep: Keep,
     state: State,
     frames: Vec<Frame>,
-    /// The key of the value that is read, with its quotation marks.
+    /// The key of the current value, with its quotation marks.
     key: Vec<u8>,
     out: Zeroizing<Vec<u8>>,
-    /// The list, while one of its items is read.
+    /// The output of the list, while one of its items is parsed.
     envelope: Option<Zeroizing<Vec<u8>>>,
-    /// What is left for labels and annotations that nobody has named.
+    /// The number of bytes that is left for labels and for annotations that are not in [`Keys::named`].
     left: [usize; 2],
-    /// Whether labels of the object were dropped.
+    /// Whether labels of the current object were dropped.
     truncated: bool,
-    /// The number of bytes before the one that is read.
+    /// The number of bytes before the current one.
     position: usize,
-    /// Where the object begins that is read.
+    /// The position at which the current object begins.
     began: usize,
-    /// Whether [`Keep::finalizer`] of the object was kept.
+    /// Whether [`Keep::finalizer`] was found in the current object.
     has_finalizer: bool,
-    /// Whether the controlling owner reference of the object was kept.
+    /// Whether the controlling owner reference was found in the current object.
     has_controller: bool,
 }
 
 impl Pruner {
-    /// A reader of an answer of that shape.
+    /// A parser for a response of this shape.
     #[must_use]
     pub fn new(shape: Shape, keep: Keep) -> Self {
         Self {
@@ -177,10 +180,10 @@ impl Pruner {
         }
     }
 
-    /// Takes the next bytes in and hands over the documents that end in them.
+    /// Parses the next bytes and calls `found` with each document that ends in them.
     ///
     /// # Errors
-    /// When they are not JSON of the expected shape.
+    /// When the bytes are not JSON of the expected shape.
     pub fn feed(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Document)) -> Result<(), Malformed> {
         let end = self.position + bytes.len();
         while let Some((&byte, rest)) = bytes.split_first() {
@@ -238,13 +241,13 @@ impl Pruner {
         Ok(())
     }
 
-    /// Whether everything that was begun has ended.
+    /// Whether the last document is complete.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.frames.is_empty() && !matches!(self.state, State::Whole { .. })
     }
 
-    /// Begins the value that starts with this byte; tells whether the byte is used up.
+    /// Begins the value that starts with this byte. Returns whether the byte was consumed.
     fn open(&mut self, byte: u8) -> bool {
         let Some((node, fate)) = self.place(byte) else {
             self.state = State::Whole {
@@ -283,7 +286,8 @@ impl Pruner {
         }
     }
 
-    /// What the next value is: a container that is read itself, or one that is copied. `None`: nobody needs it.
+    /// Classifies the next value: a container that is parsed further, or a value that is copied. `None`: the value is
+    /// dropped.
     fn place(&mut self, byte: u8) -> Option<(Option<Node>, Fate)> {
         let Some(frame) = self.frames.last() else {
             let root = match self.shape {
@@ -336,7 +340,7 @@ impl Pruner {
         }
     }
 
-    /// Takes in what belongs to a value that is kept or dropped as a whole, and returns what comes after it.
+    /// Consumes the bytes of a value that is retained or dropped as a whole, and returns the bytes after it.
     fn whole<'b>(&mut self, bytes: &'b [u8], found: &mut impl FnMut(Document)) -> &'b [u8] {
         let State::Whole { fate, start, depth, text, escaped } = &mut self.state else { return bytes };
         let mut end = bytes.len();
@@ -353,7 +357,7 @@ impl Pruner {
                     *text = false;
                     ended = *depth == 0;
                 } else {
-                    // Nothing else ends a text: on to what might.
+                    // Only these two bytes are special in a string, so skip to the next one.
                     let run = bytes[at..].iter().position(|byte| matches!(byte, b'"' | b'\\'));
                     at += run.unwrap_or(bytes.len() - at);
                     continue;
@@ -362,7 +366,7 @@ impl Pruner {
                 match byte {
                     b'"' => *text = true,
                     b'{' | b'[' => *depth += 1,
-                    // A number, true, false or null ends where something else begins.
+                    // A number, true, false or null ends at the next delimiter.
                     b',' | b'}' | b']' if *depth == 0 => {
                         end = at;
                         ended = true;
@@ -383,7 +387,7 @@ impl Pruner {
         }
         let room = match fate {
             Fate::Keep => usize::MAX,
-            // With key and comma; what is beyond is replaced in the end.
+            // Includes key and comma. A value that exceeds the limit is replaced in `settle`.
             Fate::Within(limit) => {
                 start.saturating_add(*limit).saturating_add(2 * KEY).saturating_sub(self.out.len())
             }
@@ -398,7 +402,8 @@ impl Pruner {
         &bytes[end..]
     }
 
-    /// A whole value is complete: makes it empty where it takes too much, and leaves out what is one too many.
+    /// Completes a value that is copied as a whole: replaces it by an empty value if it is too large, and removes it if a
+    /// limit on the number of values is reached.
     fn settle(&mut self, fate: Fate, start: usize) {
         let Some(frame) = self.frames.last_mut() else { return };
         frame.seen += 1;
@@ -427,7 +432,7 @@ impl Pruner {
                 let is_first = is_ours && !std::mem::replace(&mut self.has_finalizer, true);
                 is_first || frame.seen <= self.keep.finalizers
             }
-            // The API server takes one controller for an object, and nothing else is needed of the references.
+            // The API server allows one controlling owner reference per object. The others are not needed.
             Node::References => is_controller(text) && !std::mem::replace(&mut self.has_controller, true),
             Node::Subjects => frame.seen <= SUBJECTS,
             Node::Labels => {
@@ -447,7 +452,7 @@ impl Pruner {
         }
     }
 
-    /// A container ends.
+    /// Ends the current container.
     fn close(&mut self, found: &mut impl FnMut(Document)) -> Result<(), Malformed> {
         let frame = self.frames.pop().ok_or(Malformed)?;
         if frame.node == Node::Labels
@@ -465,12 +470,12 @@ impl Pruner {
         Ok(())
     }
 
-    /// A value is complete, and written where it is kept.
+    /// Continues after a complete value, and calls `found` if the value was a document.
     fn after(&mut self, found: &mut impl FnMut(Document)) {
         self.state = State::Next;
         match self.frames.last() {
             Some(frame) if frame.node == Node::Items => {
-                // Of what is no object nothing was begun.
+                // There is no envelope if the item is not an object.
                 if let Some(envelope) = self.envelope.take() {
                     let size = self.position - self.began;
                     found(Document::Item(std::mem::replace(&mut self.out, envelope), size));
@@ -490,12 +495,12 @@ impl Pruner {
 }
 
 impl Keys {
-    /// How many bytes the value of a named key may take.
+    /// The maximum number of bytes of the value of a key in [`Keys::named`].
     fn limit(&self, key: &[u8]) -> Option<usize> {
         self.named.iter().find(|(named, _)| named.as_bytes() == key).map(|(_, limit)| *limit)
     }
 
-    /// What becomes of the value of a key, where there is so much room left for what is not named.
+    /// Whether the value of this key is retained, if `left` bytes remain for keys that are not in [`Keys::named`].
     fn fate(&self, key: &[u8], left: usize) -> Option<(Option<Node>, Fate)> {
         if let Some(limit) = self.limit(key) {
             return Some((None, Fate::Within(limit)));
@@ -504,7 +509,7 @@ impl Keys {
         may_fit.then_some((None, Fate::Within(left)))
     }
 
-    /// Whether the value of this key, in quotation marks, is kept.
+    /// Whether the value of this key is retained. `key` includes its quotation marks.
     fn has_room(&self, key: &[u8], fits: bool, size: usize, left: &mut usize) -> bool {
         if self.limit(&key[1..key.len() - 1]).is_some() {
             return true;
@@ -515,7 +520,7 @@ impl Keys {
     }
 }
 
-/// Whether an owner reference is the one of the controller.
+/// Whether an owner reference has `controller: true`.
 fn is_controller(reference: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Reference {

@@ -1,8 +1,8 @@
-//! Objects as they are read: no object fails the answer that it is in.
+//! Lenient parsing of objects: an invalid object does not fail the response that contains it.
 //!
-//! What the API server stores need not fit what we read: an object may be older than a rule, and everybody who may edit it may
-//! write metadata that it keeps and a typed reader refuses. So each field of the metadata is read by itself, and an object whose
-//! spec or status does not fit is read as far as it makes sense.
+//! A stored object need not match our types: it can be older than a validation rule, and any user who can edit it can write
+//! metadata that the API server accepts and a typed parser rejects. So each metadata field is parsed separately, and of an
+//! object whose spec or status does not match the schema, the valid fields are read.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -12,12 +12,12 @@ use serde_json::{Value, value::RawValue};
 use super::Readable;
 use crate::api::{Instant, credential::Grant};
 
-/// An object; or, where it does not fit its kind, what can be read of it.
+/// An object, or the valid fields of an object that does not match the schema of its kind.
 #[derive(Clone, Debug)]
 pub struct Watched<K>(pub Result<K, Box<InvalidObject>>);
 
 impl<K: Readable> Watched<K> {
-    /// Reads an object. `None`: it has no name, so it is none.
+    /// Parses an object. `None` if the JSON is not an object with a name.
     #[must_use]
     pub fn read(json: &[u8]) -> Option<Self> {
         let parts: Parts<'_> = serde_json::from_slice(json).ok()?;
@@ -28,29 +28,30 @@ impl<K: Readable> Watched<K> {
         })))
     }
 
-    /// Its metadata.
+    /// The metadata of the object.
     pub fn metadata(&self) -> &ObjectMeta {
         self.0.as_ref().map_or_else(|invalid| &invalid.metadata, K::meta)
     }
 }
 
-/// Reads an answer that need not have a name, such as a review. Without its metadata where there is none.
+/// Parses a response that need not have metadata or a name, such as a review.
 pub(super) fn answer<K: Readable>(json: &[u8]) -> Option<K> {
     let parts: Parts<'_> = serde_json::from_slice(json).ok()?;
     read(json, parts.metadata, parts.metadata.map(metadata).unwrap_or_default()).ok()
 }
 
-/// An object without its kind's type: for a report about code that may have panicked on that.
+/// The metadata and status of an object, not parsed into the type of its kind. For the report of a panic, which that type
+/// may have caused.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Untyped {
-    /// Its metadata.
+    /// The metadata.
     pub metadata: ObjectMeta,
-    /// Its status; null where it has none.
+    /// The status; null if the object has none.
     pub status: Value,
 }
 
 impl Untyped {
-    /// Reads an object. `None`: it has no name, or a status that cannot be read.
+    /// Parses an object. `None` if it has no name, or its status cannot be parsed.
     pub(super) fn read(json: &[u8]) -> Option<Self> {
         let parts: Parts<'_> = serde_json::from_slice(json).ok()?;
         let metadata = metadata(parts.metadata?);
@@ -60,14 +61,14 @@ impl Untyped {
     }
 }
 
-/// The object with this metadata; or, where it does not fit, where that is.
+/// Parses an object and sets its metadata. The error is the path of the field that does not match the schema.
 fn read<K: Readable>(json: &[u8], raw: Option<&RawValue>, metadata: ObjectMeta) -> Result<K, String> {
     let mut object: K = match raw {
         None => parse(json)?,
         Some(raw) => {
             let start = raw.get().as_ptr().addr() - json.as_ptr().addr();
             let rest = &json[start + raw.get().len()..];
-            // Secrets are read here, too.
+            // The object may be a Secret, so the copy is zeroized.
             parse(&zeroize::Zeroizing::new([&json[..start], b"{}", rest].concat()))?
         }
     };
@@ -79,7 +80,7 @@ fn parse<K: DeserializeOwned>(json: &[u8]) -> Result<K, String> {
     if let Ok(object) = serde_json::from_slice(json) {
         return Ok(object);
     }
-    // The parser's own words may repeat what somebody put there by mistake, so only the place is told.
+    // The parser's message can contain a secret that a user put there by mistake, so the error has only the path.
     match serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(json)) {
         Ok(object) => Ok(object),
         Err(error) => Err(error.path().to_string()),
@@ -96,7 +97,7 @@ struct Parts<'a> {
     status: Option<&'a RawValue>,
 }
 
-/// What can be read of the metadata. A field that makes no sense is left out, and the others stay.
+/// Parses the metadata field by field. Invalid fields are omitted.
 fn metadata(raw: &RawValue) -> ObjectMeta {
     #[derive(Default, Deserialize)]
     #[serde(default, rename_all = "camelCase")]
@@ -133,7 +134,7 @@ fn metadata(raw: &RawValue) -> ObjectMeta {
         resource_version: field(fields.resource_version),
         generation: field(fields.generation),
         creation_timestamp: field(fields.creation_timestamp),
-        // An object is terminating whatever the instant: one that cannot be read is long ago.
+        // Any deletion timestamp means that the object is terminating. An invalid one is replaced by the epoch.
         deletion_timestamp: fields.deletion_timestamp.filter(|raw| raw.get() != "null").map(|raw| {
             field(Some(raw))
                 .unwrap_or(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH))
@@ -146,7 +147,7 @@ fn metadata(raw: &RawValue) -> ObjectMeta {
     }
 }
 
-/// The owner references, each read by itself.
+/// Parses the owner references one by one.
 fn references(raw: Option<&RawValue>) -> Option<Vec<OwnerReference>> {
     let each: Vec<&RawValue> = serde_json::from_str(raw?.get()).ok()?;
     Some(each.into_iter().map(|raw| field(Some(raw)).unwrap_or_default()).collect())
@@ -156,43 +157,43 @@ fn field<T: DeserializeOwned>(raw: Option<&RawValue>) -> Option<T> {
     serde_json::from_str(raw?.get()).ok()
 }
 
-/// What is not JSON that we can read, such as what nests too deep, says nothing.
+/// Parses a field of any type; null if it cannot be parsed, for example because it nests too deep.
 fn value(raw: Option<&RawValue>) -> Value {
     field(raw).unwrap_or_default()
 }
 
-/// What can be read of an object that does not fit its kind. What makes no sense is left out.
+/// The valid fields of an object that does not match the schema of its kind. Invalid fields are omitted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InvalidObject {
-    /// Its metadata.
+    /// The metadata.
     pub metadata: ObjectMeta,
-    /// Where it does not fit.
+    /// The path of the field that does not match the schema.
     pub path: String,
-    /// Its status, as it is.
+    /// The status, unchanged.
     pub status: Value,
-    /// Whether it is a credential that is inactive.
+    /// Whether a Credential is inactive.
     pub inactive: bool,
-    /// Whether it is a token that is revoked.
+    /// Whether an ApiToken is revoked.
     pub revoked: bool,
-    /// The expiration that its spec names.
+    /// The expiration in the spec.
     pub ends_at: Option<Timestamp>,
-    /// When a token's value expires, as its status says.
+    /// The expiration of an ApiToken's value, from its status.
     pub value_ends_at: Option<Timestamp>,
-    /// Whether its status says that it has expired.
+    /// Whether the status reports that the object has expired.
     pub expired: bool,
-    /// The roles of a credential.
+    /// The roles of a Credential.
     pub roles: Vec<Grant>,
-    /// The other namespaces where they are bound.
+    /// The other namespaces in which the roles are bound.
     pub bound_in: Vec<String>,
-    /// The names of a token's Secret, by its spec and by its status.
+    /// The names of an ApiToken's Secret, from its spec and its status.
     pub secrets: Vec<String>,
 }
 
 impl InvalidObject {
-    /// What can be read of an object.
+    /// Reads the valid fields of an object.
     #[must_use]
     pub fn of(metadata: ObjectMeta, path: String, spec: &Value, status: Value) -> Self {
-        // Of what never expires, nobody can have seen the expiration.
+        // If the spec has no expiration, a status that reports one is ignored.
         let ends = ["expiresAt", "expiresIn"].iter().any(|end| !spec[end].is_null());
         let secrets = [&spec["secret"]["name"], &status["secret"]["name"]];
         Self {
@@ -210,13 +211,13 @@ impl InvalidObject {
         }
     }
 
-    /// Whether it has expired.
+    /// Whether the object has expired.
     #[must_use]
     pub fn has_ended(&self, now: Timestamp) -> bool {
         self.expired || self.ends_at.is_some_and(|end| end <= now)
     }
 
-    /// Whether it is being deleted.
+    /// Whether the object is being deleted.
     #[must_use]
     pub const fn is_terminating(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()

@@ -1,7 +1,7 @@
-//! What was made for an object that is gone, and what garbage collection leaves because it bears no owner reference any
-//! more: `kubectl delete --cascade=orphan` took it away. Deleted is deleted, by whatever way.
+//! Deletes orphans: objects whose owner no longer exists and that garbage collection does not delete, because
+//! `kubectl delete --cascade=orphan` removed their owner reference.
 //!
-//! Bindings in other namespaces are the sweep's.
+//! The sweep deletes orphaned bindings in other namespaces.
 
 use std::collections::BTreeSet;
 
@@ -22,8 +22,7 @@ use crate::{
     domain::{binding::Binding, made_for::MadeFor, name},
 };
 
-/// Deletes what was made for an object of that name that is gone; tells whether there was anything. Without it, no request
-/// is made.
+/// Deletes the orphans of the object with this key. Returns whether there were any. Without orphans, no request is sent.
 ///
 /// # Errors
 /// When a read or a deletion fails.
@@ -35,7 +34,7 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
     };
     let keyring = ctx.keyring();
     let mut known = Known { ctx, key, looked: false, uid: None };
-    // One that cannot be deleted does not keep the others.
+    // A failed deletion does not prevent the others.
     let (mut found, mut failed) = (false, Ok(()));
     let of_it = |metadata: &ObjectMeta| {
         MadeFor::of_orphan(metadata).filter(|made| made.kind == kind && made.name == place.name())
@@ -47,7 +46,7 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
             continue;
         }
         let Some(secret) = read(ctx, &Place::of(&secret)).await? else { continue };
-        // Anybody may have copied what a Secret of the operator said of itself.
+        // Any user may have copied the annotations of one of the operator's Secrets.
         if of_it(&secret.metadata).is_some_and(|said| said == made && said.is_proven_of(&secret, &keyring)) {
             failed = failed.and(delete_secret(ctx, &secret.metadata).await);
             found = true;
@@ -87,18 +86,18 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
     failed.map(|()| found)
 }
 
-/// Which object there is of that name, once somebody asked.
+/// The UID of the object with this key, read at most once.
 struct Known<'a> {
     ctx: &'a Context,
     key: &'a Key,
-    /// Whether it was looked up.
+    /// Whether the UID was read.
     looked: bool,
-    /// Its UID, where there is one.
+    /// The UID, if the object exists.
     uid: Option<String>,
 }
 
 impl Known<'_> {
-    /// Whether the one of that UID is gone. A UID never comes back.
+    /// Whether the object with this UID no longer exists. A UID is never used again.
     async fn is_gone(&mut self, uid: &str) -> Result<bool, RequestError> {
         let (cached, read) = match self.key {
             Key::ApiToken(place) => (self.ctx.tokens.get(place).and_then(|held| held.metadata.uid), place),
@@ -130,16 +129,16 @@ where
     Ok(send(what, api.get_metadata_opt(place.name())).await?.and_then(|found| found.metadata.uid))
 }
 
-/// The Secret at `place`, if it is there.
+/// Gets the Secret at `place`, if it exists.
 pub(super) async fn read(ctx: &Context, place: &Place) -> Result<Option<Secret>, RequestError> {
     let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     unless_gone(send(|| format!("get Secret {place}"), api.get(place.name())).await)
 }
 
-/// Deletes the Secret in the version that was checked: whoever takes it over meanwhile keeps it.
+/// Deletes the Secret in the version that was checked, so that a Secret that is adopted in the meantime is not deleted.
 async fn delete_secret(ctx: &Context, orphan: &ObjectMeta) -> Result<(), RequestError> {
     let place = Place::of_metadata(orphan);
-    info!(%place, "the owner of this Secret does not exist any more");
+    info!(%place, "deleting orphaned Secret: owner no longer exists");
     let uid = orphan.uid.as_deref().unwrap_or_default();
     owned_secret::delete(ctx, &place, uid, orphan.resource_version.as_deref(), is_minted(orphan)).await
 }
@@ -147,7 +146,7 @@ async fn delete_secret(ctx: &Context, orphan: &ObjectMeta) -> Result<(), Request
 /// Deletes the ServiceAccount in the version that was checked.
 async fn delete_account(ctx: &Context, orphan: &ObjectMeta) -> Result<(), RequestError> {
     let place = Place::of_metadata(orphan);
-    info!(%place, "the owner of this ServiceAccount does not exist any more");
+    info!(%place, "deleting orphaned ServiceAccount: owner no longer exists");
     let uid = orphan.uid.as_deref().unwrap_or_default();
     let params = delete_only(uid, orphan.resource_version.as_deref());
     let accounts: Objects<ServiceAccount> = Objects::namespaced(ctx.client.clone(), place.namespace());

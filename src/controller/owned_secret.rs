@@ -1,4 +1,4 @@
-//! Deletes a Secret that the operator made, and ends its value where a finalizer of others delays the deletion.
+//! Deletes a Secret that the operator created, and overwrites or invalidates its value if a finalizer delays the deletion.
 
 use std::collections::BTreeMap;
 
@@ -16,19 +16,19 @@ use crate::{
     domain::material::registry,
 };
 
-/// What replaces each value of a Secret that is being deleted but not gone.
+/// Replaces each value of a Secret whose deletion is delayed by finalizers.
 const OVERWRITTEN: &[u8] = b"deleted";
-/// The same in a Secret of type `kubernetes.io/dockerconfigjson`, whose value must be JSON.
+/// Replaces the value of such a Secret of type `kubernetes.io/dockerconfigjson`, which must be JSON.
 const OVERWRITTEN_JSON: &[u8] = b"{}";
 
-/// Deletes the Secret at `place` if it has this UID and, where one is given, this version.
+/// Deletes the Secret at `place` if it has this UID and, if one is given, this resource version.
 ///
-/// The API server accepts a token that it `minted` for 60 s more if a finalizer delays the deletion of its Secret. So the
-/// finalizers of a minted Secret are removed, whoever added them; the Secret is the operator's own. The values of another
-/// Secret that can be edited are overwritten.
+/// The API server accepts a token that it `minted` for another 60 s if a finalizer delays the deletion of its Secret. The
+/// operator owns the Secret, so all finalizers are removed from a minted Secret. The values of any other Secret are
+/// overwritten, unless it is immutable.
 ///
 /// # Errors
-/// When a request fails, and [`RequestError::Held`] while finalizers still keep the Secret.
+/// When a request fails, and [`RequestError::Held`] while finalizers delay the deletion of the Secret.
 pub async fn delete(
     ctx: &Context,
     place: &Place,
@@ -50,14 +50,14 @@ pub async fn delete(
     let finalizers = held.metadata().finalizers.clone().unwrap_or_default();
     if let Watched(Ok(held)) = *held {
         overwrite(&secrets, place, uid, &held).await?;
-        // The watch may lag, and would show it as one that is not being deleted.
+        // The watch may lag behind and show the Secret as not being deleted.
         ctx.secrets.remember(held.metadata.into_response_partial());
     }
     released?;
     Err(RequestError::Held { place: place.to_string(), finalizers, minted })
 }
 
-/// Removes every finalizer of the Secret with this UID, which the API server deletes then. Returns whether it did.
+/// Removes every finalizer of the Secret with this UID, so that the API server deletes it. Returns whether it did.
 async fn release(secrets: &Objects<Secret>, place: &Place, uid: &str) -> Result<bool, RequestError> {
     let operations = json!([
         {"op": "test", "path": "/metadata/uid", "value": uid},
@@ -65,11 +65,11 @@ async fn release(secrets: &Objects<Secret>, place: &Place, uid: &str) -> Result<
     ]);
     let what = || format!("remove the finalizers of Secret {place}");
     unless_gone(send(what, secrets.json_patch(place.name(), &patching(), &operations)).await)?;
-    info!(%place, "removed the finalizers of a Secret whose token must end");
+    info!(%place, "removed the finalizers of a Secret that must be deleted");
     Ok(true)
 }
 
-/// Overwrites the values of a Secret that is being deleted, unless they are or the Secret is immutable.
+/// Overwrites the values of a Secret that is being deleted, unless they are already overwritten or the Secret is immutable.
 async fn overwrite(
     secrets: &Objects<Secret>,
     place: &Place,

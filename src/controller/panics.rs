@@ -1,7 +1,7 @@
-//! Reports a panic of a reconcile, and holds its object back so that the panic does not repeat at full speed.
+//! Reports a panic of a reconcile, and backs off before the object is reconciled again.
 //!
-//! The report is a condition, an event, a metric and a log line. It uses no type, cache or plan that may have panicked, and changes
-//! only the conditions.
+//! The report is a condition, an event, a metric and a log line. The code uses no type, cache or plan that may have caused
+//! the panic, and changes only the conditions.
 
 use std::{
     collections::HashMap,
@@ -32,10 +32,10 @@ use crate::{
 
 const FIRST_DELAY: Duration = Duration::from_secs(5);
 const LAST_DELAY: Duration = Duration::from_mins(1);
-/// How often the status is written again when the object changed in the meantime.
+/// The maximum number of attempts to write the status while the object changes.
 const WRITES: usize = 5;
 
-/// Objects whose last reconcile panicked. May be lost at any time.
+/// The objects whose last reconcile panicked. The record is in memory only and may be lost.
 #[derive(Default)]
 pub struct Panics {
     held: Mutex<HashMap<Key, Held>>,
@@ -51,13 +51,13 @@ impl Panics {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long the object is still held back.
+    /// The remaining delay before the object may be reconciled again.
     fn remaining(&self, key: &Key) -> Option<Duration> {
         let until = self.held().get(key)?.until;
         Some(until.saturating_duration_since(Instant::now())).filter(|rest| !rest.is_zero())
     }
 
-    /// Counts one more panic in a row; returns how many there were, and how long to wait.
+    /// Records a panic. Returns the number of consecutive panics and the delay before the next reconcile.
     fn note(&self, key: &Key) -> (u32, Duration) {
         let mut held = self.held();
         let in_a_row = held.get(key).map_or(0, |held| held.in_a_row).saturating_add(1);
@@ -71,15 +71,15 @@ impl Panics {
     }
 }
 
-/// Runs one reconcile of `key`. Returns its outcome, or `None` when it panicked or is held back; then the key was given back to
-/// the queue.
+/// Runs one reconcile of `key`. Returns its outcome, or `None` if it panicked or the delay after a panic is not over; then
+/// the key is in the queue again.
 pub async fn run(
     ctx: &Context,
     key: &Key,
     reconcile: impl Future<Output = Result<(), RequestError>>,
 ) -> Option<Result<(), RequestError>> {
     if let Some(rest) = ctx.panics.remaining(key) {
-        // A change of the object must not cause the panic again at once.
+        // A change of the object must not cause the panic again before the delay is over.
         ctx.queue.add_after(key, rest);
         ctx.queue.done(key);
         return None;
@@ -93,7 +93,7 @@ pub async fn run(
     error!(?key, in_a_row, retry_after = ?delay, "reconcile panicked");
     let reported = AssertUnwindSafe(report(ctx, key, in_a_row == 1)).catch_unwind().await;
     if reported.is_err() {
-        error!(?key, "the report of a panic panicked");
+        error!(?key, "reporting the panic panicked, too");
     }
     ctx.queue.failed(key, delay);
     None
@@ -127,11 +127,11 @@ where
     let before = match write_status::<K>(ctx, place, &message).await {
         Ok(before) => before,
         Err(error) => {
-            warn!(%error, "the status cannot report the panic");
+            warn!(%error, "the panic could not be reported in the status");
             Some(Before { uid: None, is_news: is_first })
         }
     };
-    // It was deleted.
+    // The object was deleted.
     let Some(before) = before else { return };
     if before.is_news {
         let regarding = ObjectReference {
@@ -146,13 +146,13 @@ where
     }
 }
 
-/// What the status reported before.
+/// The object before its status was written.
 struct Before {
     uid: Option<String>,
     is_news: bool,
 }
 
-/// Has the conditions report the panic; `None` where the object does not exist.
+/// Reports the panic in the conditions. Returns `None` if the object does not exist.
 async fn write_status<K>(ctx: &Context, place: &Place, message: &str) -> Result<Option<Before>, RequestError>
 where
     K: Readable + Resource<Scope = NamespaceResourceScope>,
@@ -164,7 +164,7 @@ where
         let Some(found) = send(what, objects.get_untyped(place.name())).await? else { return Ok(None) };
         let before = Before { uid: found.metadata.uid.clone(), is_news: !reports_panic(&found.status) };
         let Some(status) = with_report(&found, message, ctx.clock.now()) else { return Ok(Some(before)) };
-        // Of the rest of the object, a write of the status needs the metadata that makes it conditional.
+        // UID and resource version make the write conditional.
         let changed = json!({
             "apiVersion": K::api_version(&()),
             "kind": kind,
@@ -193,7 +193,7 @@ fn reports_panic(status: &Value) -> bool {
     conditions.into_iter().find(ready).is_some_and(|found| found["reason"] == Reason::InternalError.as_str())
 }
 
-/// The status with all that is in it, but for the conditions Ready, Stalled and Reconciling. `None` when nothing changes.
+/// Returns the status with the conditions Ready, Stalled and Reconciling replaced, or `None` if nothing changes.
 fn with_report(found: &Untyped, message: &str, now: Timestamp) -> Option<Value> {
     let generation = found.metadata.generation;
     let mut status = if found.status.is_object() { found.status.clone() } else { json!({}) };

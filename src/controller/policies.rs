@@ -1,8 +1,9 @@
-//! What policies mean for those who are there: who violates one, whom a change concerns, and how many they are.
+//! Evaluates CredentialPolicies: which Credentials and ApiTokens violate one, which are affected by a change, and the
+//! counts.
 //!
-//! What is allowed, `domain::policy` says. Judgements are made from the caches alone, by each reconcile for itself; a policy
-//! or namespace that changes has all credentials judged anew, and those reconciled for whom something else comes of it. So
-//! ten thousand who are not concerned cost no place of work, and nobody waits behind them.
+//! `domain::policy` has the rules. Each reconcile evaluates them for its own object, from the caches only. After a change of
+//! a policy or namespace, all credentials are evaluated again, and only those with a different result are reconciled. So
+//! credentials that a change does not affect do not fill the queue.
 
 mod evaluate;
 mod lost;
@@ -29,41 +30,41 @@ use crate::{
     domain::policy::{Breach, Policies},
 };
 
-/// How often the counts of one policy are written at most.
+/// The shortest interval between two writes of the counts of one policy.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
-/// How long a burst of changes is gathered before those who wait for a place are looked at.
+/// The delay that collects a burst of changes before objects that wait for a place are reconciled.
 const GATHER: Duration = Duration::from_secs(1);
-/// After how many credentials, or tokens of one, others have their turn.
+/// The number of credentials, or tokens of one credential, after which a pass yields to other work.
 const AT_A_TIME: usize = 64;
 
-/// What policies say, and what was made of it. All of it may be lost at any time.
+/// The policies and the results of their evaluation. All of it is in memory only and may be lost.
 #[derive(Default)]
 pub(super) struct Judgements {
     policies: Arc<Policies>,
-    /// Those of them that are not there any more.
+    /// The policies that were deleted and may still apply.
     lost: Lost,
-    /// Whether a policy or a namespace's labels changed since whom it concerns was looked for.
+    /// Whether a policy or a namespace's labels changed since the last pass.
     changed: bool,
-    /// Why nothing new may be made anywhere: the admission policies are not in force.
+    /// The reason why the admission policies are not in force. While it is set, nothing new is created.
     unguarded: Option<String>,
-    /// The credentials that were last found to violate a policy, and by what.
+    /// The credentials whose last evaluation found a violation, with the violation.
     breaches: HashMap<Key, Breach>,
-    /// Who was given one of a limited number of places, which his status may not tell yet.
+    /// The objects that were admitted under a count. Their status may not report it yet.
     admitted: HashSet<Key>,
-    /// When the counts of a policy were last written.
+    /// The times at which the counts of the policies were last written.
     counted: HashMap<String, Instant>,
-    /// Who comes before whom.
+    /// The order in which objects get places under a count.
     ranks: Ranks,
-    /// What was counted in each namespace; those that are not here are counted in the next pass.
+    /// The counts of each namespace. The next pass counts namespaces that are not here.
     counts: HashMap<String, Counts>,
-    /// The namespaces where something changed since they were counted.
+    /// The namespaces with changes since they were counted.
     uncounted: HashSet<String>,
-    /// When all were last judged, or those whose namespace had changed.
+    /// The time of the last pass over all namespaces, or over those with changes.
     passed: Option<Instant>,
 }
 
 impl Judgements {
-    /// Before anything is known.
+    /// The initial state, before the admission policies were checked.
     pub(super) fn unguarded(why: &str) -> Self {
         Self { unguarded: Some(why.to_owned()), ..Self::default() }
     }
@@ -71,27 +72,27 @@ impl Judgements {
     pub(super) fn forget(&mut self, key: &Key) {
         self.breaches.remove(key);
         self.admitted.remove(key);
-        // The order of its namespace stays until it is a second old: whoever creates and deletes credentials must not have all of
-        // them sorted each time.
+        // The order of its namespace is retained until it is a second old, so that creating and deleting credentials does
+        // not cause a sort each time.
         self.ranks.forget(&Group::Credential(key.clone()));
     }
 }
 
 impl Context {
-    /// Takes in what the policies are now.
+    /// Updates the policies from the cache.
     pub(super) fn read_policies(&self) {
         let judgements = &mut self.memory().policy;
         let (policies, unreadable) = self.policies_there();
         judgements.take_in(policies, unreadable);
     }
 
-    /// Those that are there, and the names of those that cannot be read.
+    /// The policies in the cache, and the names of those that cannot be parsed.
     fn policies_there(&self) -> (Vec<CredentialPolicy>, Vec<String>) {
         let unreadable = self.policies.unreadable().iter().map(|place| place.name().to_owned()).collect();
         (self.policies.all().collect(), unreadable)
     }
 
-    /// Takes in whether the admission policies are in force, or why not; tells whether that is news.
+    /// Records whether the admission policies are in force, or why not. Returns whether that has changed.
     pub(super) fn note_admission(&self, flaw: Option<String>) -> bool {
         let judgements = &mut self.memory().policy;
         if judgements.unguarded == flaw {
@@ -103,12 +104,12 @@ impl Context {
         true
     }
 
-    /// Whether nothing new may be made anywhere for want of the admission policies.
+    /// Whether nothing new may be created because the admission policies are not in force.
     pub(super) fn is_unguarded(&self) -> bool {
         self.memory().policy.unguarded.is_some()
     }
 
-    /// The labels of a namespace changed.
+    /// Enqueues a pass after the labels of a namespace changed.
     pub(super) fn note_relabelled(&self) {
         let judgements = &mut self.memory().policy;
         if judgements.policies.is_empty() {
@@ -118,7 +119,7 @@ impl Context {
         self.queue.add(Key::Policies);
     }
 
-    /// A credential changed: it may be counted otherwise.
+    /// Enqueues a count after a credential changed.
     pub(super) fn count_policies_soon(
         &self,
         namespace: &str,
@@ -141,7 +142,7 @@ impl Context {
         self.queue.add_after(&Key::Policies, if soon { GATHER } else { COUNT_EVERY });
     }
 
-    /// A token of the credential changed: it may be counted differently.
+    /// Enqueues a count after a token of the credential changed.
     pub(super) fn count_tokens_soon(&self, credential: &Key) {
         let Key::Credential(place) = credential else { return };
         let judgements = &mut self.memory().policy;
@@ -151,8 +152,8 @@ impl Context {
         }
     }
 
-    /// Looks again at the tokens of a credential that wait for a place, the oldest first: one may have been left. The others
-    /// have their turn once these have been counted.
+    /// Enqueues the tokens of a credential that wait for a place, the oldest first, since a place may be free. The others
+    /// follow after these are counted.
     pub(super) fn wake_waiting(&self, credential: &Key) {
         if self.memory().policy.policies.count_tokens() {
             self.wake_all_waiting(credential, AT_A_TIME);

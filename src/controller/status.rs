@@ -1,4 +1,4 @@
-//! Writes statuses, also into objects so large that the API server refuses a larger status.
+//! Writes statuses, and shortens a status that the API server refuses because the object is too large.
 
 use kube::api::{ObjectMeta, PatchParams, PostParams};
 use serde::Serialize;
@@ -14,15 +14,16 @@ use crate::{
     client::{Objects, Readable},
 };
 
-/// The fields of a status by which a verifier, a user and a GitOps tool know that a value is refused.
+/// The status fields that report to verifiers, users and GitOps tools that a value is refused.
 const REFUSAL: [&str; 3] = ["conditions", "state", "observedGeneration"];
 
-/// Replaces the status of the object, whose version must be the latest. Returns the object, unless it is gone.
+/// Replaces the status of the object if its resource version is the latest. Returns the object, or `None` if it does not
+/// exist.
 ///
-/// A status that the API server refuses as too large is written again no larger than the `stored` one.
+/// If the API server refuses the status as too large, a status that is no larger than the `stored` one is written.
 ///
 /// # Errors
-/// When the request fails, also because the object has changed.
+/// When the request fails, for example because the object has changed.
 pub async fn replace<K: Readable>(
     objects: &Objects<K>,
     metadata: &ObjectMeta,
@@ -53,11 +54,11 @@ pub async fn replace<K: Readable>(
     unless_gone(written)
 }
 
-/// Replaces only the fields that refuse a value, if the UID, the generation and these fields are as `metadata` and `stored`
-/// say. So edits of the metadata do not delay a refusal, and a stale leader cannot overwrite a later status.
+/// Replaces only the fields that report a refusal, if the UID, the generation and these fields are as in `metadata` and
+/// `stored`. So edits of the metadata do not delay a refusal, and a stale leader cannot overwrite a later status.
 ///
 /// # Errors
-/// When the request fails, also because any of these has changed.
+/// When the request fails, for example because one of these has changed.
 pub async fn refuse<K: Readable>(
     objects: &Objects<K>,
     metadata: &ObjectMeta,
@@ -82,7 +83,7 @@ pub async fn refuse<K: Readable>(
     unless_gone(written)
 }
 
-/// The operations of a JSON patch (RFC 6902).
+/// The operations of a JSON patch (RFC 6902) that reports a refusal.
 fn refusal(metadata: &ObjectMeta, stored: &Value, status: &Value) -> Value {
     let test = |path: &str, value: &Value| json!({"op": "test", "path": path, "value": value});
     let mut operations = vec![
@@ -106,13 +107,13 @@ fn what<K: Readable>(place: &Place) -> String {
 fn is_too_large<K: Readable>(place: &Place, written: &Result<K, RequestError>) -> bool {
     let is_too_large = written.as_ref().is_err_and(RequestError::is_too_large);
     if is_too_large {
-        warn!(%place, kind = %K::kind(&()), "the object is so large that its status is shortened");
+        warn!(%place, kind = %K::kind(&()), "the object is too large, so its status is shortened");
     }
     is_too_large
 }
 
-/// What `wanted` says in no more bytes than `stored` takes: nothing is added but to the conditions that are there, whose
-/// messages are cut.
+/// Shortens `wanted` to the size of `stored`: no field or condition is added, and the messages of the conditions are
+/// truncated.
 fn no_larger(stored: &Value, wanted: &Value) -> Value {
     let none = Map::new();
     let before = stored.as_object().unwrap_or(&none);
@@ -143,7 +144,7 @@ fn no_larger(stored: &Value, wanted: &Value) -> Value {
     status.into()
 }
 
-/// Removes at least so many bytes from the end of a message, as far as there are so many.
+/// Removes at least this number of bytes from the end of a message, or all of them if it is shorter.
 fn cut(message: &mut String, bytes: usize) {
     let end = message.floor_char_boundary(message.len().saturating_sub(bytes));
     message.truncate(end);

@@ -19,10 +19,10 @@ use crate::{
 
 const SWEEP_EVERY: Duration = Duration::from_mins(10);
 
-/// Deletes every orphaned binding. A failure at one of them does not prevent the deletion of the others.
+/// Deletes every orphaned binding. A failed deletion does not prevent the others.
 ///
 /// # Errors
-/// The first failure.
+/// The first failure, after all deletions were tried.
 pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     ctx.queue.add_after(&Key::Sweep, SWEEP_EVERY);
     let mut failed = Ok(());
@@ -32,7 +32,7 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     failed
 }
 
-/// The same for `credential-operator uninstall`: notes each deletion and each failure.
+/// Deletes every orphaned binding for `credential-operator uninstall`, and records each deletion and each failure.
 pub(super) async fn unbind_orphans(ctx: &Context, found: &mut Found) {
     for (owner, binding) in candidates(ctx) {
         match unbind_orphan(ctx, &binding).await {
@@ -42,8 +42,8 @@ pub(super) async fn unbind_orphans(ctx: &Context, found: &mut Found) {
     }
 }
 
-/// The managed bindings outside the namespace of their credential, if no watch shows that credential. Garbage collection deletes those
-/// inside it.
+/// The managed bindings outside the namespace of their credential, if the credential is not in the cache. Garbage collection
+/// deletes the bindings inside the namespace.
 fn candidates(ctx: &Context) -> impl Iterator<Item = (Owner, Binding)> {
     let within = ctx.role_bindings.all().map(Binding::from);
     let everywhere = ctx.cluster_role_bindings.all().map(Binding::from);
@@ -53,7 +53,7 @@ fn candidates(ctx: &Context) -> impl Iterator<Item = (Owner, Binding)> {
         let alive =
             ctx.credentials.get(&place).is_some_and(|held| held.metadata.uid.as_deref() == Some(&owner.uid));
         let outside = binding.metadata.namespace.as_ref() != Some(&owner.namespace);
-        // The operator that watches the namespace of the credential deletes it.
+        // Only an operator that watches the namespace of the credential deletes the binding.
         let known = ctx.config.reach.has(&owner.namespace);
         let is_candidate = !alive && outside && known && owner.ownership(&binding) == Ownership::Ours;
         is_candidate.then_some((owner, binding))

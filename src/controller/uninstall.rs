@@ -1,8 +1,9 @@
-//! What has to go before the operator does: bindings outside the namespace of their credential, and the finalizers that hold the
-//! credentials for these. Nobody would unbind them any more, and whoever made an account of that name would have its roles.
+//! The command `credential-operator uninstall`: deletes bindings outside the namespaces of their credentials, and removes the
+//! finalizers of these credentials. Without the operator, these bindings would never be deleted, and a user who creates a
+//! `ServiceAccount` of the same name would get its roles.
 //!
-//! All else stays: credentials, tokens, their Secrets and accounts, and what is bound in their own namespace, which garbage
-//! collection takes with them. An operator that is installed again binds anew.
+//! Everything else stays: credentials, tokens, their Secrets and accounts, and the bindings in their own namespace, which
+//! garbage collection deletes with them. If the operator is installed again, it creates the bindings again.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,49 +30,49 @@ use crate::{
     domain::binding::{BindingKey, Owner, Ownership},
 };
 
-/// For how long no controller leads: until Helm, or whoever asked for this, has deleted them.
+/// The time during which no controller leads, so that Helm or the user can delete the controllers.
 const NONE_LEADS_FOR: Duration = Duration::from_mins(5);
-/// What a leader had sent is done by then.
+/// The time after which the last requests of the previous leader are completed.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
-/// By when all that there is has been read.
+/// The timeout for reading all objects.
 const SEEN_WITHIN: Duration = Duration::from_mins(1);
-/// The number of rounds until no binding is found any more.
+/// The maximum number of rounds until no binding is found.
 const ROUNDS: usize = 10;
-/// The number of attempts to remove a finalizer from an object whose finalizers others change.
+/// The maximum number of attempts to remove a finalizer while other clients change the finalizers of the object.
 const ATTEMPTS: usize = 50;
-/// Why a binding that was deleted in the last round still grants permissions.
-const CREATED_AGAIN: &str = "created again after each deletion; stop what creates it";
+/// The reason that is reported for a binding that was deleted in the last round.
+const CREATED_AGAIN: &str = "created again after each deletion; stop the client that creates it";
 
-/// Why uninstalling did not end well.
+/// The error of `credential-operator uninstall`.
 #[derive(Debug, Error)]
 pub enum UninstallError {
-    /// A controller may be at work.
-    #[error("could not keep controllers from working")]
+    /// A controller may still lead.
+    #[error("could not prevent controllers from leading")]
     Election(#[from] ElectionError),
-    /// Something could not be read.
+    /// An object could not be read.
     #[error(transparent)]
     Request(#[from] RequestError),
     /// Roles are still bound outside the namespaces of their credentials.
     #[error(
-        "roles are still bound outside the namespaces of their Credentials. Delete these bindings, or solve what is reported for them \
+        "roles are still bound outside the namespaces of their Credentials. Delete these bindings, or fix the reported errors, \
          and run this command again:\n{}",
         .0.join("\n")
     )]
     StillBound(Vec<String>),
-    /// What there is was not to be read.
+    /// Not all objects could be read.
     #[error(
-        "not all of what there is could be read in {} s, and the log says what: a kind that is not defined any more, a namespace \
-         that is gone, or a right that is missing",
+        "not all objects could be read in {} s. See the log for the cause: a kind that is not defined, a namespace that does not \
+         exist, or a permission that is missing",
         SEEN_WITHIN.as_secs()
     )]
     Unseen,
 }
 
-/// Keeps controllers that elect a leader from working, and takes away what they bound outside the credentials' namespaces.
-/// `context` makes one that has seen nothing yet: nobody waits here for a watch that lags.
+/// Prevents controllers from leading, and deletes the bindings outside the credentials' namespaces. `context` returns a
+/// context with empty caches, so that no round depends on a watch that lags behind.
 ///
 /// # Errors
-/// When any of it may still be there; then it is to be run again, and controllers work on until then.
+/// When a binding may still exist; then controllers can lead again, and the command must be run again.
 pub async fn run(candidate: &Candidate, context: impl Fn() -> Arc<Context>) -> Result<(), UninstallError> {
     candidate.keep_all_from_leading(NONE_LEADS_FOR).await?;
     let outcome = unbind_all(context).await;
@@ -91,7 +92,8 @@ async fn unbind_all(context: impl Fn() -> Arc<Context>) -> Result<(), UninstallE
         let _watches = watch::start(&ctx);
         timeout(SEEN_WITHIN, watch::complete(&ctx)).await.map_err(|_| UninstallError::Unseen)?;
         let held = held(&ctx).await?;
-        // All bindings first: no object of one tenant keeps those of another.
+        // All bindings are deleted first, so that no object of one tenant prevents the deletion of another tenant's
+        // bindings.
         let mut found = Found::default();
         for credential in &held {
             unbind(&ctx, credential, &mut found).await;
@@ -110,25 +112,25 @@ async fn unbind_all(context: impl Fn() -> Arc<Context>) -> Result<(), UninstallE
     Err(UninstallError::StillBound(bound))
 }
 
-/// Credentials (by UID) and their bindings, each with a line for the user.
+/// The UID of a Credential and one of its bindings, each with a line of output.
 type Bindings = BTreeMap<(String, String), String>;
 
 /// The findings of one round.
 #[derive(Default)]
 pub(super) struct Found {
-    /// The bindings that were deleted. In the last round, somebody creates them again.
+    /// The bindings that were deleted. In the last round, these were created again after each deletion.
     deleted: Bindings,
-    /// The bindings that still grant permissions, and why.
+    /// The bindings that still grant permissions, with the reason.
     bound: Bindings,
 }
 
 impl Found {
-    /// Notes the outcome of a deletion.
+    /// Records the outcome of a deletion.
     pub(super) fn note(&mut self, owner: &Owner, key: &BindingKey, outcome: Result<(), RequestError>) {
         let id = (owner.uid.clone(), key.to_string());
         let line = |why: &str| format!("  {key} of Credential {}/{}: {why}", owner.namespace, owner.name);
         match outcome {
-            // A conflict means that no binding of this UID exists any more; the next round finds a new one of its name.
+            // A conflict means that no binding with this UID exists; the next round finds a new one with the same name.
             Err(RequestError::Api { source, .. }) if is_conflict(&source) => {
                 self.deleted.insert(id, line(CREATED_AGAIN));
             }
@@ -144,7 +146,7 @@ impl Found {
         }
     }
 
-    /// Notes that roles of a credential may be bound where the command cannot see it.
+    /// Records that roles of a credential may be bound where the command cannot read the bindings.
     fn note_unseen(&mut self, owner: &Owner, place: &str, why: &str) {
         let line = format!("  roles of Credential {}/{}{place}: {why}", owner.namespace, owner.name);
         self.bound.insert((owner.uid.clone(), place.to_owned()), line);
@@ -160,7 +162,7 @@ fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
-/// An error and its cause, in the API server's words where it refused the request.
+/// An error and its cause: the message of the API server if it refused the request.
 fn failure(error: &RequestError) -> String {
     let source = std::error::Error::source(error).map(ToString::to_string);
     let cause = match error.trouble() {
@@ -170,7 +172,7 @@ fn failure(error: &RequestError) -> String {
     cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
-/// The credentials that are held by our finalizer, also those that cannot be read.
+/// The credentials with the operator's finalizer, including those that do not match the schema.
 async fn held(ctx: &Context) -> Result<Vec<ObjectMeta>, RequestError> {
     let mut held = Vec::new();
     for scope in ctx.config.reach.scopes() {
@@ -199,7 +201,7 @@ async fn unbind(ctx: &Context, credential: &ObjectMeta, found: &mut Found) {
                     "the namespace is not watched; add it to --watch-namespaces",
                 );
             }
-            // Also those that somebody took our label off.
+            // Includes bindings whose label was removed.
             for key in owner.bindings(&roles).into_keys() {
                 if bindings.contains_key(&key) || !ctx.config.reach.has_binding(&key) {
                     continue;
@@ -221,7 +223,7 @@ async fn unbind(ctx: &Context, credential: &ObjectMeta, found: &mut Found) {
     }
 }
 
-/// The roles of a credential, and where else they are bound by what its status says.
+/// The roles of a credential, and the other namespaces in which they are bound according to its status.
 async fn roles(ctx: &Context, place: &Place) -> Result<(Vec<Grant>, Vec<String>), RequestError> {
     if let Some(credential) = ctx.credentials.get(place) {
         let bound_in = credential.status.map(|status| status.bound_in).unwrap_or_default();
@@ -238,8 +240,8 @@ async fn roles(ctx: &Context, place: &Place) -> Result<(Vec<Grant>, Vec<String>)
     })
 }
 
-/// Removes the finalizer, also while others change the finalizers of the object. A finalizer grants nothing, so one that cannot be
-/// removed is only logged.
+/// Removes the finalizer, also while other clients change the finalizers of the object. A finalizer grants no permissions,
+/// so a failure is only logged.
 async fn release(ctx: &Context, credential: &ObjectMeta) {
     let owner = owner_of(credential);
     let place = Place::new(&owner.namespace, &owner.name);

@@ -1,6 +1,4 @@
-//! Writes with a deadline, and what their failure means.
-//!
-//! Decides nothing about objects; it only tells a refusal from a mishap.
+//! Sends requests with a deadline, and classifies their failures. Makes no decisions about objects.
 
 use std::{future::Future, time::Duration};
 
@@ -12,24 +10,24 @@ use crate::{
     domain::{material::Problem, sealed::SealError},
 };
 
-/// No request of ours may hold a worker longer.
+/// The timeout of each request, so that none occupies a worker longer.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How many finalizers a message names.
+/// The maximum number of finalizers in a message.
 const FINALIZERS_SHOWN: usize = 3;
 
-/// The field manager of every write of ours.
+/// The field manager of all writes of the operator.
 pub const FIELD_MANAGER: &str = "credential-operator";
 
 /// A request that did not succeed.
 #[derive(Debug, Error)]
 pub enum RequestError {
-    /// The API server said no, or could not be reached.
+    /// The API server refused the request, or could not be reached.
     #[error("could not {what}")]
     Api {
-        /// What was tried: verb, kind, place.
+        /// The request: verb, kind, place.
         what: String,
-        /// What the client says.
+        /// The error of the client.
         #[source]
         source: Box<kube::Error>,
     },
@@ -38,17 +36,17 @@ pub enum RequestError {
     NotBound {
         /// Kind and name of the role.
         role: String,
-        /// What the client says; the API server names the binding's kind and the role's name there.
+        /// The error of the client, in which the API server names the binding's kind and the role's name.
         #[source]
         source: Box<kube::Error>,
     },
-    /// What the watches have shown is not the latest, and what was to be done must not be done by less.
+    /// The cached object is not the latest version, which the step requires.
     #[error("{what} is not as the watch has shown it")]
     Stale {
         /// Kind and place.
         what: String,
     },
-    /// There can be no such material.
+    /// There is no valid material for the Credential.
     #[error("no material for Credential {place}")]
     Material {
         /// Namespace and name.
@@ -66,46 +64,46 @@ pub enum RequestError {
         #[source]
         source: SealError,
     },
-    /// A Secret that must be deleted is kept by its finalizers.
-    #[error("Secret {place} is being deleted, but its finalizers keep it: {}", named(finalizers))]
+    /// Finalizers delay the deletion of a Secret.
+    #[error("Secret {place} is being deleted, but finalizers delay the deletion: {}", named(finalizers))]
     Held {
         /// Namespace and name.
         place: String,
-        /// The finalizers that it had when it was to be deleted.
+        /// The finalizers of the Secret when its deletion was requested.
         finalizers: Vec<String>,
         /// Whether the API server minted the token in it.
         minted: bool,
     },
-    /// There was no answer in time; the write may or may not have happened.
+    /// The request timed out; the write may or may not have happened.
     #[error("no answer within {} s to: {what}", DEADLINE.as_secs())]
     Late {
-        /// What was tried: verb, kind, place.
+        /// The request: verb, kind, place.
         what: String,
     },
 }
 
-/// What a failed request asks of us.
+/// The class of a request failure, which determines how the controller reacts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// Something of that name exists already.
+    /// An object of that name already exists.
     Exists,
-    /// The object changed under our hands, or is another by now: look again.
+    /// The object was changed or replaced in the meantime, and must be reconciled again.
     Moved,
-    /// There is no such object.
+    /// The object does not exist.
     Gone,
-    /// It was refused; more of the same will not help until somebody changes something.
+    /// The request was refused. A retry fails until something changes.
     Refused {
         /// Why, for a condition.
         reason: Reason,
-        /// The server's own words.
+        /// The message of the API server.
         message: String,
     },
-    /// It may work the next time.
+    /// A transient failure: a retry may succeed.
     Passing,
 }
 
 impl RequestError {
-    /// Says which role it was about: the API server tells what rights that role has, or nothing.
+    /// Adds the name of the role: the API server's message has only the permissions of the role, or nothing.
     #[must_use]
     pub fn into_not_bound(self, role: String) -> Self {
         match self {
@@ -127,13 +125,13 @@ impl RequestError {
         status.code == 413 || status.message.contains("request is too large")
     }
 
-    /// Tells what kind of failure it is.
+    /// Classifies the failure.
     #[must_use]
     pub fn trouble(&self) -> Trouble {
         match self {
             Self::Api { source, .. } => Trouble::of(source),
             Self::NotBound { role, source } => match Trouble::of(source) {
-                // Nothing else can be missing: a namespace that is not there has a kind of its own.
+                // Only the role can be missing: for a missing namespace, the API server reports the kind `namespaces`.
                 Trouble::Gone => {
                     Trouble::Refused { reason: Reason::RoleNotFound, message: format!("there is no {role}") }
                 }
@@ -159,7 +157,7 @@ impl RequestError {
                 } else {
                     ""
                 };
-                let next = "Have whoever added the finalizers remove them";
+                let next = "Ask the owners of the finalizers to remove them";
                 Trouble::Refused { reason: Reason::Pending, message: format!("{self}{accepted}. {next}") }
             }
             Self::Late { .. } => Trouble::Passing,
@@ -205,7 +203,7 @@ impl Trouble {
     }
 }
 
-/// The first of these finalizers, and how many more there are.
+/// The first of these finalizers, and the number of further ones.
 fn named(finalizers: &[String]) -> String {
     let shown = finalizers.len().min(FINALIZERS_SHOWN);
     let names = finalizers[..shown].join(", ");
@@ -218,7 +216,7 @@ fn named(finalizers: &[String]) -> String {
 /// Sends a request and waits for its answer until the deadline.
 ///
 /// # Errors
-/// When it is refused, fails, or is late; `what` names it.
+/// When the request is refused, fails or times out; `what` describes the request.
 pub async fn send<T>(
     what: impl FnOnce() -> String,
     request: impl Future<Output = kube::Result<T>>,
@@ -230,7 +228,7 @@ pub async fn send<T>(
     }
 }
 
-/// The answer, or `None` where the object is gone already.
+/// Returns the answer, or `None` if the object does not exist.
 ///
 /// # Errors
 /// Every other failure, unchanged.
@@ -242,7 +240,7 @@ pub fn unless_gone<T>(answer: Result<T, RequestError>) -> Result<Option<T>, Requ
     }
 }
 
-/// Deletes this very object, and only in this very version where one is given.
+/// Parameters to delete only the object with this UID and, if one is given, this resource version.
 #[must_use]
 pub fn delete_only(uid: &str, resource_version: Option<&str>) -> DeleteParams {
     DeleteParams::background().preconditions(Preconditions {

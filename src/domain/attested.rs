@@ -1,7 +1,7 @@
-//! Whether a Secret holds what the operator attested of it, and nothing else.
+//! Checks whether the data of a Secret is exactly what its attestation covers.
 //!
-//! A Secret is created in one write, before its UID is known, so that what it says of itself could be copied to a later Secret of the
-//! same name. Its content cannot: the attestation covers it.
+//! A Secret is created in one write, before its UID is known, so its annotations could be copied to a later Secret of the
+//! same name. The attestation covers the data, so a foreign Secret with other data does not match it.
 
 use k8s_openapi::api::core::v1::Secret;
 
@@ -15,7 +15,7 @@ use super::{
     token::Token,
 };
 
-/// Whether `found` holds what the operator published for the object of this UID, and nothing else.
+/// Whether the data of `found` is exactly what the operator published for the object with this UID.
 #[must_use]
 pub fn is_attested(found: &Secret, uid: &str, keyring: &Keyring) -> bool {
     let annotations = found.metadata.annotations.as_ref();
@@ -28,7 +28,8 @@ pub fn is_attested(found: &Secret, uid: &str, keyring: &Keyring) -> bool {
         || is_material(text, uid, entries, keyring)
 }
 
-/// A value of the API server's: the proof names the Secret, so whatever else it holds, it is the one.
+/// Whether the Secret has the token that the API server minted for it. The proof includes the UID of the Secret, so other
+/// entries are allowed.
 fn is_minted(found: &Secret, text: &str, uid: &str, entries: &Entries, keyring: &Keyring) -> bool {
     let said = serde_json::from_str::<MintAttestation>(text).ok();
     let value = entries.get(name::TOKEN_KEY).and_then(|value| std::str::from_utf8(value.expose()).ok());

@@ -1,8 +1,8 @@
-//! Whom something was made for, as it says itself.
+//! The annotation `made-for`, which names the owner of an object that the operator created.
 //!
-//! The owner reference says it, too, and garbage collection goes by that; but `kubectl delete --cascade=orphan` takes it away,
-//! and a backup brings it back with a UID that is nobody's. What bears no owner reference and can prove that it was made
-//! for an object that is gone belongs to nobody any more.
+//! Garbage collection uses the owner reference, but `kubectl delete --cascade=orphan` removes it, and a restored backup has
+//! the UID of an owner that does not exist. An object without an owner reference and with a proof that its owner no longer
+//! exists is an orphan.
 
 use k8s_openapi::{
     api::core::v1::Secret,
@@ -19,59 +19,60 @@ use super::{
     name,
 };
 
-/// An object of ours, and what was made for it.
+/// An owner, and the object that the operator created for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MadeFor {
-    /// The kind of the object.
+    /// The kind of the owner.
     pub kind: String,
-    /// Its name.
+    /// The name of the owner.
     pub name: String,
-    /// Its UID.
+    /// The UID of the owner.
     pub uid: String,
-    /// The `namespace/name` of what was made: a copy under another name is whoever's made it.
+    /// The `namespace/name` of the created object. A copy under another name is not owned.
     #[serde(rename = "as")]
     pub at: String,
-    /// A keyed digest over all of that.
+    /// A keyed digest over the other fields.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     proof: String,
 }
 
 impl MadeFor {
-    /// What is about to be made at `namespace/name` for an object.
+    /// The annotation, without a proof, for an object that is created at `namespace/name` for this owner.
     #[must_use]
     pub fn new(owner: &OwnerReference, at: String) -> Self {
         let OwnerReference { kind, name, uid, .. } = owner.clone();
         Self { kind, name, uid, at, proof: String::new() }
     }
 
-    /// The same, with a proof.
+    /// Adds a proof.
     #[must_use]
     pub fn signed(self, key: &Key) -> Self {
         let proof = digest::origin(key, &self.fields());
         Self { proof, ..self }
     }
 
-    /// The same, with a proof that holds for the object of this UID only: nobody can copy it to another object, or to one that is
-    /// made under the same name later. It takes a write of its own, since the UID is known only after the creation.
+    /// Adds a proof that is valid only for the object with this UID, so that it cannot be copied to another object, or to a
+    /// later object of the same name. This takes a separate write, since the UID is known only after the creation.
     #[must_use]
     pub fn signed_as(self, key: &Key, own_uid: &str) -> Self {
         let proof = digest::origin(key, &self.fields_as(own_uid));
         Self { proof, ..self }
     }
 
-    /// The text of the annotation.
+    /// The value of the annotation.
     #[must_use]
     pub fn text(&self) -> String {
         json!(self).to_string()
     }
 
-    /// What an object says of itself, proven or not.
+    /// Parses the annotation of an object, without verifying the proof.
     #[must_use]
     pub fn read(found: &ObjectMeta) -> Option<Self> {
         serde_json::from_str(found.annotations.as_ref()?.get(name::MADE_FOR_ANNOTATION)?).ok()
     }
 
-    /// The same of an object that nobody owns, is not being deleted, and stands where it was made.
+    /// Parses the annotation of an object that has no controlling owner, is not being deleted, and has the namespace and
+    /// name of the annotation.
     #[must_use]
     pub fn of_orphan(found: &ObjectMeta) -> Option<Self> {
         let at = format!("{}/{}", found.namespace.as_deref()?, found.name.as_deref()?);
@@ -79,24 +80,24 @@ impl MadeFor {
         Self::read(found).filter(|made| unowned && made.at == at)
     }
 
-    /// Whether the operator said so.
+    /// Verifies a proof without the UID of the object.
     ///
     /// # Errors
-    /// When it did not, or its key is gone.
+    /// When the proof is invalid, or its key is no longer in the keyring.
     pub fn verify(&self, keyring: &Keyring) -> Result<(), DigestError> {
         digest::verify_origin(keyring, &self.proof, &self.fields())
     }
 
-    /// Whether the operator said so of the object of this UID.
+    /// Verifies a proof that includes this UID of the object.
     ///
     /// # Errors
-    /// When it did not, or its key is gone.
+    /// When the proof is invalid, or its key is no longer in the keyring.
     pub fn verify_as(&self, keyring: &Keyring, own_uid: &str) -> Result<(), DigestError> {
         digest::verify_origin(keyring, &self.proof, &self.fields_as(own_uid))
     }
 
-    /// Whether a Secret that says this is proven to be the one that the operator made: the proof names its UID, or it was created in
-    /// one write and holds what was written then, and nothing else.
+    /// Whether this annotation of a Secret proves that the operator created the Secret: the proof includes the UID of the
+    /// Secret, or the data of the Secret is exactly what its attestation covers.
     #[must_use]
     pub fn is_proven_of(&self, found: &Secret, keyring: &Keyring) -> bool {
         let uid = found.metadata.uid.as_deref().unwrap_or_default();
@@ -104,7 +105,7 @@ impl MadeFor {
             || (self.verify(keyring).is_ok() && attested::is_attested(found, &self.uid, keyring))
     }
 
-    /// Whether `found` is proven to be made for that owner, where it is and as what it is.
+    /// Whether `found` has a valid proof for this owner, its own namespace and name, and its own UID.
     #[must_use]
     pub fn is_proven(found: &ObjectMeta, owner: &OwnerReference, keyring: &Keyring) -> bool {
         let (Some(namespace), Some(name), Some(uid)) = (&found.namespace, &found.name, &found.uid) else {

@@ -1,7 +1,7 @@
-//! Values that only those can read whom they are for: sealed for public keys of age or SSH.
+//! Encryption of values for the public keys (age or SSH) of recipients.
 //!
-//! Knows nothing of what a value is. The format is that of age (<https://age-encryption.org/v1>), so that `age -d` opens it.
-//! What age draws for itself, one file key and one ephemeral key for each recipient, comes from the system's source.
+//! The format is that of age (<https://age-encryption.org/v1>), so that `age -d` decrypts it. age generates one file key,
+//! and one ephemeral key for each recipient, with the random number generator of the system.
 
 use std::{io::Write, panic::catch_unwind, str::FromStr};
 
@@ -13,41 +13,41 @@ use thiserror::Error;
 
 use super::name::hex;
 
-/// The ending of what is sealed.
+/// The suffix of the keys of encrypted values.
 pub const SUFFIX: &str = ".age";
 
-/// Why nothing can be sealed. Says which recipient it is, and nothing of what it says: it may be a private key.
+/// An encryption error. It has the index of the recipient, but not its text, which may be a private key.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum SealError {
-    /// There is nobody to seal for.
+    /// There are no recipients.
     #[error("spec.delivery.recipients names nobody; mode Sealed needs at least one public key")]
     Nobody,
-    /// A recipient is no public key that age takes.
+    /// A recipient is not a public key that age accepts.
     #[error(
         "spec.delivery.recipients[{0}] is no public key that a value can be sealed for: a character is missing or mistyped, or it \
          is an RSA key of fewer than 2048 or more than 4096 bits; copy it again from age-keygen -y or from the .pub file"
     )]
     Recipient(usize),
-    /// A recipient is a point of low order, so that the shared secret is known to everybody (RFC 7748, 6.1).
+    /// A recipient is a point of low order, so everybody knows the shared secret (RFC 7748, section 6.1).
     #[error(
-        "spec.delivery.recipients[{0}] is a key of low order: nobody has its private key, and anybody can open what is sealed for \
-         it. Replace it by a key from age-keygen or ssh-keygen; then another value is issued"
+        "spec.delivery.recipients[{0}] is a key of low order: nobody has its private key, and anybody can decrypt values that are \
+         sealed for it. Replace it with a key from age-keygen or ssh-keygen, and another value is issued"
     )]
     LowOrder(usize),
-    /// The sealing itself failed.
+    /// The encryption failed.
     #[error("the value cannot be sealed for these recipients")]
     Failed,
 }
 
-/// Public keys that a value can be sealed for.
+/// Public keys that a value can be encrypted for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipients(Vec<String>);
 
 impl Recipients {
-    /// The public keys that are written so. Something is sealed for each of them on trial.
+    /// Parses public keys and checks each of them by a trial encryption.
     ///
     /// # Errors
-    /// When there is none, one of them is none, or nothing can be sealed for one of them.
+    /// When the list is empty, or an entry is not a public key or cannot be used for encryption.
     pub fn new(texts: &[String]) -> Result<Self, SealError> {
         if texts.is_empty() {
             return Err(SealError::Nobody);
@@ -62,13 +62,13 @@ impl Recipients {
         Ok(Self(texts.to_vec()))
     }
 
-    /// What they are told from others by.
+    /// An identifier of this set of recipients.
     #[must_use]
     pub fn mark(&self) -> String {
         Self::mark_of(&self.0)
     }
 
-    /// What recipients that are written so are told from others by: not by their order, nor by the comments of SSH keys.
+    /// An identifier of a set of recipients. It does not depend on their order or on the comments of SSH keys.
     #[must_use]
     pub fn mark_of(texts: &[String]) -> String {
         let mut keys: Vec<_> = texts.iter().map(|text| text.split(' ').take(2).collect::<Vec<_>>()).collect();
@@ -82,10 +82,10 @@ impl Recipients {
         hex(&hash.finalize())
     }
 
-    /// Seals something for them, so that each of them can open it alone.
+    /// Encrypts a value so that each recipient can decrypt it independently.
     ///
     /// # Errors
-    /// When it cannot be done for one of them.
+    /// When the encryption for one of them fails.
     pub fn seal(&self, value: &[u8]) -> Result<Vec<u8>, SealError> {
         let keys = self.0.iter().enumerate();
         let keys = keys.map(|(at, text)| PublicKey::parse(text).ok_or(SealError::Recipient(at)));
@@ -93,7 +93,7 @@ impl Recipients {
     }
 }
 
-/// A public key that age can seal for.
+/// A public key that age can encrypt for.
 enum PublicKey {
     Age(x25519::Recipient),
     Ssh(ssh::Recipient),
@@ -104,23 +104,23 @@ impl PublicKey {
         if text.starts_with("age1") {
             return x25519::Recipient::from_str(text).ok().map(Self::Age);
         }
-        // It reads as far as it must and leaves the rest unread; what is no end or comment is a mistake.
+        // age ignores trailing data in the key, so the parsed key is compared with the text.
         let key = text.split(' ').nth(1)?;
-        // age 0.11 panics at an RSA key with a zero of more than no bytes.
+        // age 0.11 panics if a number of an RSA key is a zero that is encoded in one or more bytes.
         let recipient = catch_unwind(|| ssh::Recipient::from_str(text)).ok()?.ok()?;
         let read = recipient.to_string();
         let is_whole = read.split(' ').nth(1)?.trim_end_matches('=') == key.trim_end_matches('=');
         is_whole.then_some(Self::Ssh(recipient))
     }
 
-    /// Whether the Diffie-Hellman function gives zero for it, whatever the other key is.
+    /// Whether the Diffie-Hellman function returns zero for this key and any private key.
     fn is_of_low_order(&self) -> bool {
         let point = match self {
             Self::Age(key) => point(key),
             Self::Ssh(ssh::Recipient::SshEd25519(_, key)) => Some(key.to_montgomery()),
             Self::Ssh(ssh::Recipient::SshRsa(..)) => return false,
         };
-        // A clamped scalar is a multiple of both cofactors, so that any one of them tells.
+        // A clamped scalar is a multiple of both cofactors, so one scalar is enough for the check.
         point.is_none_or(|point| point.mul_clamped([1; 32]).to_bytes() == [0; 32])
     }
 
@@ -137,7 +137,7 @@ fn point(key: &x25519::Recipient) -> Option<MontgomeryPoint> {
     Some(MontgomeryPoint(Vec::from_base32(&digits).ok()?.try_into().ok()?))
 }
 
-/// Seals for all of them. age panics at keys that it does not expect, so that a panic is an error here.
+/// Encrypts a value for all of these keys. age panics for some unexpected keys, so a panic is returned as an error.
 fn seal(keys: &[PublicKey], value: &[u8]) -> Result<Vec<u8>, SealError> {
     let sealed = catch_unwind(|| {
         let recipients = keys.iter().map(PublicKey::as_recipient);
@@ -239,7 +239,7 @@ mod tests {
         let [first, second] = of_order_8.map(hexadecimal);
         let good = x25519::Identity::generate().to_public().to_string();
         for point in [zero, one, first, second, p(-1), p(0), p(1)] {
-            // The highest bit is not read.
+            // The highest bit is ignored.
             for top in [0, 0x80] {
                 let mut point = point;
                 point[31] |= top;
@@ -267,7 +267,7 @@ mod tests {
             [y, signed]
         });
         for bytes in canonical.chain(others) {
-            // What does not decode is no key at all; the others are of small order.
+            // An encoding that is invalid is not a key; all other encodings are of small order.
             let refused = Recipients::new(&[ssh("ssh-ed25519", &[&bytes])]).unwrap_err();
             assert!(matches!(refused, SealError::LowOrder(0) | SealError::Recipient(0)), "{bytes:x?}");
         }
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_panic_in_age_is_an_error() {
-        // As it would be if a key of a kind that we do not know were as bad.
+        // Stands for a key for which age panics in a way that is not known yet.
         let key = PublicKey::parse(&age(&[0; 32])).unwrap();
         assert_eq!(seal(&[key], b"the value"), Err(SealError::Failed));
     }

@@ -8,7 +8,7 @@ const OURS: Keys = Keys { named: &[("ours/a", 8)], prefix: "ours/", others: 40 }
 const KEEP: Keep =
     Keep { labels: OURS, annotations: OURS, finalizers: 2, finalizer: "ours/held", truncated: None };
 
-/// The documents of an answer that arrives in pieces of that size.
+/// The documents of a response that arrives in pieces of this size.
 fn read(shape: Shape, keep: Keep, json: &str, piece: usize) -> Result<Vec<Value>, Malformed> {
     let mut pruner = Pruner::new(shape, keep);
     let mut found = Vec::new();
@@ -64,7 +64,7 @@ fn what_is_too_large_is_empty_or_left_out() {
     let expected = json!({
         "name": "",
         "uid": "u",
-        // Once something finds no room, nothing that is not named does.
+        // After the first key that exceeds the limit, only named keys are retained.
         "labels": {"ours/a": ""},
         "annotations": {"ours/a": "b"},
         "ownerReferences": [],
@@ -191,7 +191,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// What is to be left of an object where all labels and annotations are kept.
+/// The expected object if all labels and annotations are retained.
 fn expected(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
@@ -202,7 +202,7 @@ fn expected(object: &Value) -> Value {
 }
 
 proptest! {
-    /// Whatever the JSON, and wherever the pieces of the answer end, it is read as a parser reads it.
+    /// For any JSON in pieces of any size, the result is the same as that of a parser.
     #[test]
     fn objects_are_read_as_a_parser_reads_them(
         rest in prop::collection::btree_map("[a-z]{1,8}", any_json(), 0..4),

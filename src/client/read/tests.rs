@@ -24,7 +24,7 @@ fn valid() -> Value {
     json!({"credentialRef": {"name": "c"}, "expiresIn": "30d"})
 }
 
-/// As an answer of the API server is read.
+/// Parses JSON in the same way as a response of the API server.
 fn read_as<K: Readable>(json: &str) -> Watched<K> {
     let mut found = None;
     let mut pruner = Pruner::new(Shape::Object, K::KEEP);
@@ -108,7 +108,8 @@ fn what_makes_no_sense_says_nothing() {
         let read = InvalidObject::of(ObjectMeta::default(), String::new(), &spec, status.clone());
         assert_eq!(read, InvalidObject { status, ..InvalidObject::default() }, "{spec}");
     }
-    // An expiration that is none was not reached; that it was, somebody who could read it has said.
+    // An invalid expiration is never reached. A status that reports it as expired was written by a controller that could
+    // parse it.
     let (spec, now) = (json!({"expiresAt": "soon"}), Timestamp::MAX);
     let of = |status| InvalidObject::of(ObjectMeta::default(), String::new(), &spec, status);
     assert!(!of(json!(null)).has_ended(now));
@@ -132,7 +133,7 @@ fn an_object_without_its_type_is_its_metadata_and_status() {
     object["status"] = json!({"state": 7, "conditions": {}});
     let found = read(&object).unwrap();
     assert_eq!((found.metadata.uid.as_deref(), &found.status), (Some("u"), &object["status"]));
-    // What cannot be read must not be replaced.
+    // A status that cannot be parsed must not be replaced.
     object["status"] = json!("@");
     assert_eq!(read(&object), None);
 }
@@ -161,7 +162,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Whatever a field of the metadata holds, the object is read, and the other fields of it are.
+    /// For any value of a metadata field, the object and its other fields are read.
     #[test]
     fn no_value_of_one_field_hides_the_others(
         field in prop::sample::select(vec![

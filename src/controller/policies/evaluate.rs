@@ -1,4 +1,4 @@
-//! What policies have against one credential or token. From the caches alone.
+//! Evaluates CredentialPolicies for one Credential or ApiToken, from the caches only.
 
 use std::collections::HashSet;
 
@@ -14,8 +14,8 @@ use crate::{
 };
 
 impl Context {
-    /// What policies have against a credential: the gravest of it. When that is news, the credential and its tokens are
-    /// looked at again.
+    /// Returns the gravest policy violation of a credential. If it has changed, the credential and its tokens are reconciled
+    /// again.
     pub fn judge(&self, credential: &Credential) -> Option<Breach> {
         let (breaches, is_news) = self.breaches(credential);
         if is_news {
@@ -28,11 +28,11 @@ impl Context {
         gravest(breaches)
     }
 
-    /// All that policies have against a credential, and whether the gravest of it is news.
+    /// Returns all policy violations of a credential, and whether the gravest of them has changed.
     pub(super) fn breaches(&self, credential: &Credential) -> (Vec<Breach>, bool) {
         let (key, place, brief) = (Key::credential(credential), Place::of(credential), credential.brief());
-        // All of it under one lock: what somebody has judged by what has changed since must be seen by who looks for whom the
-        // change concerns; and of two who ask for the last place, one has it.
+        // One lock for all of it: a pass after a change of policies must see every earlier evaluation, and only one of two
+        // credentials that request the last place gets it.
         let mut memory = self.memory();
         let judgements = &mut memory.policy;
         let policies = judgements.policies.clone();
@@ -57,7 +57,7 @@ impl Context {
             breaches
         };
         let mut breaches = judge(0);
-        // What is over has no place, and needs none.
+        // An ended credential does not count and needs no place.
         if rules.count_credentials() && !brief.over {
             let group = Group::Namespace(place.namespace().to_owned());
             let behind = self.behind(judgements, &group, &own, |behind| gets_a_place(&judge(behind)));
@@ -83,7 +83,7 @@ impl Context {
         (breaches, news)
     }
 
-    /// What policies have against a token, or against its credential, that concerns the token.
+    /// Returns the policy violation of a token, or of its credential if it applies to the token.
     pub fn judge_token(&self, token: &ApiToken, credential: &Credential) -> Option<Breach> {
         if let Some(breach) = self.judge(credential).filter(|breach| breach.severity != Severity::Terms) {
             return Some(breach);
@@ -110,7 +110,8 @@ impl Context {
         breach
     }
 
-    /// How many of its group come before one. Where `allows` lets it have a place behind so many, it has it from then on.
+    /// Returns how many members of the group are ranked before `own`. If `own` requests a place and `allows` grants it at
+    /// this rank, it counts as admitted from then on.
     fn behind(
         &self,
         judgements: &mut Judgements,
@@ -149,7 +150,7 @@ fn rank_of_token<'a>(admitted: &HashSet<Key>, place: &'a Place, brief: &TokenBri
     Standing { asks, created_at: brief.created_at, name: place.name() }
 }
 
-/// Whether what is left against a credential lets it have something new.
+/// Whether the remaining violations of a credential allow it a place under a count.
 fn gets_a_place(breaches: &[Breach]) -> bool {
     breaches.iter().all(|breach| breach.severity == Severity::Terms)
 }

@@ -1,8 +1,8 @@
-//! Policies that are not there any more: deleted by somebody who wants that, or gone with their definition.
+//! Handles deleted policies: a policy that a user deleted no longer applies; one that was deleted with its definition does.
 //!
-//! When a `CustomResourceDefinition` is deleted, the API server deletes its objects first, one by one. That somebody takes the
-//! definition away to install it anew is no reason to allow what policies did not. So what a policy said holds until it is
-//! known that the definition is there and is the one that it was, by its UID; and while it is not, nothing new is made.
+//! When a `CustomResourceDefinition` is deleted, the API server deletes its objects first, one by one. Reinstalling the
+//! definition must not allow anything that the policies refused. So a deleted policy applies until the definition is known
+//! to exist with the same UID, and nothing new is created while it does not.
 
 use std::time::Duration;
 
@@ -19,27 +19,29 @@ use crate::{
     domain::policy::{Breach, Policies},
 };
 
-/// How often the definition is looked for.
+/// The interval at which the definition is checked.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// How long the definition is to be there again before the policies are taken for all there are: they come after it.
+/// The time after which the policies count as complete once the definition exists again. Policies can only be created after
+/// it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is not known of policies that are not there any more.
+/// The deleted policies, and the state of their definition.
 #[derive(Default)]
 pub(super) struct Lost {
-    /// The UIDs of those that hold and are not there, and nobody has asked why.
+    /// The UIDs of deleted policies that still apply because the reason of their deletion is not known.
     in_doubt: Vec<String>,
-    /// The UID of the definition that the policies are of, once somebody has looked.
+    /// The UID of the definition of the policies, once it was checked.
     definition: Option<String>,
-    /// When the definition was last seen to be missing, or first to be another.
+    /// The time at which the definition was last missing, or first had another UID.
     missing_at: Option<Instant>,
 }
 
 impl Lost {
-    /// Takes in which definition there is, if any, and tells whether it is the one that it was. Another one has come without
-    /// the policies of the one before, however short the time between was.
+    /// Records the UID of the definition, if it exists, and returns whether it is the same as before. A new definition does
+    /// not have the policies of the previous one, however soon it was created.
     fn see(&mut self, found: Option<String>, now: Instant) -> bool {
-        // Whoever saw policies go before he looked, as one who takes over from another, cannot tell which one they were of.
+        // If policies were deleted before the first check, for example after a change of the leader, their definition is not
+        // known.
         let is_first = self.definition.is_none() && self.in_doubt.is_empty();
         let is_it = found.is_some() && (is_first || self.definition == found);
         if !is_it {
@@ -51,10 +53,10 @@ impl Lost {
 }
 
 impl Judgements {
-    /// Takes in what policies there are; those that were there hold until it is known why they are not.
+    /// Updates the policies. Deleted policies apply until the reason of their deletion is known.
     pub(super) fn take_in(&mut self, policies: Vec<CredentialPolicy>, unreadable: Vec<String>) {
         if self.policies.is_empty() {
-            // Where there were none, their definition may have been another since somebody looked.
+            // While there were no policies, the definition was not checked and may have been replaced.
             self.lost.definition = None;
         }
         self.hold(policies, unreadable);
@@ -72,8 +74,8 @@ impl Judgements {
         self.changed = true;
     }
 
-    /// Lets go of those of these UIDs: somebody wanted that, or they would be there again. Others that are not there either
-    /// went since that was found out.
+    /// Drops the deleted policies with these UIDs: a user deleted them, or they would exist again. Other deleted policies
+    /// were deleted after the check, so they stay.
     fn let_go(&mut self, of: &[String], (policies, unreadable): (Vec<CredentialPolicy>, Vec<String>)) {
         let stays = |held: &&CredentialPolicy| !of.iter().any(|of| of == uid(held));
         let held = self.policies.all().iter().filter(stays).cloned().collect();
@@ -82,14 +84,14 @@ impl Judgements {
         self.hold(policies, unreadable);
     }
 
-    /// What there is to find out: of which policies it is not known why they went. `None`: nothing.
+    /// Returns the UIDs of the policies whose reason of deletion must be checked; `None` if no check is needed.
     fn asked(&self) -> Option<Vec<String>> {
         let Lost { in_doubt, definition, missing_at } = &self.lost;
         let unknown = definition.is_none() && !self.policies.is_empty();
         (unknown || !in_doubt.is_empty() || missing_at.is_some()).then(|| in_doubt.clone())
     }
 
-    /// What that is to everybody.
+    /// The violation that applies to all credentials while the definition is missing.
     pub(super) fn while_lost(&self) -> Option<Breach> {
         self.lost.missing_at.map(|_| {
             Breach::unknown(format!(
@@ -102,7 +104,7 @@ impl Judgements {
 }
 
 impl Context {
-    /// Takes in which definition there is, and tells whether it is the one that it was, and when it was missing.
+    /// Records the UID of the definition. Returns whether it is the same as before, and when it was missing.
     fn see_definition(&self, found: Option<String>) -> (bool, Option<Instant>) {
         let judgements = &mut self.memory().policy;
         let before = judgements.lost.missing_at;
@@ -115,12 +117,12 @@ impl Context {
     }
 }
 
-/// Finds out why policies are not there any more, where any are not.
+/// Checks why policies were deleted, if any were.
 ///
 /// # Errors
-/// When a read fails; then they hold.
+/// When a read fails; then the policies still apply.
 pub(super) async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
-    // Of those that go after this, what is read next tells nothing.
+    // The check below is not valid for policies that are deleted after this line.
     let Some(asked) = ctx.memory().policy.asked() else { return Ok(()) };
     let (is_it, missing_at) = ctx.see_definition(definition(ctx).await?);
     if let Some(at) = missing_at {
@@ -137,7 +139,7 @@ pub(super) async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// The UID of the definition, if it is there and not being deleted.
+/// The UID of the definition, if it exists and is not being deleted.
 async fn definition(ctx: &Context) -> Result<Option<String>, RequestError> {
     let api: Objects<CustomResourceDefinition> = Objects::all(ctx.client.clone());
     let name = CredentialPolicy::crd_name();
@@ -146,7 +148,7 @@ async fn definition(ctx: &Context) -> Result<Option<String>, RequestError> {
     Ok(found.filter(|found| found.metadata.deletion_timestamp.is_none()).and_then(|found| found.uid()))
 }
 
-/// Whether the watch has shown what there is: it may be some time before it is taken up again.
+/// Whether the watch has shown all policies. It may take some time before the watch is resumed.
 async fn has_seen_all(ctx: &Context) -> Result<bool, RequestError> {
     let objects = Objects::<PartialObjectMeta<CredentialPolicy>>::all(ctx.client.clone());
     let what = || "list CredentialPolicies".to_owned();
@@ -226,14 +228,14 @@ mod tests {
         judgements.take_in(of([("q", "q1"), ("r", "r1")]), Vec::new());
         let asked = judgements.asked().unwrap();
         assert_eq!(asked, ["p1"]);
-        // Meanwhile q goes, and p is made again and goes again.
+        // Meanwhile q is deleted, and p is created and deleted again.
         judgements.take_in(of([("p", "p2"), ("r", "r1")]), Vec::new());
         judgements.take_in(of([("r", "r1")]), Vec::new());
         judgements.let_go(&asked, (of([("r", "r1")]), Vec::new()));
         assert_eq!(held(&judgements), ["p2", "q1", "r1"]);
         let asked = judgements.asked().unwrap();
         assert_eq!(asked, ["p2", "q1"]);
-        // One that the watch shows again is there, whatever was asked.
+        // A policy that the watch shows again applies, whatever was checked.
         judgements.let_go(&asked, (of([("q", "q1"), ("r", "r1")]), Vec::new()));
         assert_eq!((held(&judgements), judgements.asked()), (vec!["q1", "r1"], None));
     }

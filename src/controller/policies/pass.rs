@@ -1,4 +1,4 @@
-//! Evaluates the credentials of every namespace where something changed, and counts.
+//! Evaluates the credentials of every namespace with changes, and writes the counts to the status of the policies.
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
@@ -20,28 +20,28 @@ use crate::{
     domain::policy::{Policies, Severity, max_tokens},
 };
 
-/// What is counted of one policy.
+/// The counts of one policy.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Count {
     namespaces: i64,
     credentials: i64,
     violations: i64,
-    /// By how many Credentials that have a place `maxCredentials` is exceeded.
+    /// The number of admitted Credentials over `maxCredentials`.
     exceeding: i64,
-    /// By how many issued ApiTokens `tokens.maxPerCredential` is exceeded, all credentials together.
+    /// The number of issued ApiTokens over `tokens.maxPerCredential`, for all credentials together.
     exceeding_tokens: i64,
 }
 
-/// What is counted in one namespace, by policy.
+/// The counts of one namespace, by policy name.
 pub(super) type Counts = BTreeMap<String, Count>;
 
-/// Judges the credentials of every namespace where something changed, which has those looked at for whom something else comes of it
-/// than before, and writes what there is to count. At most one pass a second.
+/// Evaluates the credentials of every namespace with changes, enqueues those with a different result, and writes the counts.
+/// Runs at most one pass a second.
 ///
 /// # Errors
-/// The first status that could not be written, after the others were tried.
+/// The first failure to write a status, after the others were tried.
 pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
-    // What fails there changes nothing of what holds.
+    // A failure there does not change which policies apply.
     let mut failed = lost::reconcile(ctx).await.err();
     let policies = {
         let judgements = &mut ctx.memory().policy;
@@ -59,7 +59,7 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     }
     pass(ctx, &policies, changed).await;
     ctx.memory().policy.passed = Some(Instant::now());
-    // Who sees a part of the cluster has nothing to count, and others count, too.
+    // A controller that watches only some namespaces writes no counts, since other controllers count, too.
     if !ctx.config.reach.is_everywhere() {
         return failed.map_or(Ok(()), Err);
     }
@@ -73,7 +73,7 @@ pub async fn reconcile(ctx: &Context) -> Result<(), RequestError> {
     failed.map_or(Ok(()), Err)
 }
 
-/// Judges the credentials of every namespace that is not counted.
+/// Evaluates the credentials of every namespace that is not counted.
 async fn pass(ctx: &Context, policies: &Policies, changed: bool) {
     let mut places: BTreeMap<String, Vec<Place>> = BTreeMap::new();
     for place in ctx.credentials.places() {
@@ -87,7 +87,7 @@ async fn pass(ctx: &Context, policies: &Policies, changed: bool) {
     for (namespace, places) in places {
         let is_counted = {
             let judgements = &mut ctx.memory().policy;
-            // What changes from here on has it counted again.
+            // A change after this point makes the next pass count the namespace again.
             !judgements.uncounted.remove(&namespace) && judgements.counts.contains_key(&namespace)
         };
         if is_counted {
@@ -124,7 +124,7 @@ async fn pass(ctx: &Context, policies: &Policies, changed: bool) {
     }
 }
 
-/// How many tokens of a credential have a value and have not ended.
+/// The number of tokens of a credential that are issued and have not ended.
 fn issued_tokens(ctx: &Context, credential: &Place) -> i64 {
     let mut issued = 0;
     ctx.tokens.each_owned_by(&Key::Credential(credential.clone()), |_, token| {
@@ -133,7 +133,7 @@ fn issued_tokens(ctx: &Context, credential: &Place) -> i64 {
     issued
 }
 
-/// The counts of all namespaces, by policy.
+/// The counts of all namespaces, by policy name.
 fn sum(ctx: &Context, policies: &Policies) -> Counts {
     let mut counts = Counts::new();
     for namespace in ctx.namespaces.places() {
@@ -152,8 +152,8 @@ fn sum(ctx: &Context, policies: &Policies) -> Counts {
     counts
 }
 
-/// The message of the status. It says by how much a count is exceeded: by what was there before the policy, or by one for each
-/// further controller that acts as the leader at the same time.
+/// The message of the status. It reports by how much a count is exceeded: by objects that are older than the policy, or by
+/// one for each additional controller that acts as the leader at the same time.
 fn enforced_message(policy: &CredentialPolicy, count: Count) -> String {
     let mut message = "the policy is enforced in the namespaces that it selects".to_owned();
     let limits = [
@@ -239,7 +239,7 @@ mod tests {
             (Some(2), None, 1, 0, credentials.to_owned()),
             (None, Some(3), 0, 4, tokens.to_owned()),
             (Some(2), Some(3), 1, 4, format!("{credentials}{tokens}")),
-            // Counted by a limit that was removed since.
+            // The limit was removed after the count.
             (None, None, 1, 4, String::new()),
         ] {
             let spec = json!({"namespaceSelector": {}, "maxCredentials": max_credentials,

@@ -1,8 +1,8 @@
-//! Who comes before whom under a count, sorted once for many questions.
+//! A cache of the order in which credentials and tokens get places under a count.
 //!
-//! A credential or token that asks how many come before it would otherwise look at all others, so that a namespace of n
-//! credentials cost n² looks for each change. An order may be up to [`FRESH_FOR`] old: it refuses and reports. Before it gives
-//! away a place that another may have got since, it is sorted again.
+//! Without it, each credential or token would be compared with all others, which takes O(n²) time for n credentials of a
+//! namespace after each change. A cached order can be up to [`FRESH_FOR`] old, and is used to refuse and to report. Before a
+//! place is assigned that another object may have got in the meantime, the group is sorted again.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -14,12 +14,13 @@ use tokio::time::Instant;
 
 use crate::{controller::Key, domain::policy::Standing};
 
-/// Not longer than a burst of changes is gathered for, so that what follows a burst is not decided by what was before.
+/// The maximum age of a cached order. It is not longer than the delay that collects a burst of changes, so that the
+/// evaluation after a burst does not use an order from before it.
 pub(super) const FRESH_FOR: Duration = Duration::from_secs(1);
-/// How many orders are kept before those that are not fresh are dropped.
+/// The number of cached orders at which those that are too old are dropped.
 const KEPT: usize = 64;
 
-/// What is counted together.
+/// The objects that are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Group {
     /// The credentials of a namespace.
@@ -28,7 +29,7 @@ pub(super) enum Group {
     Credential(Key),
 }
 
-/// The orders of several groups.
+/// The cached orders of groups.
 #[derive(Default)]
 pub(super) struct Ranks {
     orders: HashMap<Group, Order>,
@@ -37,11 +38,11 @@ pub(super) struct Ranks {
 struct Order {
     sorted_at: Instant,
     sorted: Vec<Owned>,
-    /// How many were given a place since.
+    /// The number of objects that got a place since the group was sorted.
     admitted: usize,
 }
 
-/// A [`Standing`] that can be kept; ordered as it is.
+/// A [`Standing`] without a lifetime, with the same ordering.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Owned {
     asks: bool,
@@ -56,8 +57,8 @@ impl From<Standing<'_>> for Owned {
 }
 
 impl Ranks {
-    /// How many of the group come before `own`; `all` lists those that count. Where `allows` lets one that asks have a place behind
-    /// so many, it counts as admitted from then on.
+    /// Returns how many members of the group are ranked before `own`; `all` lists the members. If `own` requests a place and
+    /// `allows` grants it at this rank, it counts as admitted from then on.
     pub(super) fn behind(
         &mut self,
         group: &Group,
@@ -77,7 +78,7 @@ impl Ranks {
         behind
     }
 
-    /// The order of a group: the one that is known, unless it is too old, or is to be sorted `again`.
+    /// Returns the cached order of a group. Sorts the group if the order is missing or too old, or if `again` is set.
     fn order(&mut self, group: &Group, again: bool, all: impl Fn() -> Vec<Owned>) -> &mut Order {
         if self.orders.len() >= KEPT && !self.orders.contains_key(group) {
             self.orders.retain(|_, order| order.is_fresh());
@@ -88,12 +89,12 @@ impl Ranks {
         }
     }
 
-    /// Has all be sorted again.
+    /// Drops all cached orders.
     pub(super) fn clear(&mut self) {
         self.orders.clear();
     }
 
-    /// Has one group be sorted again.
+    /// Drops the cached order of one group.
     pub(super) fn forget(&mut self, group: &Group) {
         self.orders.remove(group);
     }
@@ -129,7 +130,7 @@ mod tests {
         Group::Namespace("n".to_owned())
     }
 
-    /// Those that are there, and how often they were listed.
+    /// The members of a group, and how often they were listed.
     #[derive(Default)]
     struct Members {
         all: std::cell::RefCell<Vec<Owned>>,
@@ -146,7 +147,7 @@ mod tests {
             self.all.borrow().clone()
         }
 
-        /// Asks for a place where there are so many; one that gets it has it from then on.
+        /// Requests one of this number of places. Returns whether `own` is admitted, and records that.
         fn ask(&self, ranks: &mut Ranks, own: Standing<'_>, places: usize) -> bool {
             let behind = ranks.behind(&group(), &own, || self.list(), |behind| behind < places);
             if behind < places {
@@ -163,10 +164,10 @@ mod tests {
         for places in [1, 3, 19, 20, 21] {
             let (mut ranks, members) = (Ranks::default(), Members::default());
             let names: Vec<_> = (0..20).map(|n| format!("c{n:02}")).collect();
-            // Ten are created in one second, and told apart by their names.
+            // Ten are created in the same second and ordered by name.
             let standing = |n: usize| standing(true, i64::from(n >= 10), &names[n]);
             (0..20).for_each(|n| members.add(standing(n)));
-            // In whatever order they ask.
+            // The order of the requests does not matter.
             for n in (0..20).rev() {
                 assert_eq!(members.ask(&mut ranks, standing(n), places), n < places, "{n} of {places}");
             }
@@ -177,7 +178,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nobody_is_admitted_twice_by_an_order_that_is_not_the_latest() {
         let (mut ranks, members) = (Ranks::default(), Members::default());
-        // All of them ask as soon as they are there, the youngest first.
+        // Each requests a place as soon as it exists, the youngest first.
         let admitted = (0..20).rev().filter(|n| {
             let name = format!("c{n:02}");
             members.add(standing(true, *n, &name));
@@ -197,7 +198,7 @@ mod tests {
             members.ask(&mut ranks, standing(true, 0, name), 2);
         }
         assert_eq!(members.listed.get(), 1);
-        // One that was deleted and created again, and others that were given a place, do not have them sorted again.
+        // Neither an object that is deleted and created again nor an admission causes another sort.
         for n in 0..50 {
             members.ask(&mut ranks, standing(true, 1, &format!("new{n}")), 2);
         }

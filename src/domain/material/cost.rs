@@ -1,10 +1,10 @@
-//! How much CPU time it takes to generate material, and how often a credential may have it generated.
+//! The CPU time that it takes to generate material, and the limit on how often it is generated.
 //!
-//! The rule: where that takes [`FREE`] or more, one credential has material generated at most so often that it uses half a percent of
-//! a processor core, whatever asks for it: `rotation.every`, a revision, an annotation, other options, or another provided password
-//! to hash. `cargo bench -- generation` measures the CPU times.
+//! If generation takes [`FREE`] or more, it is limited so that one credential uses at most 0.5 % of a processor core,
+//! whatever triggers the generation: `rotation.every`, a revision, an annotation, other options, or another provided
+//! password to hash. `cargo bench -- generation` measures the CPU times.
 //!
-//! Bearer tokens take no time, so that this never lengthens the lifetime of one.
+//! Bearer tokens take no time, so the limit never lengthens their lifetime.
 
 use jiff::SignedDuration;
 
@@ -14,27 +14,27 @@ use crate::api::{
     material::{HashAlgorithm, HashedPassword, KeyAlgorithm},
 };
 
-/// What takes less is generated as often as it is asked for.
+/// Material that takes less CPU time is generated without a limit.
 const FREE: SignedDuration = SignedDuration::from_millis(100);
-/// A period is so many times the CPU time: half a percent of a core.
+/// The shortest period as a multiple of the CPU time: 0.5 % of a core.
 const TIMES: i32 = 200;
-/// What takes longer is generated in a thread of its own.
+/// Material that takes more CPU time is generated in a separate thread.
 const INLINE: SignedDuration = SignedDuration::from_millis(5);
 
-/// The shortest period in which such material is generated.
+/// Returns the shortest period between two generations of this material.
 #[must_use]
 pub fn shortest_period(spec: &CredentialSpec) -> SignedDuration {
     let time = cpu_time(spec);
     if time < FREE { SignedDuration::ZERO } else { time * TIMES }
 }
 
-/// Whether it takes so much computing that others must not wait for it.
+/// Whether the material is generated in a separate thread, so that other reconciles do not wait for it.
 #[must_use]
 pub fn takes_long(spec: &CredentialSpec) -> bool {
     cpu_time(spec) > INLINE
 }
 
-/// What `spec.rotation.every` asks for and the period that is kept instead, where that is longer.
+/// Returns `spec.rotation.every` and the period that replaces it, if that is longer.
 #[must_use]
 pub fn lengthened(spec: &CredentialSpec) -> Option<(Lifetime, SignedDuration)> {
     let every = spec.rotation.as_ref()?.every.clone().filter(|_| spec.provided.is_none())?;
@@ -42,7 +42,7 @@ pub fn lengthened(spec: &CredentialSpec) -> Option<(Lifetime, SignedDuration)> {
     every.duration().is_ok_and(|asked| asked < shortest).then_some((every, shortest))
 }
 
-/// The CPU time that it takes, rounded up.
+/// Returns the CPU time of one generation, rounded up.
 #[must_use]
 pub fn cpu_time(spec: &CredentialSpec) -> SignedDuration {
     match spec.credential_type {
@@ -67,12 +67,12 @@ fn hashing(block: &HashedPassword) -> SignedDuration {
     }
 }
 
-/// Each cost doubles it.
+/// The CPU time of bcrypt. It doubles with each cost.
 fn bcrypt(cost: u32) -> SignedDuration {
     SignedDuration::from_millis(60) * (1 << cost.saturating_sub(10).min(16))
 }
 
-/// Finding the primes takes sometimes less and sometimes some times longer; this is the mean.
+/// The mean CPU time of generating a key. The time to find primes varies by a multiple.
 const fn key(algorithm: KeyAlgorithm, size: u32) -> SignedDuration {
     match (algorithm, size) {
         (KeyAlgorithm::Rsa, 0..=2048) => SignedDuration::from_millis(150),

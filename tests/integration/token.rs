@@ -89,7 +89,7 @@ async fn revoking_deletes_the_secret_for_good(_: Arc<World>, space: Space) {
     space.apply(&(credential("c") + "---\n" + &token("t", "expiresIn: 1h"))).await;
     space.token("t", ApiTokenState::Active).await;
     space.patch::<ApiToken>("t", json!({"spec": {"revoked": true}})).await.unwrap();
-    let revoked = space.token("t", ApiTokenState::Suspended).await;
+    let revoked = space.token("t", ApiTokenState::Revoked).await;
     assert_eq!(condition(&revoked, "Usable").1, "Revoked");
     space.until::<Secret>("t-token", |secret| secret.is_none()).await;
     let refused = space.patch::<ApiToken>("t", json!({"spec": {"revoked": null}})).await.unwrap_err();
@@ -263,7 +263,7 @@ async fn what_ends_is_over_though_its_secret_cannot_be_deleted(world: Arc<World>
     space.patch::<Credential>("ends", json!({"spec": {"expiresAt": "2021-01-01T00:00:00Z"}})).await.unwrap();
     space.api::<Credential>().delete("goes", &DeleteParams::default()).await.unwrap();
 
-    let revoked = space.token("t", ApiTokenState::Revoked).await;
+    let revoked = space.token("t", ApiTokenState::Suspended).await;
     let expired = space.token("u", ApiTokenState::Expired).await;
     for over in [revoked, expired] {
         assert!(!condition(&over, "Usable").0 && !condition(&over, "Ready").0);

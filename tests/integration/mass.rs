@@ -221,9 +221,9 @@ async fn what_cannot_succeed_is_not_tried_again_and_again(world: Arc<World>, spa
     sleep(Duration::from_secs(30)).await;
     let requests = operator.requests(&space);
     let at_most = [
-        // One create that met the foreign Secret, then a look every ten seconds.
+        // One create that met the foreign Secret, then a read every ten seconds and after each change of the credential.
         ("create secrets", 1),
-        ("get secrets", 5),
+        ("get secrets", 6),
         // One for the foreign Secret, and no other however often it is met.
         ("create events", 1),
         // Tried again after 5, 10, 20 s and so on, to a minute.

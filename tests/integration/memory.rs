@@ -20,9 +20,9 @@ const OBJECTS: usize = 100;
 const SIZE: usize = 1_000_000;
 /// How many KiB each object may cost: what is read of its metadata is bounded in `src/client/kinds.rs`.
 const EACH: u64 = 64;
-/// How many KiB the connections may use: each of the 32 workers of a controller has one, and reads answers of 1 MB by it. Less than half of
-/// the metadata, so that metadata that is kept or buffered whole exceeds it.
-const BUFFERS: u64 = 48 << 10;
+/// How many KiB the buffers of connections may use: 32 workers of a controller read answers of 1 MB at a time. Metadata that is kept or
+/// buffered whole takes 124 MB and exceeds it.
+const BUFFERS: u64 = 72 << 10;
 
 /// The memory limits of the chart, of the controller and of the verifier, in KiB.
 fn limits() -> [u64; 2] {

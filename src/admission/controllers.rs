@@ -171,6 +171,20 @@ fn bindings(users: String) -> Draft {
                      {MANAGED_BY_LABEL}={MANAGED_BY} and the annotations {OWNER_ANNOTATION} and {OWNER_UID_ANNOTATION}.'"
                 )),
             },
+            // RBAC lets everybody bind a role whose permissions they have, such as the controller's own.
+            Law {
+                holds: format!(
+                    "!variables.isBinding || request.operation != 'CREATE' || authorizer.group('{RBAC}')\
+                     .resource(dyn(object).roleRef.kind == 'ClusterRole' ? 'clusterroles' : 'roles')\
+                     .namespace(has(object.metadata.namespace) ? object.metadata.namespace : '')\
+                     .name(dyn(object).roleRef.name).check('bind').allowed()"
+                ),
+                message: "a controller binds only roles that it has the verb bind for",
+                says: says(
+                    "dyn(object).roleRef.kind + ' \"' + dyn(object).roleRef.name + '\" may not be bound. Grant the controller the \
+                     verb bind on it.'",
+                ),
+            },
             Law {
                 holds: "!variables.isBinding || request.operation == 'CREATE' || variables.managed"
                     .to_owned(),

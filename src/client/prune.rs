@@ -309,6 +309,8 @@ impl Pruner {
             Node::Event if key == b"object" => Some(child(Node::Object, b'{')),
             Node::Object if key == b"metadata" => Some(child(Node::Metadata, b'{')),
             Node::Object if key == b"subjects" => Some(child(Node::Subjects, b'[')),
+            // The API server does not bound the name of a role.
+            Node::Object if key == b"roleRef" => Some((None, Fate::Within(VALUE))),
             Node::List | Node::Event | Node::Object => Some((None, Fate::Keep)),
             Node::Metadata => match key {
                 b"labels" => Some(child(Node::Labels, b'{')),

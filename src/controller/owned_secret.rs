@@ -38,7 +38,14 @@ pub async fn delete(
 ) -> Result<(), RequestError> {
     let secrets: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let params = delete_only(uid, resource_version);
-    let deleted = send(|| format!("delete Secret {place}"), secrets.delete(place.name(), &params)).await;
+    let delete =
+        || async { send(|| format!("delete Secret {place}"), secrets.delete(place.name(), &params)).await };
+    let mut deleted = delete().await;
+    if minted && deleted.as_ref().is_err_and(RequestError::is_too_large) {
+        // The time of deletion that a Secret with finalizers gets does not fit into it.
+        release(&secrets, place, uid).await?;
+        deleted = delete().await;
+    }
     let held = match unless_gone(deleted)? {
         Some(Deleted::Held(held)) => held,
         Some(Deleted::Gone) | None => return Ok(ctx.secrets.forget(place, uid)),

@@ -224,6 +224,14 @@ proptest! {
 }
 
 #[test]
+fn name_of_a_role_is_bounded() {
+    let binding = |name: &str| json!({"metadata": {"name": "b"}, "roleRef": {"kind": "Role", "name": name}});
+    let read = |name: &str| read(Shape::Object, KEEP, &binding(name).to_string(), 7).unwrap().remove(0);
+    assert_eq!(read("view"), binding("view"));
+    assert_eq!(read(&"x".repeat(450_000))["roleRef"], json!({}));
+}
+
+#[test]
 fn size_of_an_object_is_told_as_it_was_before_it_was_pruned() {
     let lean = object(&json!({"name": "a"})).to_string();
     let fat = object(&json!({"name": "b", "labels": {"foreign": "x".repeat(10_000)}})).to_string();

@@ -355,8 +355,13 @@ impl Mistaken {
                 if !first {
                     return self.send(parts, bytes).await;
                 }
+                let mut get = parts.clone();
+                get.method = Method::GET;
+                get.uri = uri(&get, get.uri.path().trim_end_matches("/status"));
+                let mut stored = collect(self.send(get, Bytes::new()).await?).await?;
+                stored["status"] = body["status"].take();
                 self.memory(|memory| memory.held = Some((parts, bytes)));
-                Ok(made_up(StatusCode::OK, &body))
+                Ok(made_up(StatusCode::OK, &stored))
             }
             Bug::SayLater if about.verb == "delete" && about.resource == "secrets" => {
                 let answer = self.send(parts, bytes).await;

@@ -265,7 +265,22 @@ fn of_bindings() -> Vec<Attack> {
         let says = "Binding \"other\" is not managed by the operator.";
         stolen(name, given.clone(), may, act, "controller-bindings", says, Remedy::Applied(marked))
     };
+    let ours = binding("RoleBinding", &marked, CREDENTIALS);
+    let reader = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: reader}\n\
+                  rules: [{apiGroups: [''], resources: [configmaps], verbs: [get]}]\n---\n";
+    let passed_on = stolen(
+        "a role whose permissions the controller has",
+        reader.to_owned(),
+        &["create rolebindings", "bind clusterroles view", "get configmaps"],
+        Act::Create(
+            ours.replace(VIEW, "roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader}"),
+        ),
+        "controller-bindings",
+        "Role \"reader\" may not be bound. Grant the controller the verb bind on it.",
+        Remedy::Instead(Act::Create(ours)),
+    );
     vec![
+        passed_on,
         create("a binding for a user", "RoleBinding", &marked, user, says),
         create("a binding for a group", "RoleBinding", &marked, group, says),
         create("a binding for a foreign account", "RoleBinding", &marked, strong, says),

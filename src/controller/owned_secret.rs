@@ -48,11 +48,15 @@ pub async fn delete(
     }
     let held = match unless_gone(deleted)? {
         Some(Deleted::Held(held)) => held,
-        Some(Deleted::Gone) | None => return Ok(ctx.secrets.forget(place, uid)),
+        Some(Deleted::Gone) | None => {
+            ctx.secrets.forget(place, uid);
+            return Ok(());
+        }
     };
     let released = if minted { release(&secrets, place, uid).await } else { Ok(false) };
     if let Ok(true) = released {
-        return Ok(ctx.secrets.forget(place, uid));
+        ctx.secrets.forget(place, uid);
+        return Ok(());
     }
     let finalizers = held.metadata().finalizers.clone().unwrap_or_default();
     if let Watched(Ok(held)) = *held {

@@ -23,6 +23,7 @@ impl Place {
     }
 
     /// The place of the object with this metadata.
+    #[must_use]
     pub fn of_metadata(metadata: &ObjectMeta) -> Self {
         let part = |part: &Option<String>| part.as_deref().unwrap_or_default().to_owned();
         Self::new(part(&metadata.namespace), part(&metadata.name))

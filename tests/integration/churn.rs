@@ -84,7 +84,7 @@ async fn access_ends_in_time_although_the_objects_are_edited_all_the_time(world:
 async fn end(space: &Space, way: &str, name: &str) {
     match way {
         "inactive" => {
-            drop(space.patch::<Credential>(name, json!({"spec": {"state": "Inactive"}})).await.unwrap())
+            drop(space.patch::<Credential>(name, json!({"spec": {"state": "Inactive"}})).await.unwrap());
         }
         "deleted" => drop(space.api::<Credential>().delete(name, &DeleteParams::default()).await.unwrap()),
         _ => {

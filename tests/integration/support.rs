@@ -15,7 +15,7 @@ use control_plane::{ControlPlane, Identity, Namespaced};
 use credential_operator::{
     api::{self, ApiToken, ApiTokenState, Credential, CredentialState},
     controller::{self, Config, Context, ControllerError},
-    domain::{clock::Clock, reach::Reach, token::Prefix},
+    domain::{clock::Clock, name, reach::Reach, token::Prefix},
     telemetry::health::Probe,
 };
 use futures::{Stream, StreamExt};
@@ -417,6 +417,9 @@ impl Space {
             assert!(Instant::now() < deadline, "{} cannot be cleaned up", self.namespace);
             sleep(Duration::from_millis(100)).await;
         }
+        // No key of the keyring is deleted that a Secret names.
+        let managed = params.labels(&format!("{}={}", name::MANAGED_BY_LABEL, name::MANAGED_BY));
+        self.api::<Secret>().delete_collection(&all, &managed).await.unwrap();
     }
 
     /// Applies documents of YAML by server-side apply. For a moment after a definition was changed the API server goes by the one

@@ -11,7 +11,7 @@
   verbs: [update]
 - apiGroups: [credential-operator.io]
   resources: [credentials/status]
-  verbs: [update, patch]  # patch: what a policy refuses, whoever edits the object meanwhile
+  verbs: [update, patch]  # patch: reports a refusal by a policy while others edit the object
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, patch, delete]

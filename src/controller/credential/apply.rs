@@ -78,7 +78,7 @@ pub async fn apply(
                     Ok(Done::Yes) => {}
                     // What was planned to be said speaks of what is not there yet.
                     Ok(Done::Later) => later = true,
-                    // It is reported. Waiting for whoever added the finalizers must not delay the rest.
+                    // It is reported. Waiting for the finalizers of others must not delay the rest.
                     Err(error @ RequestError::Held { .. }) => {
                         refusal.get_or_insert(error);
                     }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use credential_operator::{
     api::{ApiToken, ApiTokenState, Credential, CredentialState},
     controller::{Context, Key, Place, panics},
+    domain::name,
     telemetry::health::Probe,
 };
 use k8s_openapi::api::{
@@ -34,6 +35,7 @@ pub mod hostile_alone {
         a_panic_is_reported_by_the_status_and_an_event, accounts_of_an_earlier_version_are_signed_once,
         material_that_takes_long_is_generated_once_a_period,
         metadata_and_churn_of_an_object_do_not_prevent_the_report_of_a_panic,
+        secret_without_its_attestation_is_replaced_by_slow_material,
     };
 
     crate::tests![
@@ -43,6 +45,7 @@ pub mod hostile_alone {
         a_credential_costs_one_write_more_for_the_proof_of_its_account,
         accounts_of_an_earlier_version_are_signed_once,
         material_that_takes_long_is_generated_once_a_period,
+        secret_without_its_attestation_is_replaced_by_slow_material,
     ];
 }
 
@@ -312,6 +315,22 @@ async fn material_that_takes_long_is_generated_once_a_period(world: Arc<World>, 
     let requests = operator.requests(&space);
     let asked = requests.iter().filter(|(what, _)| what.starts_with("get") && what.ends_with(" credentials"));
     assert!(asked.map(|(_, count)| count).sum::<usize>() < 20, "{requests:?}");
+    operator.stop().await;
+}
+
+async fn secret_without_its_attestation_is_replaced_by_slow_material(world: Arc<World>, space: Space) {
+    let operator = world.operator(SystemClock::shared()).await;
+    let spec = "{type: SshKey, sshKey: {algorithm: Rsa, size: 4096}}";
+    space.apply(&credential("c").replace("{displayName: Test}", spec)).await;
+    space.published("c", 0).await;
+    operator.stop().await;
+    let stripped = json!({"metadata": {"annotations": {name::ATTESTATION_ANNOTATION: null}}});
+    space.patch::<Secret>("c-credential", stripped).await.unwrap();
+    space.patch::<Credential>("c", json!({"spec": {"sshKey": {"size": 3072}}})).await.unwrap();
+    let later = SystemClock::shared();
+    later.step(jiff::SignedDuration::from_secs(193));
+    let operator = world.operator(later).await;
+    space.published("c", 1).await;
     operator.stop().await;
 }
 

@@ -105,7 +105,8 @@ async fn secret(
                 return Ok(ours(credential, &held.metadata, Some(attestation), true));
             }
             let said = held.metadata.annotations.as_ref();
-            if said.is_none_or(|said| !said.contains_key(name::ATTESTATION_ANNOTATION)) {
+            let minted = credential.spec.credential_type == CredentialType::Kubeconfig;
+            if minted && said.is_none_or(|said| !said.contains_key(name::ATTESTATION_ANNOTATION)) {
                 let mut empty = own(credential, &held.metadata, None, true);
                 empty.empty = true;
                 return Ok(SecretSeen::Ours(Box::new(empty)));
@@ -168,7 +169,9 @@ fn judge(
             held.is_some_and(|held| held.0 == value.as_bytes())
         })
     });
-    if attestation.is_some() && plain_intact {
+    // A restored attestation has no proof, and is not in the Secret yet.
+    let is_signed = attestation.as_ref().is_some_and(|attestation| !attestation.proof.is_empty());
+    if is_signed && plain_intact {
         let version = metadata.resource_version.as_deref().unwrap_or_default();
         ctx.note_whole(&Key::credential(credential), place, version);
     }

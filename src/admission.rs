@@ -18,6 +18,7 @@ mod draft;
 mod grants;
 mod issue;
 mod limits;
+mod managed_secrets;
 mod metadata;
 mod minting;
 mod secrets;
@@ -54,6 +55,7 @@ pub fn policies(controllers: &[Account], keyring: &str) -> Vec<ValidatingAdmissi
         limits::draft(),
         token_limits::draft(),
         metadata::draft(),
+        managed_secrets::draft(controllers),
     ];
     let of_controllers = controllers::drafts(controllers, keyring);
     grants.into_iter().chain(others).chain(of_controllers).map(draft::Draft::into_policy).collect()

@@ -71,7 +71,7 @@ mod tests {
             all.matches("\nkind: ").count(),
             all.matches("    helm.sh/resource-policy: keep\n").count()
         );
-        assert_eq!(all.matches(&format!("expression: {QUOTED}\n")).count(), 1);
+        assert_eq!(all.matches(&format!("expression: {QUOTED}\n")).count(), 2);
         assert_eq!(all.matches(&format!("request.userInfo.username in {CONTROLLERS})")).count(), 4);
         assert!(!all.contains(&Account::default().user()));
     }

@@ -13,5 +13,5 @@ mod read;
 pub use self::{
     kinds::Readable,
     objects::{Deleted, Events, Objects, Page, WatchEvent},
-    read::{InvalidObject, Untyped, Watched},
+    read::{Flaw, InvalidObject, Untyped, Watched},
 };

@@ -24,6 +24,7 @@ pub mod panics;
 mod place;
 pub mod policies;
 pub mod queue;
+mod release;
 pub mod server;
 mod status;
 pub mod sweep;
@@ -202,7 +203,6 @@ async fn reconcile(ctx: &Context, key: &Key) -> Result<(), RequestError> {
                 return reconcile_api_token(ctx, key, &token).await;
             }
             ctx.forget(key);
-            api_token::gone::reconcile(ctx, place).await?;
             Box::pin(orphans::reconcile(ctx, key)).await?;
             unreadable::reconcile_token(ctx, place).await
         }
@@ -225,10 +225,8 @@ async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential)
     if ends && !credential::plan::is_expired(credential) {
         ctx.note_ended(credential);
     }
-    if plan.waits_for_others && Box::pin(orphans::reconcile(ctx, key)).await? {
-        // What stood in the way was nobody's any more.
-        ctx.queue.add(key.clone());
-    }
+    let own_secret = credential::material::secret_name(credential);
+    let orphans = delete_orphans(ctx, key, plan.waits_for_others, &own_secret).await;
     let (wake, again) = (plan.wake, plan.again);
     let planned = plan.status.clone();
     let plan_waits = plan.waits_for_others;
@@ -240,7 +238,7 @@ async fn reconcile_credential(ctx: &Context, key: &Key, credential: &Credential)
         if !plan_waits {
             ctx.memory().in_the_way.remove(key);
         }
-        return Ok(());
+        return orphans;
     };
     if let Some((reason, message)) = trouble_to_tell(ctx, key, &error)
         && let Some(latest) = ctx.credentials.get(&Place::of(credential))
@@ -271,10 +269,8 @@ async fn reconcile_api_token(ctx: &Context, key: &Key, token: &ApiToken) -> Resu
     if observed.native.is_some() && plan.takes_back() {
         api_token::observe::confirm(ctx, &observed).await?;
     }
-    if observed.secret.waits_for_others() && Box::pin(orphans::reconcile(ctx, key)).await? {
-        // What stood in the way was nobody's any more.
-        ctx.queue.add(key.clone());
-    }
+    let own_secret = api_token::plan::secret_name(token);
+    let orphans = delete_orphans(ctx, key, observed.secret.waits_for_others(), &own_secret).await;
     let (wake, mints) = (plan.wake, plan.mints());
     let planned = plan.status.clone();
     ctx.note_stall(token, planned.as_ref().is_some_and(api_token::plan::is_stalled));
@@ -286,7 +282,7 @@ async fn reconcile_api_token(ctx: &Context, key: &Key, token: &ApiToken) -> Resu
         if !observed.secret.waits_for_others() {
             ctx.memory().in_the_way.remove(key);
         }
-        return Ok(());
+        return orphans;
     };
     if let Some((reason, message)) = trouble_to_tell(ctx, key, &error)
         && let Some(latest) = ctx.tokens.get(&Place::of(token))
@@ -296,6 +292,22 @@ async fn reconcile_api_token(ctx: &Context, key: &Key, token: &ApiToken) -> Resu
         api_token::apply::write_status(ctx, &latest, status).await?;
     }
     Err(error)
+}
+
+/// Deletes the orphans of an object that exists, if there can be any. A failure must not prevent the reconcile.
+async fn delete_orphans(
+    ctx: &Context,
+    key: &Key,
+    is_blocked: bool,
+    own_secret: &str,
+) -> Result<(), RequestError> {
+    if (is_blocked || orphans::may_have(ctx, key, own_secret))
+        && Box::pin(orphans::reconcile(ctx, key)).await?
+    {
+        // The next reconcile may no longer be blocked.
+        ctx.queue.add(key.clone());
+    }
+    Ok(())
 }
 
 /// What the status is to say of a failure: refusals at once, mishaps once they last.

@@ -148,7 +148,7 @@ fn bindings(users: String) -> Draft {
         laws: vec![
             Law {
                 holds: format!(
-                    "!variables.isBinding || request.operation == 'DELETE' || (has(dyn(object).subjects) && \
+                    "!variables.isBinding || request.operation != 'CREATE' || (has(dyn(object).subjects) && \
                      dyn(object).subjects.size() > 0 && \
                      dyn(object).subjects.all(s, s.kind == 'ServiceAccount' && s.name.endsWith('{suffix}')))"
                 ),
@@ -190,6 +190,17 @@ fn bindings(users: String) -> Draft {
                     .to_owned(),
                 message: "a controller changes and deletes only bindings that it manages",
                 says: says(&unmanaged("Binding", OWNER_UID_ANNOTATION)),
+            },
+            Law {
+                holds: "!variables.isBinding || request.operation != 'UPDATE' || \
+                        (has(dyn(object).subjects) ? dyn(object).subjects : []) == \
+                        (has(dyn(oldObject).subjects) ? dyn(oldObject).subjects : [])"
+                    .to_owned(),
+                message: "a controller does not change the subjects of a binding",
+                says: says(
+                    "request.resource.resource + ' \"' + object.metadata.name + '\" may not get other subjects. Delete it and create \
+                     another one.'",
+                ),
             },
         ],
         scope: Scope::Users(users),

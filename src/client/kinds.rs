@@ -62,7 +62,13 @@ const NAMESPACE_LABELS: usize = 16 << 10;
 pub trait Readable: Resource<DynamicType = ()> + DeserializeOwned {
     /// The metadata that the client retains.
     const KEEP: Keep;
+    /// The number of bytes that an object can take. A larger one is invalid.
+    const MAX_SIZE: usize = usize::MAX;
 }
+
+/// The number of bytes that an object with a status can take. etcd refuses objects over 1.5 MiB by default; beyond this limit, an
+/// object could not be revoked or deleted, or its status could not be written.
+const STATUS_FITS: usize = 1 << 20;
 
 const NONE: Keys = Keys { named: &[], prefix: "", others: 0 };
 
@@ -101,7 +107,17 @@ macro_rules! readable {
     };
 }
 
-readable!(USERS => ApiToken, Credential, CredentialPolicy);
+impl Readable for ApiToken {
+    const KEEP: Keep = USERS;
+    const MAX_SIZE: usize = STATUS_FITS;
+}
+
+impl Readable for Credential {
+    const KEEP: Keep = USERS;
+    const MAX_SIZE: usize = STATUS_FITS;
+}
+
+readable!(USERS => CredentialPolicy);
 readable!(SECRET => Secret);
 readable!(MANAGED => ServiceAccount, RoleBinding, ClusterRoleBinding);
 readable!(NAMESPACE => Namespace);
@@ -138,7 +154,7 @@ mod tests {
         let json = json!({ "metadata": metadata }).to_string();
         pruner.feed(json.as_bytes(), &mut |document| found = Some(document)).unwrap();
         let Some(Document::Item(json, _)) = found else { panic!("nothing was read") };
-        Watched::<PartialObjectMeta<Secret>>::read(&json).unwrap().0.unwrap().metadata
+        Watched::<PartialObjectMeta<Secret>>::read(&json, json.len()).unwrap().0.unwrap().metadata
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl<K: Readable> Objects<K> {
     /// When the request fails, or the status of the object cannot be parsed.
     pub async fn get_untyped(&self, name: &str) -> Result<Option<Untyped>> {
         let json = self.document("get_opt", self.request.get(name, &GetParams::default())).await;
-        there(json)?.map(|json| Untyped::read(&json).ok_or_else(unexpected)).transpose()
+        there(json)?.map(|(json, _)| Untyped::read(&json).ok_or_else(unexpected)).transpose()
     }
 
     /// Gets all finalizers of the object with this name and UID, in their order; none if it does not exist.
@@ -135,8 +135,8 @@ impl<K: Readable> Objects<K> {
         let body =
             self.body("get_metadata_opt", self.request.get_metadata(name, &GetParams::default())).await;
         let Some(body) = there(body)? else { return Ok(Vec::new()) };
-        let json = document(body, Keep { finalizers: usize::MAX, ..K::KEEP }).await?;
-        let found = Watched::<PartialObjectMeta<K>>::read(&json).ok_or_else(unexpected)?;
+        let (json, size) = document(body, Keep { finalizers: usize::MAX, ..K::KEEP }).await?;
+        let found = Watched::<PartialObjectMeta<K>>::read(&json, size).ok_or_else(unexpected)?;
         let metadata = Some(found.metadata()).filter(|metadata| metadata.uid.as_deref() == Some(uid));
         Ok(metadata.and_then(|metadata| metadata.finalizers.clone()).unwrap_or_default())
     }
@@ -252,11 +252,11 @@ impl<K: Readable> Objects<K> {
             kind: &'a str,
         }
 
-        let json = self.document("delete", self.request.delete(name, params)).await?;
+        let (json, size) = self.document("delete", self.request.delete(name, params)).await?;
         if serde_json::from_slice::<Kind<'_>>(&json).is_ok_and(|answer| answer.kind == "Status") {
             return Ok(Deleted::Gone);
         }
-        Watched::read(&json).map(|held| Deleted::Held(Box::new(held))).ok_or_else(unexpected)
+        Watched::read(&json, size).map(|held| Deleted::Held(Box::new(held))).ok_or_else(unexpected)
     }
 
     /// Requests a page of a list. The objects are parsed as they arrive.
@@ -271,7 +271,6 @@ impl<K: Readable> Objects<K> {
         Ok(Page {
             documents: Documents { body, pruner, found: VecDeque::new() },
             metadata: None,
-            size: 0,
             kind: PhantomData,
         })
     }
@@ -289,7 +288,7 @@ impl<K: Readable> Objects<K> {
         let body = self.body("watch", request).await?;
         let pruner = Pruner::new(Shape::Events, K::KEEP);
         let documents = Documents { body, pruner, found: VecDeque::new() };
-        Ok(Events { documents, size: 0, kind: PhantomData })
+        Ok(Events { documents, kind: PhantomData })
     }
 
     fn partial(&self) -> Objects<PartialObjectMeta<K>> {
@@ -302,16 +301,16 @@ impl<K: Readable> Objects<K> {
     }
 
     async fn send(&self, call: &'static str, request: Built) -> Result<Watched<K>> {
-        let json = self.document(call, request).await?;
-        Watched::read(&json).ok_or_else(unexpected)
+        let (json, size) = self.document(call, request).await?;
+        Watched::read(&json, size).ok_or_else(unexpected)
     }
 
     async fn answered(&self, call: &'static str, request: Built) -> Result<K> {
-        let json = self.document(call, request).await?;
+        let (json, _) = self.document(call, request).await?;
         answer(&json).ok_or_else(unexpected)
     }
 
-    async fn document(&self, call: &'static str, request: Built) -> Result<Zeroizing<Vec<u8>>> {
+    async fn document(&self, call: &'static str, request: Built) -> Result<(Zeroizing<Vec<u8>>, usize)> {
         document(self.body(call, request).await?, K::KEEP).await
     }
 
@@ -378,11 +377,11 @@ fn as_json_patch(request: Built) -> Built {
 
 type Built = std::result::Result<http::Request<Vec<u8>>, kube::core::request::Error>;
 
-/// Reads a body that is one document.
-async fn document(body: Body, keep: Keep) -> Result<Zeroizing<Vec<u8>>> {
+/// Reads a body that is one document, and returns how many bytes were sent for it.
+async fn document(body: Body, keep: Keep) -> Result<(Zeroizing<Vec<u8>>, usize)> {
     let mut documents = Documents { body, pruner: Pruner::new(Shape::Object, keep), found: VecDeque::new() };
     match documents.next().await? {
-        Some(Document::Item(json, _)) => Ok(json),
+        Some(Document::Item(json, size)) => Ok((json, size)),
         Some(Document::Envelope(_)) | None => Err(unexpected()),
     }
 }
@@ -411,8 +410,7 @@ fn there<T>(answer: Result<T>) -> Result<Option<T>> {
 
 fn fitting<K: Readable>(Watched(read): Watched<K>) -> Result<K> {
     read.map_err(|invalid| {
-        let say = format!("{} does not match the schema of kind {}", invalid.path, K::kind(&()));
-        Error::SerdeError(serde_json::Error::custom(say))
+        Error::SerdeError(serde_json::Error::custom(format!("{}: {}", K::kind(&()), invalid.flaw)))
     })
 }
 
@@ -460,7 +458,6 @@ impl Documents {
 pub struct Page<K> {
     documents: Documents,
     metadata: Option<ListMeta>,
-    size: usize,
     kind: PhantomData<fn() -> K>,
 }
 
@@ -478,8 +475,7 @@ impl<K: Readable> Page<K> {
         loop {
             match self.documents.next().await? {
                 Some(Document::Item(json, size)) => {
-                    self.size = size;
-                    if let Some(object) = Watched::read(&json) {
+                    if let Some(object) = Watched::read(&json, size) {
                         return Ok(Some(object));
                     }
                     warn!(kind = %K::kind(&()), "an item of a list has no name and is skipped");
@@ -492,12 +488,6 @@ impl<K: Readable> Page<K> {
                 None => return Err(unexpected()),
             }
         }
-    }
-
-    /// The number of bytes that the API server sent for the last object.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.size
     }
 
     /// Reads the remaining objects and returns the metadata of the list.
@@ -532,33 +522,23 @@ pub enum WatchEvent<K> {
 /// The events of a watch.
 pub struct Events<K> {
     documents: Documents,
-    size: usize,
     kind: PhantomData<fn() -> K>,
 }
 
 impl<K: Readable> Events<K> {
-    /// The number of bytes that the API server sent for the object of the last event.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.size
-    }
-
     /// Returns the next event; `None` once the API server has ended the watch.
     ///
     /// # Errors
     /// When the response is truncated, or is not a watch event.
     pub async fn next(&mut self) -> Result<Option<WatchEvent<K>>> {
         match self.documents.next().await? {
-            Some(Document::Item(json, size)) => {
-                self.size = size;
-                event(&json).map(Some).ok_or_else(unexpected)
-            }
+            Some(Document::Item(json, size)) => event(&json, size).map(Some).ok_or_else(unexpected),
             Some(Document::Envelope(_)) | None => Ok(None),
         }
     }
 }
 
-fn event<K: Readable>(json: &[u8]) -> Option<WatchEvent<K>> {
+fn event<K: Readable>(json: &[u8], size: usize) -> Option<WatchEvent<K>> {
     #[derive(Deserialize)]
     struct Event<'a> {
         r#type: &'a str,
@@ -574,8 +554,8 @@ fn event<K: Readable>(json: &[u8]) -> Option<WatchEvent<K>> {
     let Event { r#type, object } = serde_json::from_slice(json).ok()?;
     let object = object.get().as_bytes();
     match r#type {
-        "ADDED" | "MODIFIED" => Watched::read(object).map(WatchEvent::Applied),
-        "DELETED" => Watched::read(object).map(WatchEvent::Deleted),
+        "ADDED" | "MODIFIED" => Watched::read(object, size).map(WatchEvent::Applied),
+        "DELETED" => Watched::read(object, size).map(WatchEvent::Deleted),
         "BOOKMARK" => {
             let bookmark: Bookmark = serde_json::from_slice(object).ok()?;
             bookmark.metadata.resource_version.map(WatchEvent::Bookmark)

@@ -12,19 +12,24 @@ use serde_json::{Value, value::RawValue};
 use super::Readable;
 use crate::api::{Instant, credential::Grant};
 
-/// An object, or the valid fields of an object that does not match the schema of its kind.
+/// An object, or the valid fields of an object that does not match the schema of its kind or is too large.
 #[derive(Clone, Debug)]
 pub struct Watched<K>(pub Result<K, Box<InvalidObject>>);
 
 impl<K: Readable> Watched<K> {
-    /// Parses an object. `None` if the JSON is not an object with a name.
+    /// Parses an object for which the API server sent `size` bytes. `None` if the JSON is not an object with a name.
     #[must_use]
-    pub fn read(json: &[u8]) -> Option<Self> {
+    pub fn read(json: &[u8], size: usize) -> Option<Self> {
         let parts: Parts<'_> = serde_json::from_slice(json).ok()?;
         let metadata = metadata(parts.metadata?);
         metadata.name.as_ref()?;
-        Some(Self(read(json, parts.metadata, metadata.clone()).map_err(|path| {
-            Box::new(InvalidObject::of(metadata, path, &value(parts.spec), value(parts.status)))
+        let read = if size > K::MAX_SIZE {
+            Err(Flaw::Size { is: size, allowed: K::MAX_SIZE })
+        } else {
+            read(json, parts.metadata, metadata.clone()).map_err(Flaw::Field)
+        };
+        Some(Self(read.map_err(|flaw| {
+            Box::new(InvalidObject::of(metadata, flaw, &value(parts.spec), value(parts.status)))
         })))
     }
 
@@ -162,13 +167,35 @@ fn value(raw: Option<&RawValue>) -> Value {
     field(raw).unwrap_or_default()
 }
 
-/// The valid fields of an object that does not match the schema of its kind. Invalid fields are omitted.
+/// Why an object is invalid.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// The field at this path does not match the schema of the kind.
+    #[error("{0} does not match the schema")]
+    Field(String),
+    /// The object is too large.
+    #[error("the object takes {is} bytes, and {allowed} are allowed")]
+    Size {
+        /// The number of bytes that the API server sent for it.
+        is: usize,
+        /// The number of bytes that are allowed.
+        allowed: usize,
+    },
+}
+
+impl Default for Flaw {
+    fn default() -> Self {
+        Self::Field(String::new())
+    }
+}
+
+/// The valid fields of an object that is invalid. Other fields are omitted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InvalidObject {
     /// The metadata.
     pub metadata: ObjectMeta,
-    /// The path of the field that does not match the schema.
-    pub path: String,
+    /// Why the object is invalid.
+    pub flaw: Flaw,
     /// The status, unchanged.
     pub status: Value,
     /// Whether a Credential is inactive.
@@ -185,20 +212,20 @@ pub struct InvalidObject {
     pub roles: Vec<Grant>,
     /// The other namespaces in which the roles are bound.
     pub bound_in: Vec<String>,
-    /// The names of an ApiToken's Secret, from its spec and its status.
+    /// The names of the Secret, from the spec and the status.
     pub secrets: Vec<String>,
 }
 
 impl InvalidObject {
     /// Reads the valid fields of an object.
     #[must_use]
-    pub fn of(metadata: ObjectMeta, path: String, spec: &Value, status: Value) -> Self {
+    pub fn of(metadata: ObjectMeta, flaw: Flaw, spec: &Value, status: Value) -> Self {
         // If the spec has no expiration, a status that reports one is ignored.
         let ends = ["expiresAt", "expiresIn"].iter().any(|end| !spec[end].is_null());
         let secrets = [&spec["secret"]["name"], &status["secret"]["name"]];
         Self {
             metadata,
-            path,
+            flaw,
             inactive: spec["state"] == "Inactive",
             revoked: spec["revoked"] == true,
             ends_at: instant(&spec["expiresAt"]),
@@ -215,6 +242,12 @@ impl InvalidObject {
     #[must_use]
     pub fn has_ended(&self, now: Timestamp) -> bool {
         self.expired || self.ends_at.is_some_and(|end| end <= now)
+    }
+
+    /// Whether the object is so large that it could not be revoked, so that it must not grant anything.
+    #[must_use]
+    pub const fn is_too_large(&self) -> bool {
+        matches!(self.flaw, Flaw::Size { .. })
     }
 
     /// Whether the object is being deleted.

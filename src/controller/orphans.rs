@@ -1,7 +1,8 @@
 //! Deletes orphans: objects whose owner no longer exists and that garbage collection does not delete, because
 //! `kubectl delete --cascade=orphan` removed their owner reference.
 //!
-//! The sweep deletes orphaned bindings in other namespaces.
+//! The Secret of a token that the API server accepts by itself is deleted without waiting for garbage collection, whatever
+//! its owner references are. The sweep deletes orphaned bindings in other namespaces.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +12,6 @@ use tracing::info;
 
 use super::{
     Context, Key, Place,
-    api_token::observe::is_minted,
     credential::apply::delete_binding,
     owned_secret,
     write::{RequestError, delete_only, send, unless_gone},
@@ -19,8 +19,19 @@ use super::{
 use crate::{
     api::{ApiToken, Credential},
     client::{Objects, Readable},
-    domain::{binding::Binding, made_for::MadeFor, name},
+    domain::{
+        binding::{Binding, controller},
+        keyring::Keyring,
+        made_for::{MadeFor, is_minted, is_owned_by},
+        name,
+    },
 };
+
+/// Whether there can be orphans of the object with this key beside the Secret with this name.
+#[must_use]
+pub fn may_have(ctx: &Context, key: &Key, own_secret: &str) -> bool {
+    ctx.secrets.places_owned_by(key).iter().any(|place| place.name() != own_secret)
+}
 
 /// Deletes the orphans of the object with this key. Returns whether there were any. Without orphans, no request is sent.
 ///
@@ -40,7 +51,17 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
         MadeFor::of_orphan(metadata).filter(|made| made.kind == kind && made.name == place.name())
     };
     let mut unproven = BTreeSet::new();
-    for secret in ctx.secrets.owned_by(key) {
+    let (minted, others): (Vec<_>, Vec<_>) =
+        ctx.secrets.owned_by(key).partition(|secret| is_minted(&secret.metadata));
+    for secret in minted {
+        let Some(uid) = owner_of_minted(&secret.metadata, &keyring) else { continue };
+        if known.is_gone(&uid).await? {
+            let own_uid = secret.metadata.uid.as_deref().unwrap_or_default();
+            failed = failed.and(owned_secret::delete(ctx, &Place::of(&secret), own_uid, None, true).await);
+            found = true;
+        }
+    }
+    for secret in others {
         let Some(made) = of_it(&secret.metadata) else { continue };
         if !known.is_gone(&made.uid).await? {
             continue;
@@ -84,6 +105,15 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
         }
     }
     failed.map(|()| found)
+}
+
+/// The UID of the object that the Secret of a token is for, if the operator created the Secret.
+fn owner_of_minted(found: &ObjectMeta, keyring: &Keyring) -> Option<String> {
+    let own_uid = found.uid.as_deref().unwrap_or_default();
+    let made = MadeFor::of(found)
+        .filter(|made| made.verify_as(keyring, own_uid).is_ok() || made.verify(keyring).is_ok());
+    let owner = || controller(found).map(|owner| owner.uid.clone());
+    made.map(|made| made.uid).or_else(|| owner().filter(|uid| is_owned_by(found, Some(uid))))
 }
 
 /// The UID of the object with this key, read at most once.
@@ -140,7 +170,7 @@ async fn delete_secret(ctx: &Context, orphan: &ObjectMeta) -> Result<(), Request
     let place = Place::of_metadata(orphan);
     info!(%place, "deleting orphaned Secret: owner no longer exists");
     let uid = orphan.uid.as_deref().unwrap_or_default();
-    owned_secret::delete(ctx, &place, uid, orphan.resource_version.as_deref(), is_minted(orphan)).await
+    owned_secret::delete(ctx, &place, uid, orphan.resource_version.as_deref(), false).await
 }
 
 /// Deletes the ServiceAccount in the version that was checked.

@@ -32,26 +32,28 @@ pub async fn replace<K: Readable>(
 ) -> Result<Option<K>, RequestError> {
     let place = &Place::of_metadata(metadata);
     let put = |status: Value| async move {
-        let object = json!({
-            "apiVersion": K::api_version(&()),
-            "kind": K::kind(&()),
-            "metadata": {
-                "name": place.name(),
-                "namespace": place.namespace(),
-                "uid": metadata.uid,
-                "resourceVersion": metadata.resource_version,
-            },
-            "status": status,
-        });
-        let params = PostParams::default();
+        let (object, params) = (object::<K>(metadata, &status), PostParams::default());
         send(|| what::<K>(place), objects.replace_status(place.name(), &params, &object)).await
     };
-    let (stored, wanted) = (json!(stored), json!(status));
-    let mut written = put(wanted.clone()).await;
-    if is_too_large(place, &written) {
-        written = put(no_larger(&stored, &wanted)).await;
-    }
-    unless_gone(written)
+    shortened::<K, _, _>(place, &json!(stored), json!(status), put).await
+}
+
+/// The same for an object that is invalid. Returns nothing.
+///
+/// # Errors
+/// When the request fails.
+pub async fn replace_of_invalid<K: Readable>(
+    objects: &Objects<K>,
+    metadata: &ObjectMeta,
+    stored: &Value,
+    status: &Value,
+) -> Result<(), RequestError> {
+    let place = &Place::of_metadata(metadata);
+    let put = |status: Value| async move {
+        let (object, params) = (object::<K>(metadata, &status), PostParams::default());
+        send(|| what::<K>(place), objects.replace_status_of_invalid(place.name(), &params, &object)).await
+    };
+    shortened::<K, _, _>(place, stored, status.clone(), put).await.map(drop)
 }
 
 /// Replaces only the fields that report a refusal, if the UID, the generation and these fields are as in `metadata` and
@@ -76,11 +78,40 @@ pub async fn refuse<K: Readable>(
         let operations = refusal(metadata, stored, &status);
         send(|| what::<K>(place), objects.json_patch_status(place.name(), &params, &operations)).await
     };
-    let mut written = patch(wanted.clone()).await;
-    if is_too_large(place, &written) {
-        written = patch(no_larger(stored, &wanted)).await;
+    shortened::<K, _, _>(place, stored, wanted, patch).await
+}
+
+/// Writes the status, and again no larger than the stored one if the API server refuses it as too large.
+async fn shortened<K: Readable, T, F>(
+    place: &Place,
+    stored: &Value,
+    wanted: Value,
+    write: impl Fn(Value) -> F,
+) -> Result<Option<T>, RequestError>
+where
+    F: Future<Output = Result<T, RequestError>>,
+{
+    let mut written = write(wanted.clone()).await;
+    if written.as_ref().is_err_and(RequestError::is_too_large) {
+        warn!(%place, kind = %K::kind(&()), "the object is too large, so its status is shortened");
+        written = write(no_larger(stored, &wanted)).await;
     }
     unless_gone(written)
+}
+
+/// The body of a request that replaces a status.
+fn object<K: Readable>(metadata: &ObjectMeta, status: &Value) -> Value {
+    json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {
+            "name": metadata.name,
+            "namespace": metadata.namespace,
+            "uid": metadata.uid,
+            "resourceVersion": metadata.resource_version,
+        },
+        "status": status,
+    })
 }
 
 /// The operations of a JSON patch (RFC 6902) that reports a refusal.
@@ -102,14 +133,6 @@ fn refusal(metadata: &ObjectMeta, stored: &Value, status: &Value) -> Value {
 
 fn what<K: Readable>(place: &Place) -> String {
     format!("update the status of {} {place}", K::kind(&()))
-}
-
-fn is_too_large<K: Readable>(place: &Place, written: &Result<K, RequestError>) -> bool {
-    let is_too_large = written.as_ref().is_err_and(RequestError::is_too_large);
-    if is_too_large {
-        warn!(%place, kind = %K::kind(&()), "the object is too large, so its status is shortened");
-    }
-    is_too_large
 }
 
 /// Shortens `wanted` to the size of `stored`: no field or condition is added, and the messages of the conditions are

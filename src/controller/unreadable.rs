@@ -1,6 +1,7 @@
-//! Objects of ours that cannot be read: they were stored before a rule existed that would have refused them. Nothing is
-//! made or changed for them; their status says so, and what to mend. What is certain to be over grants nothing any more all
-//! the same: it is unbound, and what the API server accepts by itself is taken back.
+//! Invalid objects: they do not match the schema, because they are older than a rule of it, or are too large to be revoked.
+//! Nothing is created or changed for them, and their status reports why. An invalid object that is inactive, revoked, expired,
+//! being deleted or too large grants nothing: its roles are unbound, and tokens that the API server accepts by itself are
+//! deleted.
 
 mod apply;
 mod plan;
@@ -22,8 +23,8 @@ use crate::{
     client::{InvalidObject, Objects, Readable, Watched},
 };
 
-/// Has the credential at `place` say why nothing is made for it, if it is there and cannot be read. Where it is inactive, at
-/// its end or being deleted, its bindings go.
+/// Reports in the status of an invalid Credential why nothing is created for it. If it is inactive, expired, being deleted or too
+/// large, its bindings and its kubeconfig are deleted.
 ///
 /// # Errors
 /// When a request fails for other reasons than that the status is refused.
@@ -36,9 +37,15 @@ pub async fn reconcile_credential(ctx: &Context, place: &Place) -> Result<(), Re
     ctx.queue.wake(&Key::Credential(place.clone()), plan.wake);
     let shown = &found.metadata;
     let unbound = apply::unbind(ctx, shown, &plan.unbind).await;
-    let why = unbound.as_ref().err().and_then(refusal).or(plan.held_by);
+    let taken = if plan::grants_nothing(&found, now) {
+        apply::take_secrets(ctx, &Key::Credential(place.clone()), &found, true).await
+    } else {
+        Ok(())
+    };
+    let ended = unbound.and(taken);
+    let why = ended.as_ref().err().and_then(refusal).or(plan.held_by);
     tell::<Credential>(ctx, place, &found, why.as_deref(), now).await?;
-    unbound?;
+    ended?;
     if plan.release {
         observe::latest(ctx, shown).await?;
         remove_finalizer(ctx, &owner_of(shown)).await?;
@@ -46,8 +53,8 @@ pub async fn reconcile_credential(ctx: &Context, place: &Place) -> Result<(), Re
     Ok(())
 }
 
-/// Has the token at `place` say why nothing is done for it, if it is there and cannot be read. Where it is revoked, at its end
-/// or being deleted, its Secret goes.
+/// Reports in the status of an invalid ApiToken why nothing is done for it. If it is revoked, expired or being deleted, its Secret
+/// is deleted; if it is too large, only a Secret of a ServiceAccount token.
 ///
 /// # Errors
 /// When a request fails for other reasons than that the status is refused.
@@ -55,14 +62,20 @@ pub async fn reconcile_token(ctx: &Context, place: &Place) -> Result<(), Request
     let Some(found) = find(ctx, &ctx.tokens, place).await? else { return Ok(()) };
     let now = ctx.clock.now();
     ctx.queue.wake(&Key::ApiToken(place.clone()), plan::token_ends_at(&found, now));
-    let taken =
-        if plan::takes_secret(&found, now) { apply::take_secrets(ctx, place, &found).await } else { Ok(()) };
+    let key = Key::ApiToken(place.clone());
+    let taken = if plan::takes_secret(&found, now) {
+        apply::take_secrets(ctx, &key, &found, false).await
+    } else if found.is_too_large() {
+        apply::take_secrets(ctx, &key, &found, true).await
+    } else {
+        Ok(())
+    };
     let why = taken.as_ref().err().and_then(refusal);
     tell::<ApiToken>(ctx, place, &found, why.as_deref(), now).await?;
     taken
 }
 
-/// The object at `place` as the API server has it, if it is there and does not fit its kind.
+/// The object at `place` as the API server has it, if it exists and is invalid.
 async fn find<K>(
     ctx: &Context,
     cache: &Cache<K>,
@@ -78,7 +91,7 @@ where
     let objects = Objects::<K>::namespaced(ctx.client.clone(), place.namespace());
     let found = send(|| format!("get {kind} {place}"), objects.get_watched(place.name())).await?;
     let Some(Watched(Err(invalid))) = found else { return Ok(None) };
-    warn!(%place, %kind, path = invalid.path, "passed over: it does not fit the schema");
+    warn!(%place, %kind, flaw = %invalid.flaw, "object is invalid");
     Ok(Some(*invalid))
 }
 

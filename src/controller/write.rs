@@ -71,8 +71,6 @@ pub enum RequestError {
         place: String,
         /// The finalizers of the Secret when its deletion was requested.
         finalizers: Vec<String>,
-        /// Whether the API server minted the token in it.
-        minted: bool,
     },
     /// The request timed out; the write may or may not have happened.
     #[error("no answer within {} s to: {what}", DEADLINE.as_secs())]
@@ -151,14 +149,9 @@ impl RequestError {
             Self::Sealing { source, .. } => {
                 Trouble::Refused { reason: Reason::InvalidSpec, message: source.to_string() }
             }
-            Self::Held { minted, .. } => {
-                let accepted = if *minted {
-                    ". The API server may accept its token until 60 s after the deletion began"
-                } else {
-                    ""
-                };
+            Self::Held { .. } => {
                 let next = "Ask the owners of the finalizers to remove them";
-                Trouble::Refused { reason: Reason::Pending, message: format!("{self}{accepted}. {next}") }
+                Trouble::Refused { reason: Reason::Pending, message: format!("{self}. {next}") }
             }
             Self::Late { .. } => Trouble::Passing,
         }

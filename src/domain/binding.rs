@@ -121,13 +121,15 @@ impl Owner {
         }
     }
 
-    /// Whose `found` is. Inside the namespace the owner reference tells; outside, the name, the annotation and equal
-    /// role and subjects together do.
+    /// Whose `found` is. Inside the namespace, the owner reference, role and name determine that; outside, the annotation, role,
+    /// name and subjects. Any user who can update a binding can add an owner reference to it, but no user can change its role or
+    /// name.
     #[must_use]
     pub fn ownership(&self, found: &Binding) -> Ownership {
         let uid = if found.metadata.namespace.as_ref() == Some(&self.namespace) {
             controller(&found.metadata)
                 .filter(|owner| is_of_kind(owner, "Credential") && owner.name == self.name)
+                .filter(|_| self.would_name(found).is_some())
                 .map(|owner| &owner.uid)
         } else if self.would_make(found) {
             found.annotation(name::OWNER_UID_ANNOTATION)
@@ -154,10 +156,15 @@ impl Owner {
 
     /// Whether `found` is, but for the UID of its owner, a binding that this Credential's grants could ask for.
     fn would_make(&self, found: &Binding) -> bool {
+        self.would_name(found).is_some_and(|made| made.grants_the_same(found))
+    }
+
+    /// The binding that this Credential would have for the role of `found`, if it has the name of `found`.
+    fn would_name(&self, found: &Binding) -> Option<Binding> {
         let kind = match found.role_ref.kind.as_str() {
             "Role" => RoleKind::Role,
             "ClusterRole" => RoleKind::ClusterRole,
-            _ => return false,
+            _ => return None,
         };
         let made = self.binding(&Grant {
             kind,
@@ -165,7 +172,7 @@ impl Owner {
             namespace: found.metadata.namespace.clone(),
             cluster_wide: found.metadata.namespace.is_none(),
         });
-        made.metadata.name == found.metadata.name && made.grants_the_same(found)
+        Some(made).filter(|made| made.metadata.name == found.metadata.name)
     }
 }
 
@@ -185,7 +192,7 @@ impl Binding {
         self.role_ref == other.role_ref && self.subjects == other.subjects
     }
 
-    /// Whether `found` is this binding with all that we put on it.
+    /// Whether `found` is this binding with all that we put on it, and is not being deleted.
     #[must_use]
     pub fn is_intact_in(&self, found: &Self) -> bool {
         let has_all = |wished: &Option<BTreeMap<String, String>>,
@@ -195,7 +202,8 @@ impl Binding {
                 .flatten()
                 .all(|(key, value)| found.as_ref().is_some_and(|found| found.get(key) == Some(value)))
         };
-        self.grants_the_same(found)
+        found.metadata.deletion_timestamp.is_none()
+            && self.grants_the_same(found)
             && has_all(&self.metadata.labels, &found.metadata.labels)
             && has_all(&self.metadata.annotations, &found.metadata.annotations)
     }

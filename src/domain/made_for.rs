@@ -16,6 +16,7 @@ use super::{
     binding::controller,
     digest::{self, DigestError},
     keyring::{Key, Keyring},
+    mint::MintAttestation,
     name,
 };
 
@@ -31,6 +32,9 @@ pub struct MadeFor {
     /// The `namespace/name` of the created object. A copy under another name is not owned.
     #[serde(rename = "as")]
     pub at: String,
+    /// Whether the object is a Secret for a token that the API server accepts by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    minted: bool,
     /// A keyed digest over the other fields.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     proof: String,
@@ -41,7 +45,13 @@ impl MadeFor {
     #[must_use]
     pub fn new(owner: &OwnerReference, at: String) -> Self {
         let OwnerReference { kind, name, uid, .. } = owner.clone();
-        Self { kind, name, uid, at, proof: String::new() }
+        Self { kind, name, uid, at, minted: false, proof: String::new() }
+    }
+
+    /// The same for a Secret that gets a token of the API server.
+    #[must_use]
+    pub fn minted(self) -> Self {
+        Self { minted: true, ..self }
     }
 
     /// Adds a proof.
@@ -71,13 +81,18 @@ impl MadeFor {
         serde_json::from_str(found.annotations.as_ref()?.get(name::MADE_FOR_ANNOTATION)?).ok()
     }
 
-    /// Parses the annotation of an object that has no controlling owner, is not being deleted, and has the namespace and
-    /// name of the annotation.
+    /// Parses the annotation of an object that has the namespace and name of the annotation.
+    #[must_use]
+    pub fn of(found: &ObjectMeta) -> Option<Self> {
+        let at = format!("{}/{}", found.namespace.as_deref()?, found.name.as_deref()?);
+        Self::read(found).filter(|made| made.at == at)
+    }
+
+    /// The same of an object that has no controlling owner and is not being deleted.
     #[must_use]
     pub fn of_orphan(found: &ObjectMeta) -> Option<Self> {
-        let at = format!("{}/{}", found.namespace.as_deref()?, found.name.as_deref()?);
         let unowned = controller(found).is_none() && found.deletion_timestamp.is_none();
-        Self::read(found).filter(|made| unowned && made.at == at)
+        Self::of(found).filter(|_| unowned)
     }
 
     /// Verifies a proof without the UID of the object.
@@ -108,22 +123,44 @@ impl MadeFor {
     /// Whether `found` has a valid proof for this owner, its own namespace and name, and its own UID.
     #[must_use]
     pub fn is_proven(found: &ObjectMeta, owner: &OwnerReference, keyring: &Keyring) -> bool {
-        let (Some(namespace), Some(name), Some(uid)) = (&found.namespace, &found.name, &found.uid) else {
-            return false;
-        };
-        let made = Self::new(owner, format!("{namespace}/{name}"));
-        Self::read(found)
-            .is_some_and(|said| said.fields() == made.fields() && said.verify_as(keyring, uid).is_ok())
+        let own_uid = found.uid.as_deref().unwrap_or_default();
+        Self::of(found).is_some_and(|made| {
+            (&made.kind, &made.name, &made.uid) == (&owner.kind, &owner.name, &owner.uid)
+                && made.verify_as(keyring, own_uid).is_ok()
+        })
     }
 
-    fn fields_as(&self, own_uid: &str) -> [String; 5] {
-        let [kind, name, uid, at] = self.fields();
-        [kind, name, uid, at, own_uid.to_owned()]
+    fn fields_as(&self, own_uid: &str) -> Vec<String> {
+        let mut fields = self.fields();
+        fields.push(own_uid.to_owned());
+        fields
     }
 
-    fn fields(&self) -> [String; 4] {
-        [self.kind.clone(), self.name.clone(), self.uid.clone(), self.at.clone()]
+    fn fields(&self) -> Vec<String> {
+        let fields = [&self.kind, &self.name, &self.uid, &self.at].map(Clone::clone);
+        fields.into_iter().chain(self.minted.then(|| "minted".to_owned())).collect()
     }
+}
+
+/// Whether a Secret is for a token that the API server accepts by itself. Version 0.2 reports it only in the attestation.
+#[must_use]
+pub fn is_minted(found: &ObjectMeta) -> bool {
+    let annotation = |name| found.annotations.as_ref().and_then(|all| all.get(name));
+    MadeFor::read(found).is_some_and(|made| made.minted)
+        || annotation(name::ATTESTATION_ANNOTATION)
+            .is_some_and(|text| serde_json::from_str::<MintAttestation>(text).is_ok())
+}
+
+/// Whether the object with this UID controls `found` by an owner reference, and the operator created `found`.
+///
+/// Any user who can update an object can add an owner reference to it, but an admission policy allows only controllers to
+/// add the annotations of the operator.
+#[must_use]
+pub fn is_owned_by(found: &ObjectMeta, owner_uid: Option<&str>) -> bool {
+    let created = [name::MADE_FOR_ANNOTATION, name::ATTESTATION_ANNOTATION]
+        .iter()
+        .any(|name| found.annotations.as_ref().is_some_and(|all| all.contains_key(*name)));
+    created && controller(found).is_some_and(|owner| Some(owner.uid.as_str()) == owner_uid)
 }
 
 #[cfg(test)]
@@ -179,6 +216,7 @@ mod tests {
             ("name", MadeFor { name: "u".to_owned(), ..made.clone() }),
             ("uid", MadeFor { uid: "other".to_owned(), ..made.clone() }),
             ("place", MadeFor { at: "n/u-token".to_owned(), ..made.clone() }),
+            ("minted", made.clone().minted()),
             ("proof", MadeFor { proof: String::new(), ..made.clone() }),
         ] {
             assert_eq!(forged.verify(&keyring), Err(DigestError::Mismatch), "{what}");

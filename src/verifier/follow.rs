@@ -28,9 +28,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long is waited after a failure, at first and at most.
 const WAIT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 
-/// How many bytes an object may take: etcd takes no more than 1.5 MiB by default, and a status must still fit.
-const LARGEST: usize = 1 << 20;
-
 /// Takes in what is there.
 pub trait Sink<K> {
     /// All objects are about to be read: of that namespace, or of all.
@@ -87,7 +84,7 @@ impl<K: Readable> Follow<'_, K> {
         loop {
             let mut page = timeout(ANSWER_WITHIN, self.objects.list(&params)).await??;
             while let Some(object) = timeout(ANSWER_WITHIN, page.next()).await?? {
-                take_in(sink, page.size(), &object);
+                take_in(sink, &object);
             }
             let metadata = page.metadata();
             let Some(more) = metadata.continue_.filter(|token| !token.is_empty()) else {
@@ -142,7 +139,7 @@ impl<K: Readable> Follow<'_, K> {
                 match event {
                     Ok(Some(WatchEvent::Applied(object))) => {
                         version = version_of(&object, version);
-                        take_in(sink, events.size(), &object);
+                        take_in(sink, &object);
                         self.pulse.beat(self.now());
                     }
                     Ok(Some(WatchEvent::Deleted(object))) => {
@@ -201,17 +198,16 @@ impl<K: Readable> Follow<'_, K> {
     }
 }
 
-/// Takes an object in, or out: one that cannot be read, or may be too large for a status that refuses its values.
-fn take_in<K: Readable>(sink: &impl Sink<K>, size: usize, object: &Watched<K>) {
+/// Takes in an object. An invalid one is taken out: it could be too large for a status that refuses its values.
+fn take_in<K: Readable>(sink: &impl Sink<K>, object: &Watched<K>) {
     match &object.0 {
-        Ok(object) if size <= LARGEST => sink.put(object),
-        Ok(object) => {
-            let (kind, name) = (K::kind(&()), object.meta().name.as_deref().unwrap_or_default());
-            let namespace = object.meta().namespace.as_deref().unwrap_or_default();
-            warn!(%kind, namespace, name, size, "the object is too large and its values are rejected");
-            sink.remove(object.meta());
+        Ok(object) => sink.put(object),
+        Err(invalid) => {
+            let (kind, metadata) = (K::kind(&()), &invalid.metadata);
+            let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+            warn!(%kind, namespace, name, flaw = %invalid.flaw, "object is invalid; its values are rejected");
+            sink.remove(metadata);
         }
-        Err(invalid) => sink.remove(&invalid.metadata),
     }
 }
 

@@ -10,6 +10,7 @@ mod election;
 mod grants;
 mod issue;
 pub mod limits;
+mod managed_secrets;
 mod metadata;
 mod missing;
 mod namespaced;

@@ -20,7 +20,7 @@
   verbs: [get, list, watch, create, patch, delete]  # delete: those that garbage collection leaves (--cascade=orphan)
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [rolebindings]
-  verbs: [get, list, watch, create, delete]
+  verbs: [get, list, watch, create, patch, delete]  # patch: removes the finalizers of those that must be deleted
 - apiGroups: [events.k8s.io]
   resources: [events]  # of trouble alone
   verbs: [create, patch]
@@ -70,7 +70,7 @@
   verbs: [update]  # how many namespaces, credentials and violations there are
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [clusterrolebindings]
-  verbs: [get, list, watch, create, delete]
+  verbs: [get, list, watch, create, patch, delete]  # patch: removes the finalizers of those that must be deleted
 {{- end }}
 {{- define "credential-operator.home" }}
 # A dry run, which the admission policies must refuse, to see that they are in force. Nothing is ever created by it.

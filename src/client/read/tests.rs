@@ -29,8 +29,8 @@ fn read_as<K: Readable>(json: &str) -> Watched<K> {
     let mut found = None;
     let mut pruner = Pruner::new(Shape::Object, K::KEEP);
     pruner.feed(json.as_bytes(), &mut |document| found = Some(document)).unwrap();
-    let Some(Document::Item(json, _)) = found else { panic!("nothing was read") };
-    Watched::read(&json).unwrap()
+    let Some(Document::Item(json, size)) = found else { panic!("nothing was read") };
+    Watched::read(&json, size).unwrap()
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn a_spec_that_does_not_fit_is_read_as_far_as_it_makes_sense() {
         (&invalid.bound_in[..], &invalid.secrets[..]),
         (&["stock".to_owned(), "*".to_owned()][..], &["chosen".to_owned(), "recorded".to_owned()][..])
     );
-    assert_eq!(invalid.path, "spec.description");
+    assert_eq!(invalid.flaw, Flaw::Field("spec.description".to_owned()));
     assert_eq!(invalid.metadata.uid.as_deref(), Some("u"));
 }
 
@@ -105,13 +105,13 @@ fn what_makes_no_sense_says_nothing() {
         (json!({"state": ["Inactive"], "revoked": "true", "roles": {}, "secret": []}), json!(null)),
         (json!({"state": "inactive", "revoked": false}), json!({"state": "Expired"})),
     ] {
-        let read = InvalidObject::of(ObjectMeta::default(), String::new(), &spec, status.clone());
+        let read = InvalidObject::of(ObjectMeta::default(), Flaw::default(), &spec, status.clone());
         assert_eq!(read, InvalidObject { status, ..InvalidObject::default() }, "{spec}");
     }
     // An invalid expiration is never reached. A status that reports it as expired was written by a controller that could
     // parse it.
     let (spec, now) = (json!({"expiresAt": "soon"}), Timestamp::MAX);
-    let of = |status| InvalidObject::of(ObjectMeta::default(), String::new(), &spec, status);
+    let of = |status| InvalidObject::of(ObjectMeta::default(), Flaw::default(), &spec, status);
     assert!(!of(json!(null)).has_ended(now));
     assert!(of(json!({"state": "Expired"})).has_ended(Timestamp::MIN));
 }
@@ -140,8 +140,8 @@ fn an_object_without_its_type_is_its_metadata_and_status() {
 
 #[test]
 fn what_has_no_name_is_no_object() {
-    assert!(Watched::<ApiToken>::read(b"{\"spec\": 7}").is_none());
-    assert!(Watched::<ApiToken>::read(b"{\"metadata\": {\"uid\": \"u\"}}").is_none());
+    assert!(Watched::<ApiToken>::read(b"{\"spec\": 7}", 0).is_none());
+    assert!(Watched::<ApiToken>::read(b"{\"metadata\": {\"uid\": \"u\"}}", 0).is_none());
 }
 
 fn any_json() -> impl Strategy<Value = Value> {

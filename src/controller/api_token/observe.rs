@@ -6,7 +6,6 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::ObjectMeta;
 
-pub use self::minted::is_minted;
 use super::{
     observed::{Content, CredentialSeen, Observed, OwnSecret, SecretSeen},
     plan::{is_for_others, is_once, secret_name},
@@ -26,6 +25,7 @@ use crate::{
         delivery,
         digest::{self, Attestation, Predecessor, Subject},
         expiry::Terms,
+        made_for::is_owned_by,
         name,
         token::Token,
     },
@@ -419,7 +419,7 @@ fn anothers_secret(token: &ApiToken, found: &ObjectMeta) -> SecretSeen {
 }
 
 fn owned(token: &ApiToken, found: &ObjectMeta) -> bool {
-    controller(found).is_some_and(|owner| Some(&owner.uid) == token.metadata.uid.as_ref())
+    is_owned_by(found, token.metadata.uid.as_deref())
 }
 
 /// What the annotation of a Secret says, proven or not.

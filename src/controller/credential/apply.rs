@@ -20,12 +20,12 @@ use super::{
 };
 use crate::{
     api::{Credential, CredentialStatus, CredentialType, Reason, credential::ObjectReference},
-    client::{Deleted, Objects, Watched},
+    client::{Objects, Watched},
     controller::{
         Context, Key, Place,
-        cache::{Cache, Kept},
-        events, status,
-        write::{FIELD_MANAGER, RequestError, Trouble, delete_only, send, unless_gone},
+        cache::Kept,
+        events, release, status,
+        write::{FIELD_MANAGER, RequestError, Trouble, send, unless_gone},
     },
     domain::{
         binding::{Binding, BindingKey, Owner},
@@ -293,15 +293,12 @@ async fn create_binding(ctx: &Context, binding: Binding) -> Result<(), RequestEr
     created.map_err(|error| error.into_not_bound(role))
 }
 
-/// Deletes the binding of this UID; one that is gone already is as good.
+/// Deletes the binding with this UID, also if finalizers keep it, and evicts it from the cache.
 ///
 /// # Errors
-/// When the delete fails, also because another binding of that name took its place; and when it stands on for somebody's
-/// finalizer, to be looked at again.
+/// When a request fails, also because another binding has the name.
 pub async fn delete_binding(ctx: &Context, key: &BindingKey, uid: &str) -> Result<(), RequestError> {
-    if !unbind(ctx, key, uid).await? {
-        return Err(RequestError::Stale { what: key.to_string() });
-    }
+    unbind(ctx, key, uid).await?;
     let place = Place::new(key.namespace.clone().unwrap_or_default(), key.name.clone());
     match key.namespace {
         Some(_) => ctx.role_bindings.forget(&place, uid),
@@ -310,33 +307,19 @@ pub async fn delete_binding(ctx: &Context, key: &BindingKey, uid: &str) -> Resul
     Ok(())
 }
 
-/// The same, and leaves it to the watch to show that it is gone; tells whether it is, or stands on for somebody's finalizer, and
-/// grants.
+/// The same, but leaves it to the watch to evict the binding.
 ///
 /// # Errors
-/// When the delete fails, also because another binding of that name took its place.
-pub async fn unbind(ctx: &Context, key: &BindingKey, uid: &str) -> Result<bool, RequestError> {
-    let what = || format!("delete {key}");
-    let params = delete_only(uid, None);
-    let held = if let Some(namespace) = &key.namespace {
-        let api: Objects<RoleBinding> = Objects::namespaced(ctx.client.clone(), namespace);
-        let deleted = unless_gone(send(what, api.delete(&key.name, &params)).await)?;
-        deleted.is_some_and(|deleted| is_held(&ctx.role_bindings, deleted))
-    } else {
-        let api: Objects<ClusterRoleBinding> = Objects::all(ctx.client.clone());
-        let deleted = unless_gone(send(what, api.delete(&key.name, &params)).await)?;
-        deleted.is_some_and(|deleted| is_held(&ctx.cluster_role_bindings, deleted))
-    };
-    Ok(!held)
-}
-
-/// Whether what was to be deleted stays until its finalizers are removed.
-fn is_held<K: Kept>(cache: &Cache<K>, deleted: Deleted<K>) -> bool {
-    let Deleted::Held(held) = deleted else { return false };
-    if let Watched(Ok(held)) = *held {
-        cache.remember(held);
+/// When a request fails, also because another binding has the name.
+pub async fn unbind(ctx: &Context, key: &BindingKey, uid: &str) -> Result<(), RequestError> {
+    let (client, name, what) = (ctx.client.clone(), key.name.as_str(), key.to_string());
+    match &key.namespace {
+        Some(namespace) => {
+            let bindings: Objects<RoleBinding> = Objects::namespaced(client, namespace);
+            release::delete(&bindings, name, uid, &what).await
+        }
+        None => release::delete(&Objects::<ClusterRoleBinding>::all(client), name, uid, &what).await,
     }
-    true
 }
 
 /// How many finalizers one patch removes. The API server takes 10,000 operations in a patch.

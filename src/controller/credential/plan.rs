@@ -180,11 +180,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let policy = Policy::of(observed);
     let active = !terminating && !expired && end.is_ok() && credential.spec.state == DesiredState::Active;
     let usable = active && policy.refusal().is_none();
-    // What was bound to its predecessor would be its own.
-    let inherits = bound::leaving(observed, &owner)
-        .iter()
-        .any(|found| owner.ownership(found) == Ownership::Predecessors);
-    let makes_account = observed.account == AccountSeen::Absent && policy.allows_account() && !inherits;
+    let makes_account = observed.account == AccountSeen::Absent && policy.allows_account();
     // A role bound to a ServiceAccount that is not ours would be somebody else's right.
     let bindable = makes_account || matches!(observed.account, AccountSeen::Ours { .. });
     let mut wished =
@@ -322,11 +318,10 @@ fn keep_or_delete(
         let delete =
             || Step::DeleteBinding { key: key.clone(), uid: found.metadata.uid.clone().unwrap_or_default() };
         match owner.ownership(found) {
-            _ if found.metadata.deletion_timestamp.is_some() => in_the_way.push(key),
             Ownership::Ours if wished.get(&key).is_some_and(|wished| wished.is_intact_in(found)) => {
                 kept.push(key);
             }
-            // The name is ours now, so whoever had it before is gone for good.
+            // One that is being deleted grants the role until its finalizers are removed. The name is ours now, so whoever had it before is gone for good.
             Ownership::Ours | Ownership::Predecessors => steps.push(delete()),
             Ownership::Foreign => in_the_way.push(key),
         }

@@ -8,7 +8,6 @@ use crate::{
     client::InvalidObject,
     controller::{
         Context, Key, Place,
-        api_token::observe::is_minted,
         credential::{
             apply,
             observe::{latest, look},
@@ -18,8 +17,8 @@ use crate::{
         write::RequestError,
     },
     domain::{
-        binding::{Binding, BindingKey, controller},
-        made_for::MadeFor,
+        binding::{Binding, BindingKey},
+        made_for::{MadeFor, is_minted, is_owned_by},
         name,
     },
 };
@@ -52,43 +51,55 @@ pub(super) async fn unbind(
     latest(ctx, shown).await?;
     let mut failed = Ok(());
     for (key, uid) in bindings {
-        failed = failed.and(apply::unbind(ctx, key, uid).await.map(drop));
+        failed = failed.and(apply::unbind(ctx, key, uid).await);
     }
     failed
 }
 
-/// Deletes every Secret of the token, whichever of them cannot be deleted: of the names that it may have, also where its label or its owner was taken off, and of
-/// those that the watch shows.
+/// Deletes every Secret of the object with this key, or only those of tokens that the API server accepts by itself: the Secrets with
+/// the names that it can have, also if their label or owner was removed, and those that the watch shows. A failed deletion does
+/// not prevent the others.
 pub(super) async fn take_secrets(
+    ctx: &Context,
+    key: &Key,
+    unread: &InvalidObject,
+    only_minted: bool,
+) -> Result<(), RequestError> {
+    let (place, default) = match key {
+        Key::ApiToken(place) => (place, name::token_secret(place.name())),
+        Key::Credential(place) => (place, name::material_secret(place.name())),
+        Key::Keyring | Key::Sweep | Key::Policies | Key::Admission => return Ok(()),
+    };
+    let shown = ctx.secrets.places_owned_by(key);
+    let shown = shown.iter().map(|secret| secret.name().to_owned());
+    let names = shown.chain(unread.secrets.iter().cloned()).chain([default]);
+    let mut failed = Ok(());
+    for name in names.collect::<BTreeSet<_>>() {
+        let place = Place::new(place.namespace(), &name);
+        failed = failed.and(take_secret(ctx, &place, unread, only_minted).await);
+    }
+    failed
+}
+
+async fn take_secret(
     ctx: &Context,
     place: &Place,
     unread: &InvalidObject,
+    only_minted: bool,
 ) -> Result<(), RequestError> {
-    let shown = ctx.secrets.places_owned_by(&Key::ApiToken(place.clone()));
-    let shown = shown.iter().map(|secret| secret.name().to_owned());
-    let names = shown.chain(unread.secrets.iter().cloned()).chain([name::token_secret(place.name())]);
-    let mut failed = Ok(());
-    for name in names.collect::<BTreeSet<_>>() {
-        failed = failed.and(take_secret(ctx, &Place::new(place.namespace(), &name), unread).await);
-    }
-    failed
-}
-
-async fn take_secret(ctx: &Context, place: &Place, unread: &InvalidObject) -> Result<(), RequestError> {
     let Some(found) = orphans::read(ctx, place).await? else { return Ok(()) };
-    if !is_its(ctx, unread, &found) {
+    let minted = is_minted(&found.metadata);
+    if only_minted && !minted || !is_its(ctx, unread, &found) {
         return Ok(());
     }
     let uid = found.metadata.uid.as_deref().unwrap_or_default();
-    owned_secret::delete(ctx, place, uid, None, is_minted(&found.metadata)).await
+    owned_secret::delete(ctx, place, uid, None, minted).await
 }
 
 /// Whether a Secret is this very token's: by its owner, or, where it has none, by what the operator has signed.
 fn is_its(ctx: &Context, unread: &InvalidObject, found: &Secret) -> bool {
-    let uid = unread.metadata.uid.as_ref();
-    if let Some(owner) = controller(&found.metadata) {
-        return Some(&owner.uid) == uid;
-    }
-    MadeFor::of_orphan(&found.metadata)
-        .is_some_and(|made| Some(&made.uid) == uid && made.is_proven_of(found, &ctx.keyring()))
+    let uid = unread.metadata.uid.as_deref();
+    is_owned_by(&found.metadata, uid)
+        || MadeFor::of(&found.metadata)
+            .is_some_and(|made| Some(made.uid.as_str()) == uid && made.is_proven_of(found, &ctx.keyring()))
 }

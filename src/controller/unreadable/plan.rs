@@ -29,25 +29,27 @@ pub struct Plan {
 /// Decides about a credential. `bindings` are all that say they are for it, `stranded` where there are others that cannot be seen.
 #[must_use]
 pub fn plan(unread: &InvalidObject, bindings: &[Binding], stranded: &[String], now: Timestamp) -> Plan {
-    if !(unread.inactive || unread.is_terminating() || unread.has_ended(now)) {
+    if !grants_nothing(unread, now) {
         return Plan { wake: unread.ends_at, ..Plan::default() };
     }
     let owner = owner_of(&unread.metadata);
     let ours = bindings.iter().filter(|found| owner.ownership(found) != Ownership::Foreign);
-    // One that is being deleted still grants, for as long as somebody holds it.
-    let (leaving, standing): (Vec<_>, Vec<_>) =
-        ours.partition(|found| found.metadata.deletion_timestamp.is_some());
-    let unbind: Vec<_> = standing
-        .into_iter()
-        .map(|found| (found.key(), found.metadata.uid.clone().unwrap_or_default()))
-        .collect();
+    // A binding that is being deleted grants the role until its finalizers are removed.
+    let unbind: Vec<_> =
+        ours.map(|found| (found.key(), found.metadata.uid.clone().unwrap_or_default())).collect();
     let lets_go = unread.is_terminating() && is_held(&unread.metadata);
-    let is_bound = !unbind.is_empty() || !leaving.is_empty();
+    let is_bound = !unbind.is_empty();
     let held_by = out_of_reach(&unread.metadata, stranded).filter(|_| lets_go);
     // Not every binding is one that a watch shows.
     let look_again = (lets_go && is_bound).then(|| now.checked_add(LOOK_AGAIN_AFTER).ok()).flatten();
     let wake = unread.ends_at.filter(|end| *end > now).into_iter().chain(look_again).min();
     Plan { unbind, release: lets_go && !is_bound && held_by.is_none(), held_by, wake }
+}
+
+/// Whether the roles of a Credential must be unbound.
+#[must_use]
+pub fn grants_nothing(unread: &InvalidObject, now: Timestamp) -> bool {
+    unread.inactive || unread.is_too_large() || unread.is_terminating() || unread.has_ended(now)
 }
 
 /// Whether the Secret of a token is to go.

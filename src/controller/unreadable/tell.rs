@@ -1,8 +1,8 @@
-//! What the status of an object says that cannot be read.
+//! Writes the status of an invalid object.
 
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
-use kube::{Resource, api::PostParams};
+use kube::Resource;
 use serde_json::{Value, json};
 use tracing::warn;
 
@@ -11,10 +11,10 @@ use crate::{
         CredentialStatus, Reason,
         condition::{Condition, ConditionType, Finding, conditions},
     },
-    client::{InvalidObject, Objects, Readable},
+    client::{Flaw, InvalidObject, Objects, Readable},
     controller::{
-        Context, Place,
-        write::{RequestError, Trouble, send, unless_gone},
+        Context, Place, status,
+        write::{RequestError, Trouble},
     },
 };
 
@@ -30,35 +30,26 @@ where
     K: Readable + Resource<Scope = NamespaceResourceScope>,
 {
     let kind = K::kind(&());
-    let path = &found.path;
-    let say = format!(
-        "{path} does not fit the schema, so nothing is done for this object; mend it (kubectl explain {}.{path}), or \
-         delete the object and create it anew",
-        kind.to_lowercase()
-    );
+    let say = match &found.flaw {
+        Flaw::Field(path) => format!(
+            "{path} does not fit the schema, so nothing is done for this object; mend it (kubectl explain {}.{path}), or \
+             delete the object and create it anew",
+            kind.to_lowercase()
+        ),
+        Flaw::Size { is, allowed } => format!(
+            "{kind} \"{}\" takes {is} bytes, more than {allowed}, so it grants nothing. Remove labels, annotations and managed fields: \
+             kubectl patch {} {0} --type=json -p '[{{\"op\":\"replace\",\"path\":\"/metadata/managedFields\",\"value\":[{{}}]}}]'",
+            place.name(),
+            kind.to_lowercase()
+        ),
+    };
     let say = why.iter().fold(say, |say, why| format!("{say}; {why}"));
     let status = status(found, &say, now);
     if found.status == status {
         return Ok(());
     }
-    let object = json!({
-        "apiVersion": K::api_version(&()),
-        "kind": kind,
-        "metadata": {
-            "name": place.name(),
-            "namespace": place.namespace(),
-            "uid": found.metadata.uid,
-            "resourceVersion": found.metadata.resource_version,
-        },
-        "status": status,
-    });
     let objects = Objects::<K>::namespaced(ctx.client.clone(), place.namespace());
-    let written = send(
-        || format!("update the status of {kind} {place}"),
-        objects.replace_status_of_invalid(place.name(), &PostParams::default(), &object),
-    )
-    .await;
-    match unless_gone(written) {
+    match status::replace_of_invalid(&objects, &found.metadata, &found.status, &status).await {
         // What is wrong with it may keep it from getting a status, too; the log has said it.
         Err(error) if let Trouble::Refused { message, .. } = error.trouble() => {
             warn!(%place, %kind, message, "and it can have no status");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{deletion, each, grants, issue, limits, others, secrets, stolen};
+use super::{deletion, each, grants, issue, limits, managed_secrets, others, secrets, stolen};
 use crate::support::{Space, World};
 
 crate::tests![
@@ -14,6 +14,7 @@ crate::tests![
     policies_are_kept_to,
     stolen_controller_token_writes_only_what_the_operator_creates,
     controllers_and_everyone_else_write_as_before,
+    marks_of_secrets_are_changed_by_controllers_only,
 ];
 
 async fn roles_are_granted_by_who_may_bind_them(world: Arc<World>, _: Space) {
@@ -46,4 +47,9 @@ async fn stolen_controller_token_writes_only_what_the_operator_creates(world: Ar
 
 async fn controllers_and_everyone_else_write_as_before(world: Arc<World>, _: Space) {
     each(world, stolen::allowed()).await;
+}
+
+async fn marks_of_secrets_are_changed_by_controllers_only(world: Arc<World>, _: Space) {
+    each(world.clone(), managed_secrets::attacks()).await;
+    each(world, managed_secrets::allowed()).await;
 }

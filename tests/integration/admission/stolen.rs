@@ -266,6 +266,16 @@ fn of_bindings() -> Vec<Attack> {
         stolen(name, given.clone(), may, act, "controller-bindings", says, Remedy::Applied(marked))
     };
     let ours = binding("RoleBinding", &marked, CREDENTIALS);
+    let others = json!([{"kind": "ServiceAccount", "namespace": "$ns", "name": "d-credential"}]);
+    let given_to_others = stolen(
+        "a binding given to another credential",
+        ours.clone(),
+        &["patch rolebindings", "bind clusterroles view"],
+        Act::Merge(Kind::RoleBinding, "mine", json!({ "subjects": others })),
+        "controller-bindings",
+        "rolebindings \"mine\" may not get other subjects.",
+        Remedy::Instead(Act::Merge(Kind::RoleBinding, "mine", json!({"metadata": {"finalizers": null}}))),
+    );
     let reader = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: reader}\n\
                   rules: [{apiGroups: [''], resources: [configmaps], verbs: [get]}]\n---\n";
     let passed_on = stolen(
@@ -281,6 +291,7 @@ fn of_bindings() -> Vec<Attack> {
     );
     vec![
         passed_on,
+        given_to_others,
         create("a binding for a user", "RoleBinding", &marked, user, says),
         create("a binding for a group", "RoleBinding", &marked, group, says),
         create("a binding for a foreign account", "RoleBinding", &marked, strong, says),
@@ -323,6 +334,11 @@ pub fn allowed() -> Vec<Allowed> {
     let controller = Who::Controller;
     let delete = Act::Delete(Kind::Secret, "mine", None);
     let merge = |patch| Act::Merge(Kind::Secret, "mine", patch);
+    let held = binding(
+        "RoleBinding",
+        &format!("name: mine, {BOUND}, finalizers: [example.com/keep]"),
+        "{kind: User, apiGroup: rbac.authorization.k8s.io, name: jane}",
+    );
     let value = json!({"stringData": {"a": "b"}});
     let of = |metadata: &str| secret(&format!("name: mine, {metadata}"), "stringData: {a: c}");
     let many: Vec<_> = (0..300)
@@ -367,6 +383,13 @@ pub fn allowed() -> Vec<Allowed> {
         ),
         by(controller, &["delete secrets"], "an attested Secret deleted", of(ATTESTATION), delete.clone()),
         by(controller, &["delete secrets"], "a Secret buried under owners deleted", of(&buried), delete),
+        by(
+            controller,
+            &["patch rolebindings"],
+            "the finalizers of a binding removed",
+            held,
+            Act::Merge(Kind::RoleBinding, "mine", json!({"metadata": {"finalizers": null}})),
+        ),
         by(controller, &["patch secrets"], "a value renewed", of(LABEL), merge(value.clone())),
         by(
             controller,

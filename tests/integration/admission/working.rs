@@ -31,7 +31,8 @@ crate::tests![
     what_is_kept_is_what_was_applied,
     nothing_costs_too_much,
     the_operator_works,
-    revoked_token_ends_though_marks_were_removed,
+    minted_token_ends_whatever_owns_its_secret,
+    kubeconfig_ends_whatever_owns_its_secret,
     orphans_go_and_the_keyring_is_rotated,
     garbage_is_collected,
     a_namespace_goes_with_what_is_protected_in_it,
@@ -173,28 +174,83 @@ async fn the_operator_works(world: Arc<World>, space: Space) {
     admission.stop().await;
 }
 
-async fn revoked_token_ends_though_marks_were_removed(world: Arc<World>, space: Space) {
+/// Each way to end a token that the API server accepts by itself, and each change of its Secret that is still allowed.
+async fn minted_token_ends_whatever_owns_its_secret(world: Arc<World>, space: Space) {
     let admission = Admission::start(&world).await;
     let operator = world.guarded_operator(SystemClock::shared()).await;
     space.apply(&credential("{}")).await;
-    let (label, made_for) = ("app.kubernetes.io/managed-by", "credential-operator.io/made-for");
-    let removed = [
-        json!({"labels": {label: null}}),
-        json!({"labels": {label: null}, "annotations": {made_for: null}}),
-        json!({"labels": {label: null}, "ownerReferences": null}),
-        json!({"labels": {label: null}, "annotations": {made_for: null}, "ownerReferences": null}),
+    let other = apply(
+        &space.client,
+        &space.namespace,
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "other"}}),
+    );
+    let other = other.await.unwrap().uid().unwrap();
+    let token = |name: &str, secret: &str| {
+        let spec = "{credentialRef: {name: c}, type: ServiceAccount, expiresIn: 1h";
+        object("ApiToken", &format!("{{name: {name}}}"), &format!("{spec}, secret: {{name: {secret}}}}}"))
+    };
+    space.apply(&token("living", "living")).await;
+    let living = space.token("living", ApiTokenState::Active).await.uid().unwrap();
+    let owner = |api: &str, kind: &str, name: &str, uid: &str| json!([{"apiVersion": api, "kind": kind, "name": name, "uid": uid, "controller": true}]);
+    let owners = [
+        json!(null),
+        owner("v1", "ConfigMap", "other", &other),
+        owner("credential-operator.io/v1alpha1", "ApiToken", "living", &living),
     ];
-    for (number, marks) in removed.into_iter().enumerate() {
-        let name = format!("t{number}");
-        let spec = "{credentialRef: {name: c}, type: ServiceAccount, expiresIn: 1h}";
-        space.apply(&object("ApiToken", &format!("{{name: {name}}}"), spec)).await;
-        space.token(&name, ApiTokenState::Active).await;
-        let secret = format!("{name}-token");
+    for (number, owners) in owners.into_iter().enumerate() {
+        for end in ["revoked", "deleted", "recreated"] {
+            let name = format!("{end}-{number}");
+            space.apply(&token(&name, &name)).await;
+            let issued = space.token(&name, ApiTokenState::Active).await;
+            let uid = issued.status.unwrap().secret.unwrap().uid;
+            let held = operator.hold().await;
+            let patch = json!({"metadata": {"ownerReferences": owners, "finalizers": ["example.com/keep"]}});
+            space.patch::<Secret>(&name, patch).await.unwrap();
+            if end == "revoked" {
+                space.patch::<ApiToken>(&name, json!({"spec": {"revoked": true}})).await.unwrap();
+            } else {
+                space.api::<ApiToken>().delete(&name, &DeleteParams::default()).await.unwrap();
+            }
+            if end == "recreated" {
+                space.apply(&token(&name, &format!("{name}-later"))).await;
+            }
+            drop(held);
+            space
+                .until::<Secret>(&name, |secret| {
+                    secret.is_none_or(|secret| secret.uid() != Some(uid.clone()))
+                })
+                .await;
+        }
+    }
+    assert!(space.api::<Secret>().get_opt("living").await.unwrap().is_some());
+    operator.stop().await;
+    admission.stop().await;
+    clean_up(&space).await;
+}
+
+/// The same for kubeconfigs.
+async fn kubeconfig_ends_whatever_owns_its_secret(world: Arc<World>, space: Space) {
+    let admission = Admission::start(&world).await;
+    let operator = world.guarded_operator(SystemClock::shared()).await;
+    let spec = format!("{{type: Kubeconfig, kubeconfig: {{server: '{}'}}}}", world.control_plane.server());
+    for end in ["inactive", "deleted", "expired", "renamed"] {
+        space.apply(&object("Credential", &format!("{{name: {end}}}"), &spec)).await;
+        space.published(end, 0).await;
         let held = operator.hold().await;
-        space.patch::<Secret>(&secret, json!({ "metadata": marks })).await.unwrap();
-        space.patch::<ApiToken>(&name, json!({"spec": {"revoked": true}})).await.unwrap();
+        let secret = format!("{end}-credential");
+        let patch = json!({"metadata": {"ownerReferences": null, "finalizers": ["example.com/keep"]}});
+        space.patch::<Secret>(&secret, patch).await.unwrap();
+        let patch = match end {
+            "inactive" => json!({"state": "Inactive"}),
+            "expired" => json!({"expiresAt": "2021-01-01T00:00:00Z"}),
+            _ => json!({"secret": {"name": "later"}}),
+        };
+        if end == "deleted" {
+            space.api::<Credential>().delete(end, &DeleteParams::default()).await.unwrap();
+        } else {
+            space.patch::<Credential>(end, json!({ "spec": patch })).await.unwrap();
+        }
         drop(held);
-        space.token(&name, ApiTokenState::Revoked).await;
         space.until::<Secret>(&secret, |secret| secret.is_none()).await;
     }
     operator.stop().await;

@@ -68,7 +68,8 @@ pub(super) async fn mint(
     let attestation = attestation.signed(&key, uid, &held.secret.uid, minted.value.expose());
     let mut annotations = dress.annotations;
     annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
-    let made_for = MadeFor::new(&reference(token), place.to_string()).signed_as(&key, &held.secret.uid);
+    let made_for = MadeFor::new(&reference(token), place.to_string()).minted();
+    let made_for = made_for.signed_as(&key, &held.secret.uid);
     annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), Some(made_for.text()));
     // What others put in beside it stays.
     let data = BTreeMap::from([(TOKEN_KEY, ByteString(minted.value.expose().as_bytes().to_vec()))]);
@@ -93,7 +94,7 @@ async fn create(
     place: &Place,
     dress: Dress,
 ) -> Result<Held, RequestError> {
-    let made_for = MadeFor::new(&reference(token), place.to_string()).signed(key);
+    let made_for = MadeFor::new(&reference(token), place.to_string()).minted().signed(key);
     let mut annotations = present(dress.annotations);
     annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), made_for.text());
     let secret = Secret {

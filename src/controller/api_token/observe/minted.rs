@@ -114,12 +114,6 @@ fn attested(ctx: &Context, token: &ApiToken, found: &Secret) -> Option<MintAttes
     said.verify(&ctx.keyring(), uid, secret, value).ok().map(|()| said)
 }
 
-/// Whether the API server minted what the Secret of a token holds, by what the operator says there, proven or not.
-#[must_use]
-pub fn is_minted(found: &ObjectMeta) -> bool {
-    attestation(found).is_some()
-}
-
 fn attestation(found: &ObjectMeta) -> Option<MintAttestation> {
     serde_json::from_str(found.annotations.as_ref()?.get(name::ATTESTATION_ANNOTATION)?).ok()
 }

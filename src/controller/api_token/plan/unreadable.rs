@@ -46,10 +46,14 @@ pub(super) fn plan(
 
 /// Why the API server is to accept nothing any more that it minted for the credential.
 fn grants_nothing(unread: &InvalidObject, now: Timestamp) -> Option<(Reason, &'static str)> {
-    let inactive = unread.inactive.then_some((Reason::CredentialInactive, "is inactive"));
-    let ended = unread.has_ended(now).then_some((Reason::Expired, "has ended"));
-    let deleted = unread.is_terminating().then_some((Reason::CredentialDeleted, "is being deleted"));
-    deleted.or(ended).or(inactive)
+    let inactive =
+        unread.inactive.then_some((Reason::CredentialInactive, "is inactive, and does not fit the schema"));
+    let ended = unread.has_ended(now).then_some((Reason::Expired, "has ended, and does not fit the schema"));
+    let large = unread.is_too_large().then_some((Reason::InvalidSpec, "is too large, as its status reports"));
+    let deleted = unread
+        .is_terminating()
+        .then_some((Reason::CredentialDeleted, "is being deleted, and does not fit the schema"));
+    deleted.or(ended).or(inactive).or(large)
 }
 
 /// What was minted goes with its Secret. It is not lost: another value is issued where the credential is active again.
@@ -61,11 +65,11 @@ fn taken_back(
     now: Timestamp,
 ) -> Plan {
     let say = format!(
-        "Credential {} {why}, and does not fit the schema; the token went with its Secret",
+        "Credential {} {why}; the token went with its Secret",
         observed.token.spec.credential_ref.name
     );
     let findings = vec![
-        finding(ConditionType::Ready, true, reason, say.clone()),
+        finding(ConditionType::Ready, reason != Reason::InvalidSpec, reason, say.clone()),
         finding(ConditionType::Usable, false, reason, say),
     ];
     let status =

@@ -13,12 +13,14 @@ use crate::{
     client::Objects,
     controller::{
         Context, Key, Place,
+        credential::plan::owner,
         mint::{self, Native},
         write::{RequestError, send, unless_gone},
     },
     domain::{
         binding::{controller, is_of_kind},
         digest::{self, DigestError, MaterialAttestation, Subject, verify_material, verify_source},
+        made_for::{MadeFor, is_owned_by},
         material::{self, Entries, Kind, Request},
         name,
         redacted::Redacted,
@@ -64,7 +66,8 @@ pub async fn observe(ctx: &Context, credential: &Credential) -> Result<Option<Se
     let named = |other: &ObjectReference| other.name == place.name();
     let key = Key::credential(credential);
     // Of this very credential: an owner reference of its name may be anybody's.
-    let strays = ctx.secrets.owned_by(&key).filter(|found| owned(credential, &found.metadata));
+    let is_its = |found: &ObjectMeta| owned(credential, found) || is_proven(ctx, credential, found);
+    let strays = ctx.secrets.owned_by(&key).filter(|found| is_its(&found.metadata));
     let strays = strays.map(|found| {
         (reference(&found.metadata), found.metadata.resource_version.clone().unwrap_or_default())
     });
@@ -157,7 +160,8 @@ fn judge(
     let attestation = whole(ctx, credential, status, found);
     // A status can be forged; what it says of a UID counts only together with a keyed proof.
     let recorded = status.secret.as_ref().map(|secret| &secret.uid) == metadata.uid.as_ref();
-    if !(owned(credential, metadata) || recorded && attestation.is_some()) {
+    let proven = recorded && attestation.is_some() || is_proven(ctx, credential, metadata);
+    if !owned(credential, metadata) && !proven {
         let predecessors = controller(metadata).is_some_and(|owner| {
             is_of_kind(owner, "Credential") && Some(&owner.name) == credential.metadata.name.as_ref()
         });
@@ -185,7 +189,8 @@ fn terminating(
     found: &ObjectMeta,
 ) -> SecretSeen {
     let recorded = status.secret.as_ref().map(|secret| &secret.uid) == found.uid.as_ref();
-    let ours = owned(credential, found) || recorded && attestation(ctx, credential, found).is_ok();
+    let proven = recorded && attestation(ctx, credential, found).is_ok() || is_proven(ctx, credential, found);
+    let ours = owned(credential, found) || proven;
     SecretSeen::Terminating(ours.then(|| reference(found)))
 }
 
@@ -273,8 +278,12 @@ fn reference(found: &ObjectMeta) -> ObjectReference {
     }
 }
 
+fn is_proven(ctx: &Context, credential: &Credential, found: &ObjectMeta) -> bool {
+    MadeFor::is_proven(found, &owner(credential).reference(), &ctx.keyring())
+}
+
 fn owned(credential: &Credential, found: &ObjectMeta) -> bool {
-    controller(found).is_some_and(|owner| Some(&owner.uid) == credential.metadata.uid.as_ref())
+    is_owned_by(found, credential.metadata.uid.as_deref())
 }
 
 /// The material under another name than the one that is wished: the Secret that the status names, or a copy of it that was

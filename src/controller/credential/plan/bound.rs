@@ -1,7 +1,6 @@
-//! Where roles are bound, and what of it stands though it is not wished: what is out of the operator's reach, and what is being
-//! deleted and held by somebody's finalizer. A role is had for as long as its binding stands, so nothing is said to be unbound before
-//! it is. Outside the credential's own namespace it holds the credential: without it, whoever makes its account's name again
-//! would have these roles.
+//! Where roles are bound outside the namespace of a credential, and where they may be bound although the operator does not watch the
+//! namespace any more. Such bindings keep the credential: without it, a user who creates a ServiceAccount of the same name would get
+//! these roles.
 
 use std::collections::BTreeSet;
 
@@ -11,14 +10,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::{Observed, Step, is_held, owner};
 use crate::{
     api::{
-        Condition, CredentialState, CredentialStatus, Reason,
+        CredentialState, CredentialStatus, Reason,
         condition::{ConditionType, Finding, conditions},
     },
-    domain::{
-        binding::{Binding, BindingKey, Owner, Ownership},
-        name,
-        reach::EVERYWHERE,
-    },
+    domain::{binding::BindingKey, name, reach::EVERYWHERE},
 };
 
 /// Where roles are bound.
@@ -28,16 +23,6 @@ pub(super) struct Bound<'a> {
     wished: BTreeSet<String>,
     /// Where they may be, out of the operator's reach.
     stranded: BTreeSet<String>,
-    /// What is being deleted.
-    leaving: Vec<&'a Binding>,
-}
-
-/// What was made for a credential of that name, and is being deleted.
-pub(super) fn leaving<'a>(observed: &'a Observed, owner: &Owner) -> Vec<&'a Binding> {
-    let leaves = |found: &&Binding| {
-        found.metadata.deletion_timestamp.is_some() && owner.ownership(found) != Ownership::Foreign
-    };
-    observed.bindings.iter().filter(leaves).collect()
 }
 
 impl<'a> Bound<'a> {
@@ -48,19 +33,12 @@ impl<'a> Bound<'a> {
         // Whoever takes our finalizer off by hand says that there is nothing any more.
         let stranded =
             observed.out_of_reach.iter().filter(|_| is_held(&credential.metadata)).cloned().collect();
-        Self {
-            observed,
-            wished: wished.filter_map(outside).collect(),
-            stranded,
-            leaving: leaving(observed, &owner),
-        }
+        Self { observed, wished: wished.filter_map(outside).collect(), stranded }
     }
 
     /// Where any are, or may be, beside the own namespace.
     pub(super) fn elsewhere(&self) -> BTreeSet<String> {
-        let own = self.observed.credential.metadata.namespace.clone().unwrap_or_default();
-        let leaving = self.leaving.iter().map(|binding| place(&binding.key())).filter(|place| *place != own);
-        self.wished.union(&self.stranded).cloned().chain(leaving).collect()
+        self.wished.union(&self.stranded).cloned().collect()
     }
 
     /// Before roles are bound anywhere, to say so, beside what was said before.
@@ -74,25 +52,14 @@ impl<'a> Bound<'a> {
         Some(Step::Say(Box::new(status)))
     }
 
-    /// The status, where something stands that is not wished. What else is wrong is told first, unless somebody has to act; whether
-    /// values are accepted stays as it was said.
+    /// The status, where roles may be bound in namespaces that the operator does not watch. Whether values are accepted stays as it
+    /// is.
     pub(super) fn told(&self, status: CredentialStatus, now: Timestamp) -> CredentialStatus {
-        let ready = |said: &Condition| said.kind == ConditionType::Ready.as_str() && said.status == "True";
-        let is_fine = status.conditions.iter().any(ready);
         let metadata = &self.observed.credential.metadata;
-        let (reason, kind, state, message) = if let Some(say) = out_of_reach(metadata, &self.stranded) {
-            (Reason::RoleNotBindable, ConditionType::Stalled, CredentialState::Failed, say)
-        } else if let Some(leaving) = self.leaving.first().filter(|_| is_fine) {
-            let say = format!(
-                "{} is being deleted, and its role is bound until it is gone; waiting for whoever put a finalizer on it",
-                leaving.key()
-            );
-            (Reason::Pending, ConditionType::Reconciling, CredentialState::Pending, say)
-        } else {
-            return status;
-        };
+        let Some(message) = out_of_reach(metadata, &self.stranded) else { return status };
+        let reason = Reason::RoleNotBindable;
         let finding = |kind, holds| Finding { kind, holds, reason, message: message.clone() };
-        let findings = vec![finding(ConditionType::Ready, false), finding(kind, true)];
+        let findings = vec![finding(ConditionType::Ready, false), finding(ConditionType::Stalled, true)];
         let before = self.observed.credential.status.as_ref().map(|status| status.conditions.clone());
         let said = conditions(&before.unwrap_or_default(), findings, metadata.generation, now);
         let usable = status.conditions.iter().filter(|said| said.kind == ConditionType::Usable.as_str());
@@ -102,7 +69,7 @@ impl<'a> Bound<'a> {
         CredentialStatus {
             observed_generation: metadata.generation,
             conditions,
-            state: if ended { status.state } else { Some(state) },
+            state: if ended { status.state } else { Some(CredentialState::Failed) },
             bound_in: self.elsewhere().into_iter().collect(),
             ..status
         }

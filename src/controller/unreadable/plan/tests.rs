@@ -3,6 +3,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use super::*;
 use crate::{
     api::credential::{Grant, RoleKind},
+    client::Flaw,
     domain::name,
 };
 
@@ -56,12 +57,13 @@ type Row<T> = (&'static str, fn(&mut InvalidObject), T);
 
 #[test]
 fn what_grants_nothing_any_more_is_unbound_and_nothing_else_is() {
-    let rows: [Row<&str>; 8] = [
+    let rows: [Row<&str>; 9] = [
         ("nothing is known", |_| {}, " - "),
         ("it ends", |o| o.ends_at = Some("2026-06-02T00:00:00Z".parse().unwrap()), " - 24h"),
         ("ended", |o| o.ends_at = Some(now()), "edge+stock - "),
         ("ended before", |o| o.expired = true, "edge+stock - "),
         ("inactive", |o| o.inactive = true, "edge+stock - "),
+        ("too large", |o| o.flaw = Flaw::Size { is: 2, allowed: 1 }, "edge+stock - "),
         ("being deleted", |o| terminate(&mut o.metadata), "edge+stock - 10s"),
         (
             "not held any more",
@@ -96,7 +98,7 @@ fn it_is_let_go_when_nothing_of_it_stands() {
     // One that is being deleted still grants.
     let mut leaving = binding("stock");
     terminate(&mut leaving.metadata);
-    assert_eq!(told(&unread, &[leaving]), " - 10s");
+    assert_eq!(told(&unread, &[leaving]), "stock - 10s");
     let mut predecessors = binding("stock");
     let earlier = [(name::OWNER_UID_ANNOTATION.to_owned(), "earlier".to_owned())];
     predecessors.metadata.annotations.get_or_insert_default().extend(earlier);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     api::{api_token::MintedToken, credential_policy::TokenType},
+    client::Flaw,
     controller::mint::Native,
     domain::mint::MintAttestation,
 };
@@ -426,7 +427,8 @@ fn while_its_credential_cannot_be_read_the_api_server_goes_on_accepting_what_is_
 #[test]
 fn what_its_unreadable_credential_does_not_grant_any_more_is_taken_back() {
     type Row = (fn(&mut InvalidObject), Reason);
-    let over: [Row; 3] = [
+    let over: [Row; 4] = [
+        (|o| o.flaw = Flaw::Size { is: 2, allowed: 1 }, Reason::InvalidSpec),
         (|o| o.inactive = true, Reason::CredentialInactive),
         (|o| o.expired = true, Reason::Expired),
         (|o| terminate(&mut o.metadata), Reason::CredentialDeleted),

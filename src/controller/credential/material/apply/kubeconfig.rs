@@ -54,7 +54,7 @@ pub(super) async fn publish(
     let (secret, version, dress) = if let Some((secret, version, _)) = recipe.into {
         (secret, version, recipe.dress)
     } else {
-        let made_for = MadeFor::new(&owner(credential).reference(), place.to_string()).signed(&key);
+        let made_for = MadeFor::new(&owner(credential).reference(), place.to_string()).minted().signed(&key);
         let mut annotations = present(recipe.dress.annotations);
         annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), made_for.text());
         let secret = Secret {
@@ -98,8 +98,8 @@ pub(super) async fn publish(
     let attestation = attestation.signed(&key, uid, &entries, None);
     let mut annotations = dress.annotations;
     annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
-    let made_for =
-        MadeFor::new(&owner(credential).reference(), place.to_string()).signed_as(&key, &secret.uid);
+    let made_for = MadeFor::new(&owner(credential).reference(), place.to_string()).minted();
+    let made_for = made_for.signed_as(&key, &secret.uid);
     annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), Some(made_for.text()));
     let data = entries.iter().map(|(name, value)| (name.clone(), json!(ByteString(value.expose().clone()))));
     let patch = Patch::Merge(json!({ "data": data.collect::<Map<String, Value>>(), "metadata": {

@@ -163,10 +163,9 @@ proptest! {
         let after: Vec<_> = settled.seen.bindings.iter().filter(foreign).collect();
         prop_assert_eq!(before, after);
         for binding in &settled.seen.bindings {
-            let leaves = binding.metadata.deletion_timestamp.is_some();
-            prop_assert!(leaves || foreign(&binding) || wished.contains_key(&binding.key()));
+            prop_assert!(foreign(&binding) || wished.contains_key(&binding.key()));
             let refused = world.seen.policy.as_ref().is_some_and(|breach| breach.severity == Severity::Refused);
-            prop_assert!(leaves || foreign(&binding) || !refused);
+            prop_assert!(foreign(&binding) || !refused);
         }
     }
 

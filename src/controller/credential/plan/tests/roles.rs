@@ -119,7 +119,6 @@ fn a_binding_that_drifted_is_made_anew() {
         bound,
         &[
             ("its subjects", |o| binding(o, &view()).subjects.clear(), anew),
-            ("its role", |o| binding(o, &view()).role_ref.kind = "Role".to_owned(), anew),
             ("our label", |o| binding(o, &view()).metadata.labels = None, anew),
             ("our annotations", |o| binding(o, &view()).metadata.annotations = None, anew),
             (
@@ -189,9 +188,28 @@ fn a_binding_of_others_is_never_touched() {
                 "bind reader in edge | Failed Usable Stalled (Conflict) | 10s",
             ),
             (
-                "terminating: it must be gone first",
-                |o| binding(o, &view()).metadata.deletion_timestamp = Some(Time(now())),
+                "terminating, of others: it must be gone first",
+                |o| {
+                    let found = binding(o, &view());
+                    found.metadata.owner_references = None;
+                    found.metadata.deletion_timestamp = Some(Time(now()));
+                },
                 "- | Pending Usable Reconciling (Pending) | 10s",
+            ),
+            (
+                "terminating, of ours",
+                |o| binding(o, &view()).metadata.deletion_timestamp = Some(Time(now())),
+                "unbind view in edge, bind view in edge | Active Ready Usable (Published) | -",
+            ),
+            (
+                "of another role, with our owner reference",
+                |o| binding(o, &view()).role_ref.name = "edit".to_owned(),
+                conflict,
+            ),
+            (
+                "of another name, with our owner reference",
+                |o| binding(o, &view()).metadata.name = Some("theirs".to_owned()),
+                "bind view in edge | Active Ready Usable (Published) | -",
             ),
         ],
     );
@@ -313,63 +331,61 @@ fn what_is_bound_out_of_reach_holds_the_credential() {
 }
 
 #[test]
-fn what_is_being_deleted_is_bound_until_it_is_gone() {
-    // Somebody's finalizer holds it.
-    let leave = |observed: &mut Observed, grant: &Grant| {
-        binding(observed, grant).metadata.deletion_timestamp = Some(Time(now()));
-    };
+fn a_binding_that_finalizers_keep_is_deleted_all_the_same() {
     let leaving = || {
         let mut observed = bound_outside();
-        leave(&mut observed, &view_in_team());
+        binding(&mut observed, &view_in_team()).metadata.deletion_timestamp = Some(Time(now()));
         observed
     };
     check(
         leaving,
         &[
             (
-                "its role was taken out",
+                "it is wished",
+                |_| {},
+                "unbind view in team-a, bind view in team-a | Active Ready Usable (Published) | -",
+            ),
+            (
+                "its role was removed",
                 |o| o.credential.spec.roles = vec![view(), nodes()],
-                "- | Pending Usable Reconciling (Pending) | -",
+                "unbind view in team-a | Active Ready Usable (Published) | -",
             ),
             (
                 "nothing else is outside",
                 |o| o.credential.spec.roles = vec![view()],
-                "unbind nodes everywhere | Pending Usable Reconciling (Pending) | -",
+                "unbind nodes everywhere, unbind view in team-a, let go | Active Ready Usable (Published) | -",
             ),
             (
-                "switched off",
+                "inactive",
                 |o| o.credential.spec.state = DesiredState::Inactive,
-                "unbind nodes everywhere, unbind view in edge | Pending Reconciling (Pending) | -",
+                "unbind nodes everywhere, unbind view in edge, unbind view in team-a, let go | Inactive Ready (CredentialInactive) | -",
             ),
             (
-                "ended",
+                "expired",
                 |o| end_at(o, NOW),
-                "unbind nodes everywhere, unbind view in edge | Expired Reconciling (Pending) | -",
+                "unbind nodes everywhere, unbind view in edge, unbind view in team-a, let go | Expired Ready (Expired) | -",
             ),
             (
                 "refused",
                 |o| o.policy = Some(breach(Severity::Refused)),
-                "unbind nodes everywhere, unbind view in edge, refuse | Failed Stalled (PolicyViolation) | -",
+                "unbind nodes everywhere, unbind view in edge, unbind view in team-a, refuse, let go | Failed Stalled (PolicyViolation) | -",
             ),
             (
                 "deleted",
                 terminate,
-                "unbind nodes everywhere, unbind view in edge | Pending Usable Reconciling (Pending) | -",
+                "unbind nodes everywhere, unbind view in edge, unbind view in team-a, let go | - | -",
             ),
         ],
     );
-    let mut observed = leaving();
-    observed.credential.spec.roles = vec![view()];
-    let status = plan(&observed, now()).status.unwrap();
-    assert_eq!(status.bound_in, ["team-a"]);
-    let said = &status.conditions[0].message;
-    assert!(said.contains("is being deleted, and its role is bound until it is gone"), "{said}");
-    // A credential of the name of an earlier one would have its roles.
+    // A credential of the name of an earlier one does not get its roles.
     let mut observed = bound();
     observed.credential.metadata.uid = Some("later".to_owned());
     observed.credential.status = None;
     observed.credential.spec.roles = Vec::new();
     observed.account = AccountSeen::Absent;
-    leave(&mut observed, &view());
-    assert_eq!(told(&observed, now()), "unbind deployer in edge | Pending Usable Reconciling (Pending) | -");
+    binding(&mut observed, &view()).metadata.deletion_timestamp = Some(Time(now()));
+    assert_eq!(
+        told(&observed, now()),
+        "unbind deployer in edge, unbind view in edge, account | Active Ready Usable (Published) | -"
+    );
 }

@@ -1,12 +1,22 @@
 //! Secrets that a finalizer of somebody else keeps while access must end.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use credential_operator::api::{ApiToken, ApiTokenState, Credential, CredentialState};
+use credential_operator::{
+    api::{ApiToken, ApiTokenState, Credential, CredentialState},
+    domain::name,
+};
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::DeleteParams;
+use k8s_openapi::api::{
+    core::v1::Secret,
+    rbac::v1::{ClusterRoleBinding, RoleBinding},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
+};
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     bearer,
@@ -19,6 +29,7 @@ crate::tests![
     kubeconfig_secret_is_deleted_although_a_finalizer_keeps_it,
     revoked_is_reported_only_when_the_secret_is_deleted,
     held_secret_of_an_expired_credential_is_overwritten_and_reported,
+    binding_is_deleted_although_a_finalizer_keeps_it,
 ];
 
 /// A finalizer that no controller removes.
@@ -148,4 +159,66 @@ async fn held_secret_of_an_expired_credential_is_overwritten_and_reported(_: Arc
         assert!(condition(&expired.await.unwrap(), "Ready").0, "{name}");
     }))
     .await;
+}
+
+/// Each way to end access, with finalizers added before the end, or to bindings that a user has deleted already.
+async fn binding_is_deleted_although_a_finalizer_keeps_it(world: Arc<World>, space: Space) {
+    let other = world.space("held-elsewhere").await;
+    let ways = ["inactive", "deleted", "expired", "removed", "deleting"];
+    join_all(ways.map(async |way| {
+        let role = |place: &str| format!("{{kind: ClusterRole, name: view{place}}}");
+        let elsewhere = format!(", namespace: {}", other.namespace);
+        space
+            .apply(&format!(
+                "apiVersion: credential-operator.io/v1alpha1\nkind: Credential\nmetadata: {{name: {way}}}\nspec: {{roles: [{}, {}, {}]}}\n",
+                role(""),
+                role(&elsewhere),
+                role(", clusterWide: true")
+            ))
+            .await;
+        space.credential(way, CredentialState::Active).await;
+        let bindings = bindings(&world, &format!("{}/{way}", space.namespace)).await;
+        assert_eq!(bindings.len(), 3);
+        for (api, name) in &bindings {
+            let hold = Patch::Merge(json!({"metadata": {"finalizers": [FINALIZER, "example.com/keep-too"]}}));
+            api.patch(name, &PatchParams::default(), &hold).await.unwrap();
+            if way == "deleting" {
+                api.delete(name, &DeleteParams::default()).await.unwrap();
+            }
+        }
+        match way {
+            "deleted" => drop(space.api::<Credential>().delete(way, &DeleteParams::default()).await.unwrap()),
+            "expired" => {
+                let end = json!({"spec": {"expiresAt": "2021-01-01T00:00:00Z"}});
+                drop(space.patch::<Credential>(way, end).await.unwrap());
+            }
+            "removed" => drop(space.patch::<Credential>(way, json!({"spec": {"roles": []}})).await.unwrap()),
+            _ => drop(space.patch::<Credential>(way, json!({"spec": {"state": "Inactive"}})).await.unwrap()),
+        }
+        let deadline = Instant::now() + DEADLINE;
+        while !self::bindings(&world, &format!("{}/{way}", space.namespace)).await.is_empty() {
+            assert!(Instant::now() < deadline, "{way}: roles are still bound");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }))
+    .await;
+    other.clean_up().await;
+}
+
+/// The bindings of a Credential in all namespaces and of the whole cluster.
+async fn bindings(world: &World, credential: &str) -> Vec<(Api<DynamicObject>, String)> {
+    let mut found = Vec::new();
+    for resource in [ApiResource::erase::<RoleBinding>(&()), ApiResource::erase::<ClusterRoleBinding>(&())] {
+        let all: Api<DynamicObject> = Api::all_with(world.admin.clone(), &resource);
+        for object in all.list(&ListParams::default()).await.unwrap() {
+            if object.annotations().get(name::OWNER_ANNOTATION).is_some_and(|owner| owner == credential) {
+                let api = match object.namespace() {
+                    Some(namespace) => Api::namespaced_with(world.admin.clone(), &namespace, &resource),
+                    None => all.clone(),
+                };
+                found.push((api, object.name_any()));
+            }
+        }
+    }
+    found
 }

@@ -34,7 +34,8 @@ crate::tests![
     a_poisoned_credential_is_unbound_when_it_is_switched_off_expires_or_is_deleted,
     poisoned_tokens_and_secrets_end_when_they_are_to,
     every_field_of_the_metadata_may_be_hostile,
-    labels_up_to_the_limit_of_etcd_keep_no_role_bound,
+    an_object_too_large_to_be_revoked_grants_nothing,
+    full_secrets_and_bindings_are_deleted_although_a_finalizer_keeps_them,
 ];
 
 /// An instant that the API server takes and jiff cannot hold.
@@ -326,57 +327,160 @@ async fn every_field_of_the_metadata_may_be_hostile(world: Arc<World>, space: Sp
     end(operator, &space).await;
 }
 
-/// Labels of so many bytes, as many as fit.
+/// Labels that take about this number of bytes.
 fn labels(bytes: usize) -> Value {
     let label = |n: usize| (format!("{}.x/n{n}", "a".repeat(63)), json!("v".repeat(63)));
-    (0..bytes / 145).map(label).collect::<serde_json::Map<_, _>>().into()
+    let rest = bytes % 145;
+    let last =
+        (format!("{}.y/n", "b".repeat(1 + rest.min(62))), json!("v".repeat(rest.saturating_sub(62).min(63))));
+    (0..bytes / 145).map(label).chain([last]).collect::<serde_json::Map<_, _>>().into()
 }
 
-async fn labels_up_to_the_limit_of_etcd_keep_no_role_bound(world: Arc<World>, space: Space) {
-    let operator = world.operator(SystemClock::shared()).await;
-    space.apply(&bound("fat", "")).await;
-    space.credential("fat", CredentialState::Active).await;
-    let binding = binding(&space, "fat").await;
-    space.apply(&token("t", "expiresIn: 1h").replace("{name: c}", "{name: fat}")).await;
-    space.token("t", ApiTokenState::Active).await;
-    let value = space.value("t-token").await;
-    let verifier = Asked::timed(&world, SystemClock::shared()).await;
-    verifier.until("", &value, 200).await;
-    let path = format!("{}/fat", Credential::url_path(&(), Some(&space.namespace)));
-    // Up to where etcd takes no more, by halves.
+/// Adds labels to an object until etcd refuses another byte.
+async fn fill<K>(space: &Space, name: &str)
+where
+    K: Readable + Resource<Scope = NamespaceResourceScope>,
+{
+    let path = format!("{}/{name}", K::url_path(&(), Some(&space.namespace)));
     let (mut fits, mut too_large) = (1_000_000, 1_700_000);
-    while too_large - fits > 300 {
+    while too_large - fits > 1 {
         let size = usize::midpoint(fits, too_large);
-        let mut object = send(&space, "GET", &path, &Value::Null).await.unwrap();
+        let mut object = send(space, "GET", &path, &Value::Null).await.unwrap();
+        let managed = json!({"app.kubernetes.io/managed-by": "credential-operator"});
         object["metadata"]["labels"] = labels(size);
+        object["metadata"]["labels"].as_object_mut().unwrap().extend(managed.as_object().unwrap().clone());
         object["metadata"]["managedFields"] = json!([{}]);
-        match send(&space, "PUT", &path, &object).await {
+        match send(space, "PUT", &path, &object).await {
             Ok(_) => fits = size,
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(_) => too_large = size,
         }
     }
-    verifier.until("", &value, 401).await;
+}
+
+/// The first is filled before the policy `metadata` is in force, to the last byte; the others with managed fields, which no
+/// policy can bound. A finalizer prevents the deletion of such an object, since its deletion timestamp does not fit.
+async fn an_object_too_large_to_be_revoked_grants_nothing(world: Arc<World>, space: Space) {
+    let operator = world.operator(SystemClock::shared()).await;
+    let kubeconfig = format!(
+        "apiVersion: credential-operator.io/v1alpha1\nkind: Credential\nmetadata: {{name: kube}}\nspec: {{type: Kubeconfig, \
+         kubeconfig: {{server: '{}'}}}}\n",
+        world.control_plane.server()
+    );
+    let named =
+        |name: &str, of: &str, rest: &str| token(name, rest).replace("{name: c}", &format!("{{name: {of}}}"));
+    space.apply(&[bound("full", ""), bound("fat", ""), bound("slim", ""), kubeconfig].join("---\n")).await;
+    space
+        .apply(
+            &[
+                named("opaque", "full", "expiresIn: 1h"),
+                named("minted", "fat", "type: ServiceAccount, expiresIn: 1h"),
+                named("fat-opaque", "slim", "expiresIn: 1h"),
+                named("fat-minted", "slim", "type: ServiceAccount, expiresIn: 1h"),
+            ]
+            .join("---\n"),
+        )
+        .await;
+    let (mut bindings, tokens) = (Vec::new(), ["opaque", "minted", "fat-opaque", "fat-minted"]);
+    for name in ["full", "fat"] {
+        space.credential(name, CredentialState::Active).await;
+        bindings.push(binding(&space, name).await);
+    }
+    space.published("kube", 0).await;
+    for name in tokens {
+        space.token(name, ApiTokenState::Active).await;
+    }
+    let values = [space.value("opaque-token").await, space.value("fat-opaque-token").await];
+    let verifier = Asked::timed(&world, SystemClock::shared()).await;
+    for value in &values {
+        verifier.until("", value, 200).await;
+    }
+
+    fill::<Credential>(&space, "full").await;
+    let fields: serde_json::Map<_, _> =
+        (0..18_000).map(|n| (format!("f:{}{n}", "x".repeat(60)), json!({}))).collect();
+    let managed = json!([{
+        "manager": "x", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
+        "fieldsV1": {"f:metadata": {"f:labels": fields}},
+    }]);
+    for name in ["fat", "kube"] {
+        put::<Credential>(&space, name, "managedFields", &managed).await;
+    }
+    for name in ["fat-opaque", "fat-minted"] {
+        put::<ApiToken>(&space, name, "managedFields", &managed).await;
+    }
+    for binding in &bindings {
+        is_gone::<RoleBinding>(&space, binding).await;
+    }
+    for secret in ["minted-token", "fat-minted-token", "kube-credential"] {
+        is_gone::<PartialObjectMeta<Secret>>(&space, secret).await;
+    }
+    for value in &values {
+        verifier.until("", value, 401).await;
+    }
+    // No value is lost.
+    assert_eq!(values, [space.value("opaque-token").await, space.value("fat-opaque-token").await]);
+
+    let path = |kind: &str, name: &str| format!("{kind}/{name}");
+    let credentials = Credential::url_path(&(), Some(&space.namespace));
+    let tokens = ApiToken::url_path(&(), Some(&space.namespace));
+    for (path, kind, name) in [
+        (path(&credentials, "fat"), "credential", "fat"),
+        (path(&credentials, "kube"), "credential", "kube"),
+        (path(&tokens, "fat-opaque"), "apitoken", "fat-opaque"),
+        (path(&tokens, "fat-minted"), "apitoken", "fat-minted"),
+    ] {
+        let command = format!(
+            "kubectl patch {kind} {name} --type=json -p '[{{\"op\":\"replace\",\"path\":\"/metadata/managedFields\",\"value\":[{{}}]}}]'"
+        );
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let found = send(&space, "GET", &path, &Value::Null).await.unwrap();
+            let ready = &found["status"]["conditions"][0];
+            let message = ready["message"].as_str().unwrap_or_default();
+            if ready["reason"] == "InvalidSpec" && message.contains(&command) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{kind} {name}: {ready}");
+            sleep(Duration::from_millis(100)).await;
+        }
+        send(&space, "PATCH", &path, &json!({"metadata": {"managedFields": [{}]}})).await.unwrap();
+    }
+    space.credential("fat", CredentialState::Active).await;
+    binding(&space, "fat").await;
+    space.published("kube", 0).await;
+    for name in ["minted", "fat-opaque", "fat-minted"] {
+        space.token(name, ApiTokenState::Active).await;
+    }
+    verifier.until("", &values[1], 200).await;
+    assert_eq!(values[1], space.value("fat-opaque-token").await);
     verifier.stop().await;
-    let policy = json!({
-        "apiVersion": "credential-operator.io/v1alpha1",
-        "kind": "CredentialPolicy",
-        "metadata": {"name": space.namespace},
-        "spec": {
-            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space.namespace}},
-            "types": ["Opaque"],
-        },
-    });
-    let policies = "/apis/credential-operator.io/v1alpha1/credentialpolicies";
-    send(&space, "POST", policies, &policy).await.unwrap();
+    // The deletion of an object without finalizers needs no room.
+    end(operator, &space).await;
+}
+
+/// The deletion timestamp of an object with a finalizer does not fit into such an object.
+async fn full_secrets_and_bindings_are_deleted_although_a_finalizer_keeps_them(
+    world: Arc<World>,
+    space: Space,
+) {
+    let operator = world.operator(SystemClock::shared()).await;
+    space.apply(&bound("c", "")).await;
+    space.credential("c", CredentialState::Active).await;
+    space.apply(&token("t", "type: ServiceAccount, expiresIn: 1h")).await;
+    space.token("t", ApiTokenState::Active).await;
+    let binding = binding(&space, "c").await;
+    let finalizers = json!(["example.com/keep"]);
+    put::<Secret>(&space, "t-token", "finalizers", &finalizers).await;
+    put::<RoleBinding>(&space, &binding, "finalizers", &finalizers).await;
+    fill::<Secret>(&space, "t-token").await;
+    fill::<RoleBinding>(&space, &binding).await;
+    let path = format!("{}/t-token", Secret::url_path(&(), Some(&space.namespace)));
+    let refused = send(&space, "DELETE", &path, &Value::Null).await.unwrap_err();
+    assert!(refused.to_string().contains("too large"), "{refused}");
+    patch::<ApiToken>(&space, "t", &json!({"spec": {"revoked": true}})).await;
+    is_gone::<PartialObjectMeta<Secret>>(&space, "t-token").await;
+    patch::<Credential>(&space, "c", &json!({"spec": {"state": "Inactive"}})).await;
     is_gone::<RoleBinding>(&space, &binding).await;
-    // The verifier goes by the status. There is no room for another condition, but for what the present ones must say.
-    until::<Credential>(&space, "fat", |found| {
-        found.and_then(|found| found.status.as_ref()).is_some_and(|status| {
-            status.is_refused_by_policy() && status.conditions.iter().all(|said| said.kind != "Stalled")
-        })
-    })
-    .await;
-    send(&space, "DELETE", &format!("{policies}/{}", space.namespace), &Value::Null).await.unwrap();
     end(operator, &space).await;
 }

@@ -25,7 +25,9 @@ use super::{
     case::{EDITOR, credential, named, object, policy, token},
     clean_up,
 };
-use crate::support::{DEADLINE, KEYRING, OPERATOR_NAMESPACE, Space, SystemClock, World, apply, documents};
+use crate::support::{
+    DEADLINE, KEYRING, OPERATOR_NAMESPACE, Space, SystemClock, World, apply, condition, documents,
+};
 
 crate::tests![
     what_is_kept_is_what_was_applied,
@@ -33,6 +35,7 @@ crate::tests![
     the_operator_works,
     minted_token_ends_whatever_owns_its_secret,
     kubeconfig_ends_whatever_owns_its_secret,
+    a_role_that_the_controller_only_has_is_not_bindable,
     orphans_go_and_the_keyring_is_rotated,
     garbage_is_collected,
     a_namespace_goes_with_what_is_protected_in_it,
@@ -253,6 +256,20 @@ async fn kubeconfig_ends_whatever_owns_its_secret(world: Arc<World>, space: Spac
         drop(held);
         space.until::<Secret>(&secret, |secret| secret.is_none()).await;
     }
+    operator.stop().await;
+    admission.stop().await;
+    clean_up(&space).await;
+}
+
+/// RBAC lets the controller bind it, since the controller has its permissions.
+async fn a_role_that_the_controller_only_has_is_not_bindable(world: Arc<World>, space: Space) {
+    let admission = Admission::start(&world).await;
+    let operator = world.guarded_operator(SystemClock::shared()).await;
+    space.apply(&credential("{roles: [{kind: ClusterRole, name: credential-operator}]}")).await;
+    let failed = space.credential("c", CredentialState::Failed).await;
+    let (ready, reason, message) = condition(&failed, "Ready");
+    assert_eq!((ready, reason.as_str()), (false, "RoleNotBindable"));
+    assert!(message.contains("Grant the controller the verb bind on it"), "{message}");
     operator.stop().await;
     admission.stop().await;
     clean_up(&space).await;

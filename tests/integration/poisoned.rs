@@ -327,33 +327,27 @@ async fn every_field_of_the_metadata_may_be_hostile(world: Arc<World>, space: Sp
     end(operator, &space).await;
 }
 
-/// Labels that take about this number of bytes.
-fn labels(bytes: usize) -> Value {
-    let label = |n: usize| (format!("{}.x/n{n}", "a".repeat(63)), json!("v".repeat(63)));
-    let rest = bytes % 145;
-    let last =
-        (format!("{}.y/n", "b".repeat(1 + rest.min(62))), json!("v".repeat(rest.saturating_sub(62).min(63))));
-    (0..bytes / 145).map(label).chain([last]).collect::<serde_json::Map<_, _>>().into()
-}
-
-/// Adds labels to an object until etcd refuses another byte.
+/// Adds labels and an annotation to an object until etcd refuses a few bytes more.
 async fn fill<K>(space: &Space, name: &str)
 where
     K: Readable + Resource<Scope = NamespaceResourceScope>,
 {
+    let label = |n: usize| (format!("{}.x/n{n}", "a".repeat(63)), json!("v".repeat(63)));
+    let labels: serde_json::Map<_, _> = (0..9_600).map(label).collect();
     let path = format!("{}/{name}", K::url_path(&(), Some(&space.namespace)));
-    let (mut fits, mut too_large) = (1_000_000, 1_700_000);
-    while too_large - fits > 1 {
+    let patch = json!({"metadata": {"labels": labels, "managedFields": [{}]}});
+    send(space, "PATCH", &path, &patch).await.unwrap();
+    let (mut fits, mut too_large) = (0, 250_000);
+    while too_large - fits > 16 {
         let size = usize::midpoint(fits, too_large);
-        let mut object = send(space, "GET", &path, &Value::Null).await.unwrap();
-        let managed = json!({"app.kubernetes.io/managed-by": "credential-operator"});
-        object["metadata"]["labels"] = labels(size);
-        object["metadata"]["labels"].as_object_mut().unwrap().extend(managed.as_object().unwrap().clone());
-        object["metadata"]["managedFields"] = json!([{}]);
-        match send(space, "PUT", &path, &object).await {
+        let annotations = json!({"example.com/filled": "x".repeat(size)});
+        let patch = json!({"metadata": {"annotations": annotations, "managedFields": [{}]}});
+        match send(space, "PATCH", &path, &patch).await {
             Ok(_) => fits = size,
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(_) => too_large = size,
+            Err(refused) => {
+                assert!(refused.to_string().contains("too large"), "{refused}");
+                too_large = size;
+            }
         }
     }
 }
@@ -361,7 +355,8 @@ where
 /// The first is filled before the policy `metadata` is in force, to the last byte; the others with managed fields, which no
 /// policy can bound. A finalizer prevents the deletion of such an object, since its deletion timestamp does not fit.
 async fn an_object_too_large_to_be_revoked_grants_nothing(world: Arc<World>, space: Space) {
-    let operator = world.operator(SystemClock::shared()).await;
+    let clock = SystemClock::shared();
+    let operator = world.operator(clock.clone()).await;
     let kubeconfig = format!(
         "apiVersion: credential-operator.io/v1alpha1\nkind: Credential\nmetadata: {{name: kube}}\nspec: {{type: Kubeconfig, \
          kubeconfig: {{server: '{}'}}}}\n",
@@ -446,6 +441,8 @@ async fn an_object_too_large_to_be_revoked_grants_nothing(world: Arc<World>, spa
         }
         send(&space, "PATCH", &path, &json!({"metadata": {"managedFields": [{}]}})).await.unwrap();
     }
+    // The controller issues a kubeconfig again at most once a minute.
+    clock.step(SignedDuration::from_secs(61));
     space.credential("fat", CredentialState::Active).await;
     binding(&space, "fat").await;
     space.published("kube", 0).await;

@@ -21,8 +21,9 @@ use crate::{
     world::{DEADLINE, World, apply},
 };
 
-/// How many bytes of metadata an object has, so that a status still fits beside it: etcd takes 1.5 MiB by default.
-const SIZE: usize = 1_450_000;
+/// How many bytes of metadata an object has. etcd takes 1.5 MiB by default; the controller and the verifier take 1 MiB, and of larger objects
+/// read only what ends access.
+const SIZES: [usize; 2] = [1_000_000, 1_450_000];
 /// How many bytes of annotations a Secret has. The API server takes 256 KiB.
 const ANNOTATIONS: usize = 250_000;
 /// The policy that bounds metadata.
@@ -44,7 +45,8 @@ pub async fn run(world: &World, arguments: &Arguments) {
         // The verifier needs the keyring that a controller makes.
         drop(world.working_operator().await);
         let what = if is_large {
-            format!("{SIZE} B of metadata for each Credential, {ANNOTATIONS} B for each Secret")
+            let [valid, invalid] = SIZES;
+            format!("{valid} B or {invalid} B of metadata for each Credential, {ANNOTATIONS} B for each Secret")
         } else {
             "small metadata".to_owned()
         };
@@ -194,14 +196,15 @@ async fn try_send(client: &kube::Client, method: &str, path: &str, body: &Value)
 /// Metadata of a Credential, most of it in another field with each number; and annotations of a Secret.
 fn large(number: usize) -> (Value, Value) {
     let text = |size: usize, n: usize| random_text(number * 10_007 + n * 331, size);
+    let bytes = SIZES[number / 4 % 2];
     let metadata = match number % 4 {
         0 => {
             let label = |n| (format!("a{n}{}.x/a{}", text(230, n), text(60, n)), json!(text(63, n)));
-            json!({"labels": (0..SIZE / 370).map(label).collect::<Map<_, _>>()})
+            json!({"labels": (0..bytes / 370).map(label).collect::<Map<_, _>>()})
         }
         1 => {
             let fields: Map<_, _> =
-                (0..16).map(|n| (format!("f:{}", text(SIZE / 16, n)), json!({}))).collect();
+                (0..16).map(|n| (format!("f:{}", text(bytes / 16, n)), json!({}))).collect();
             json!({"managedFields": [{
                 "manager": "x", "operation": "Update", "apiVersion": "credential-operator.io/v1alpha1",
                 "time": "9999-12-31T23:59:59Z", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": fields},
@@ -209,13 +212,13 @@ fn large(number: usize) -> (Value, Value) {
         }
         2 => {
             let finalizer = |n| json!(format!("a{n}{}.x/a{}", text(230, n), text(60, n)));
-            json!({"finalizers": (0..SIZE / 300).map(finalizer).collect::<Vec<_>>()})
+            json!({"finalizers": (0..bytes / 300).map(finalizer).collect::<Vec<_>>()})
         }
         _ => {
             // Garbage collection keeps an object that may have an owner of a kind that it does not know.
             let owner = |n| {
                 json!({
-                    "apiVersion": "example.com/v1", "kind": "Unknown", "name": text(SIZE / 16 - 100, n),
+                    "apiVersion": "example.com/v1", "kind": "Unknown", "name": text(bytes / 16 - 100, n),
                     "uid": format!("u{n}"), "controller": n == 15,
                 })
             };

@@ -46,7 +46,9 @@ pub async fn run(world: &World, arguments: &Arguments) {
         drop(world.working_operator().await);
         let what = if is_large {
             let [valid, invalid] = SIZES;
-            format!("{valid} B or {invalid} B of metadata for each Credential, {ANNOTATIONS} B for each Secret")
+            format!(
+                "{valid} B or {invalid} B of metadata for each Credential, {ANNOTATIONS} B for each Secret"
+            )
         } else {
             "small metadata".to_owned()
         };

@@ -27,6 +27,9 @@ pub trait Kept: Resource<DynamicType = ()> + Serialize + DeserializeOwned {
     /// In brief.
     fn brief(&self) -> Self::Brief;
 
+    /// Removes and zeroizes secret data, which is not cached. The brief is taken before.
+    fn remove_secrets(&mut self) {}
+
     /// What one belongs to.
     type Owner: Clone + Eq + Hash + Ord;
 
@@ -356,7 +359,9 @@ impl<K: Kept> Cache<K> {
             state.by_namespace.entry(place.namespace().to_owned()).or_default().insert(place.clone());
         }
         state.unreadable.remove(&place);
-        let held = Held { version, brief: object.brief(), owner, object: self.packer.pack(&object) };
+        let brief = object.brief();
+        object.remove_secrets();
+        let held = Held { version, brief, owner, object: self.packer.pack(&object) };
         state.objects.insert(place.clone(), held);
         Some(Change { place, before, after: Some(object) })
     }
@@ -405,7 +410,10 @@ fn version(object: &impl Resource) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::ConfigMap;
+    use k8s_openapi::{
+        ByteString,
+        api::core::v1::{ConfigMap, Secret},
+    };
     use kube::api::ObjectMeta;
 
     use super::*;
@@ -449,6 +457,29 @@ mod tests {
         cache.observe(Event::InitApply(object("a", "1", 5)));
         cache.observe(Event::InitDone);
         cache
+    }
+
+    #[test]
+    fn keys_of_the_keyring_are_not_cached_with_its_secret() {
+        let id = "20270115T080000Z-abcd";
+        let bytes = b"the bytes of a key, 32 in number".to_vec();
+        let secret = Secret {
+            metadata: object("keyring", "1", 5).metadata,
+            data: Some([(id.to_owned(), ByteString(bytes.clone()))].into()),
+            ..Secret::default()
+        };
+        let place = Place::new("ns", "keyring");
+        let cache = Cache::<Secret>::default();
+        cache.observe(Event::Init);
+        let changes = cache.observe(Event::InitApply(secret.clone()));
+        assert_eq!(changes[0].after.as_ref().unwrap().data, None);
+        cache.observe(Event::InitDone);
+        let later = ObjectMeta { resource_version: Some("9".to_owned()), ..secret.metadata.clone() };
+        cache.remember(Secret { metadata: later, ..secret.clone() });
+        assert_eq!(cache.brief(&place).unwrap().0.get(id).unwrap().expose(), bytes);
+        assert_eq!(cache.get(&place).unwrap().data, None);
+        let encoded = serde_json::to_string(&secret.data.unwrap()[id]).unwrap();
+        assert!(!String::from_utf8_lossy(cache.packer.dictionary()).contains(encoded.trim_matches('"')));
     }
 
     #[test]

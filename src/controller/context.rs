@@ -478,10 +478,10 @@ impl Context {
     }
 
     /// Puts another keyring in place, and has every token looked at if a key is gone or new.
-    pub(super) fn set_keyring(&self, keyring: Keyring) {
+    pub(super) fn set_keyring(&self, keyring: Arc<Keyring>) {
         let mut held = self.keyring.write().unwrap_or_else(PoisonError::into_inner);
         let changed = !held.keys().map(SigningKey::id).eq(keyring.keys().map(SigningKey::id));
-        *held = Arc::new(keyring);
+        *held = keyring;
         drop(held);
         if changed {
             for token in self.tokens.places() {

@@ -1,11 +1,14 @@
 //! What is kept of each kind, and what an object of it belongs to.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{Namespace, Secret, ServiceAccount},
     rbac::v1::{ClusterRoleBinding, RoleBinding},
 };
 use kube::{api::ObjectMeta, core::PartialObjectMeta};
+use zeroize::Zeroize;
 
 use super::{Key, Place, cache::Kept};
 use crate::{
@@ -15,6 +18,7 @@ use crate::{
     },
     domain::{
         binding::{Binding, controller, is_of_kind},
+        keyring::{Key as SigningKey, Keyring},
         made_for::MadeFor,
         policy::Labels,
     },
@@ -180,12 +184,32 @@ impl Kept for PartialObjectMeta<Namespace> {
     }
 }
 
-/// The keyring's Secret.
+/// The keys of the keyring's Secret.
+#[derive(Clone, Debug)]
+pub struct CachedKeyring(pub Arc<Keyring>);
+
+/// Keys never change; equal IDs are equal keys.
+impl PartialEq for CachedKeyring {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.keys().map(SigningKey::id).eq(other.0.keys().map(SigningKey::id))
+    }
+}
+
+/// The keyring's Secret. It is cached without its data.
 impl Kept for Secret {
-    type Brief = ();
+    type Brief = CachedKeyring;
     type Owner = Key;
 
-    fn brief(&self) {}
+    fn brief(&self) -> CachedKeyring {
+        let entries = self.data.iter().flatten().map(|(id, bytes)| (id, bytes.0.as_slice()));
+        CachedKeyring(Arc::new(Keyring::read(entries)))
+    }
+
+    fn remove_secrets(&mut self) {
+        for bytes in self.data.take().iter_mut().flat_map(BTreeMap::values_mut) {
+            bytes.0.zeroize();
+        }
+    }
 
     fn owner(&self) -> Option<Key> {
         None

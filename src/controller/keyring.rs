@@ -9,15 +9,12 @@ use tracing::{info, warn};
 
 use super::{
     Context, Key, Place,
+    kept::CachedKeyring,
     write::{FIELD_MANAGER, RequestError, Trouble, send},
 };
 use crate::{
     client::Objects,
-    domain::{
-        digest,
-        keyring::{Key as SigningKey, Keyring},
-        material, name,
-    },
+    domain::{digest, keyring::Key as SigningKey, material, name},
 };
 
 /// How often keys that nothing names are looked for.
@@ -27,9 +24,8 @@ const AT_ONCE: usize = 256;
 
 /// Reads the keys out of the Secret that the watch shows.
 pub fn read(ctx: &Context) {
-    let held = ctx.keyring_secret.get(&place(ctx));
-    let entries = held.iter().filter_map(|held| held.data.as_ref()).flatten();
-    ctx.set_keyring(Keyring::read(entries.map(|(id, bytes)| (id, bytes.0.as_slice()))));
+    let keyring = ctx.keyring_secret.brief(&place(ctx)).map(|CachedKeyring(keyring)| keyring);
+    ctx.set_keyring(keyring.unwrap_or_default());
 }
 
 /// Sees to it that there is a key, that a rotation which was asked for happened, and that no key is kept in vain.

@@ -12,7 +12,8 @@ use std::{
 use lz4_flex::block::{compress_prepend_size_with_dict, decompress_size_prepended_with_dict};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Packs objects of one kind. What the first one says is not said again of the others.
+/// Packs objects of one kind. The first one is the compression dictionary of the others, and is kept as long as the packer: objects with
+/// secret data must not be packed.
 pub struct Packer<K> {
     first: OnceLock<Vec<u8>>,
     kind: PhantomData<fn() -> K>,
@@ -33,6 +34,11 @@ impl<K: Serialize + DeserializeOwned> Packer<K> {
         let json = serde_json::to_vec(object).expect("what came as JSON can be written as JSON");
         let first = self.first.get_or_init(|| json.clone());
         Packed(compress_prepend_size_with_dict(&json, first).into())
+    }
+
+    #[cfg(test)]
+    pub fn dictionary(&self) -> &[u8] {
+        self.first.get().map(Vec::as_slice).unwrap_or_default()
     }
 
     /// # Panics

@@ -154,12 +154,15 @@ pub fn is_minted(found: &ObjectMeta) -> bool {
 /// Whether the object with this UID controls `found` by an owner reference, and the operator created `found`.
 ///
 /// Any user who can update an object can add an owner reference to it, but an admission policy allows only controllers to
-/// add the annotations of the operator.
+/// add the annotations of the operator. A copy of a Secret under another name has the annotation of the original.
 #[must_use]
 pub fn is_owned_by(found: &ObjectMeta, owner_uid: Option<&str>) -> bool {
-    let created = [name::MADE_FOR_ANNOTATION, name::ATTESTATION_ANNOTATION]
-        .iter()
-        .any(|name| found.annotations.as_ref().is_some_and(|all| all.contains_key(*name)));
+    let has = |name| found.annotations.as_ref().is_some_and(|all| all.contains_key(name));
+    let created = if has(name::MADE_FOR_ANNOTATION) {
+        MadeFor::of(found).is_some()
+    } else {
+        has(name::ATTESTATION_ANNOTATION)
+    };
     created && controller(found).is_some_and(|owner| Some(owner.uid.as_str()) == owner_uid)
 }
 
@@ -222,6 +225,23 @@ mod tests {
             assert_eq!(forged.verify(&keyring), Err(DigestError::Mismatch), "{what}");
         }
         assert_eq!(made.verify(&Keyring::default()), Err(DigestError::KeyMissing));
+    }
+
+    #[test]
+    fn an_owner_reference_alone_does_not_make_an_object_owned() {
+        let made = MadeFor::new(&owner(), "n/t-token".to_owned());
+        let owned = ObjectMeta { owner_references: Some(vec![owner()]), ..wearing(&made) };
+        let attested = [(name::ATTESTATION_ANNOTATION.to_owned(), "{}".to_owned())].into();
+        for (what, found, uid, expected) in [
+            ("owned", owned.clone(), "uid", true),
+            ("of another owner", owned.clone(), "other", false),
+            ("without an owner reference", wearing(&made), "uid", false),
+            ("foreign", ObjectMeta { annotations: None, ..owned.clone() }, "uid", false),
+            ("a copy", ObjectMeta { name: Some("copy".to_owned()), ..owned.clone() }, "uid", false),
+            ("of version 0.1", ObjectMeta { annotations: Some(attested), ..owned }, "uid", true),
+        ] {
+            assert_eq!(is_owned_by(&found, Some(uid)), expected, "{what}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use credential_operator::api::{ApiToken, ApiTokenState, Credential};
 use k8s_openapi::api::{core::v1::Secret, rbac::v1::RoleBinding};
 use kube::{
     ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ use crate::{
         case::{credential, object, token},
         clean_up,
     },
-    support::{Space, SystemClock, World, condition},
+    support::{Space, SystemClock, World, apply, condition},
     verifier::Asked,
 };
 
@@ -104,6 +104,7 @@ async fn a_forged_status_of_a_credential_is_put_right(_: Arc<World>, space: Spac
 async fn a_secret_that_a_credential_seems_to_own_changes_nothing(_: Arc<World>, space: Space) {
     space.apply(&credential("{type: ClientSecret}")).await;
     let published = space.published("c", 0).await;
+    let before = published.status.clone().unwrap().material;
     let made = versions(&space).await;
     let planted = json!({
         "apiVersion": "v1",
@@ -118,11 +119,28 @@ async fn a_secret_that_a_credential_seems_to_own_changes_nothing(_: Arc<World>, 
         },
         "stringData": {"client-id": "planted", "client-secret": "planted"},
     });
-    // It says that it is the credential's own, so it goes as one of a former name would.
-    space.apply(&planted.to_string()).await;
-    space.until::<Secret>("mine", |found| found.is_none()).await;
-    assert_eq!(versions(&space).await, made);
-    assert_eq!(told(&space.published("c", 0).await), told(&published));
+    // A copy of the credential's own Secret under another name belongs to the user, too.
+    let mut copied = json!(space.api::<Secret>().get("c-credential").await.unwrap());
+    let metadata = copied["metadata"].as_object_mut().unwrap();
+    metadata.retain(|field, _| ["labels", "annotations", "ownerReferences"].contains(&field.as_str()));
+    metadata.insert("name".to_owned(), json!("copy"));
+    for secret in [planted, copied] {
+        let secret = apply(&space.client, &space.namespace, secret).await.unwrap();
+        let generation = json!({"spec": {"description": format!("beside {}", secret.name_any())}});
+        let generation = space.patch::<Credential>("c", generation).await.unwrap().metadata.generation;
+        space
+            .until::<Credential>("c", |found| {
+                let status = found.and_then(|found| found.status.as_ref());
+                status.is_some_and(|status| status.observed_generation == generation)
+            })
+            .await;
+        let after = space.api::<Secret>().get(&secret.name_any()).await.unwrap();
+        assert_eq!(after.resource_version(), secret.resource_version());
+        space.api::<Secret>().delete(&secret.name_any(), &DeleteParams::default()).await.unwrap();
+    }
+    let published = |found: &Credential| found.status.clone().unwrap().material;
+    assert_eq!(versions(&space).await["Secret c-credential"], made["Secret c-credential"]);
+    assert_eq!(published(&space.published("c", 0).await), before);
 }
 
 async fn annotations_of_ours_say_nothing_by_themselves(_: Arc<World>, space: Space) {

@@ -140,8 +140,8 @@ pub struct CredentialReference {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[schemars(inline)]
 #[x_kube(
-    validation = Rule::new("!has(self.labels) || self.labels.all(k, !k.split('/')[0].matches('(^|[.])(kubernetes[.]io|k8s[.]io|credential-operator[.]io)$') || !k.contains('/'))").message("labels of kubernetes.io, k8s.io and credential-operator.io are not for users to set; choose another prefix").field_path(".labels"),
-    validation = Rule::new("!has(self.annotations) || self.annotations.all(k, !k.split('/')[0].matches('(^|[.])(kubernetes[.]io|k8s[.]io|credential-operator[.]io)$') || !k.contains('/'))").message("annotations of kubernetes.io, k8s.io and credential-operator.io are not for users to set; choose another prefix").field_path(".annotations"),
+    validation = Rule::new("!has(self.labels) || self.labels.all(k, k in ['app.kubernetes.io/name', 'app.kubernetes.io/instance', 'app.kubernetes.io/component', 'app.kubernetes.io/part-of', 'app.kubernetes.io/version'] || !k.split('/')[0].matches('(^|[.])(kubernetes[.]io|k8s[.]io|credential-operator[.]io)$') || !k.contains('/'))").message("labels of kubernetes.io, k8s.io and credential-operator.io are reserved, except app.kubernetes.io/name, instance, component, part-of and version; choose another prefix").field_path(".labels"),
+    validation = Rule::new("!has(self.annotations) || self.annotations.all(k, !k.split('/')[0].matches('(^|[.])(kubernetes[.]io|k8s[.]io|credential-operator[.]io)$') || !k.contains('/'))").message("annotations of kubernetes.io, k8s.io and credential-operator.io are reserved; choose another prefix").field_path(".annotations"),
     validation = Rule::new("!has(self.labels) || self.labels.all(k, k.size() <= 317 && self.labels[k].matches('^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$') && k.indexOf('/') <= 253 && k.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$'))").message("not a label: keys look like example.com/name, values like v1.2-a, with at most 63 characters").field_path(".labels"),
     validation = Rule::new("!has(self.annotations) || self.annotations.all(k, k.size() <= 317 && k.indexOf('/') <= 253 && k.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$'))").message("not an annotation: keys look like example.com/name").field_path(".annotations")
 )]
@@ -154,7 +154,8 @@ pub struct SecretOptions {
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Labels for the Secret, beside the operator's own. Example: {app: orders}.
+    /// Labels for the Secret, in addition to those of the operator. Labels of kubernetes.io, k8s.io and credential-operator.io are
+    /// reserved, except app.kubernetes.io/name, instance, component, part-of and version. Example: {app: orders}.
     #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

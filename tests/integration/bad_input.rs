@@ -141,8 +141,11 @@ async fn material_that_makes_no_sense(_: Arc<World>, space: Space) {
         ("type: HashedPassword, hashedPassword: {cost: 4}", "should be greater than or equal to 10"),
         ("type: Totp, totp: {digits: 7}", "supported values: \"6\", \"8\""),
         // What the Secret wears.
-        ("type: SshKey, secret: {labels: {kubernetes.io/a: b}}", "are not for users to set"),
-        ("type: SshKey, secret: {annotations: {x.credential-operator.io/a: b}}", "are not for users to set"),
+        ("type: SshKey, secret: {labels: {kubernetes.io/a: b}}", "are reserved"),
+        ("type: SshKey, secret: {labels: {app.kubernetes.io/managed-by: b}}", "are reserved"),
+        ("type: SshKey, secret: {labels: {app.kubernetes.io/created-by: b}}", "are reserved"),
+        ("type: SshKey, secret: {annotations: {app.kubernetes.io/part-of: b}}", "are reserved"),
+        ("type: SshKey, secret: {annotations: {x.credential-operator.io/a: b}}", "are reserved"),
         ("type: SshKey, secret: {name: Upper}", "should match"),
     ];
     for (spec, expected) in cases {

@@ -228,9 +228,15 @@ async fn the_credentials_end_ends_its_tokens(_: Arc<World>, space: Space) {
 }
 
 async fn labels_follow_the_spec_and_those_of_others_stay(_: Arc<World>, space: Space) {
-    let spec = "expiresIn: 1h, secret: {labels: {app: orders}, annotations: {example.com/team: night}}";
+    // Argo CD reads only Secrets with this label.
+    let spec = "expiresIn: 1h, secret: {labels: {app: orders, app.kubernetes.io/part-of: argocd}, \
+                annotations: {example.com/team: night}}";
     space.apply(&(credential("c") + "---\n" + &token("t", spec))).await;
     space.token("t", ApiTokenState::Active).await;
+    let secret = space.api::<Secret>().get("t-token").await.unwrap();
+    let labels = secret.metadata.labels.unwrap();
+    assert_eq!(labels["app.kubernetes.io/part-of"], "argocd");
+    assert_eq!(labels["app.kubernetes.io/managed-by"], "credential-operator");
     space.patch::<Secret>("t-token", json!({"metadata": {"labels": {"seen-by": "somebody"}}})).await.unwrap();
     let api = space.api::<ApiToken>();
     let json_patch =

@@ -195,16 +195,19 @@ async fn reconcile(ctx: &Context, key: &Key) -> Result<(), RequestError> {
                 return Box::pin(reconcile_credential(ctx, key, &credential)).await;
             }
             ctx.forget(key);
-            Box::pin(orphans::reconcile(ctx, key)).await?;
-            unreadable::reconcile_credential(ctx, place).await
+            // An orphan that cannot be deleted must not keep access.
+            let invalid = unreadable::reconcile_credential(ctx, place).await;
+            let orphans = Box::pin(orphans::reconcile(ctx, key)).await.map(drop);
+            invalid.and(orphans)
         }
         Key::ApiToken(place) => {
             if let Some(token) = ctx.tokens.get(place) {
                 return reconcile_api_token(ctx, key, &token).await;
             }
             ctx.forget(key);
-            Box::pin(orphans::reconcile(ctx, key)).await?;
-            unreadable::reconcile_token(ctx, place).await
+            let invalid = unreadable::reconcile_token(ctx, place).await;
+            let orphans = Box::pin(orphans::reconcile(ctx, key)).await.map(drop);
+            invalid.and(orphans)
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Without it, a user who can update Secrets could hide the Secret of a ServiceAccount token from the controller, so that the
 //! API server accepts the token after its revocation, or could have the controller delete a foreign Secret. A Secret can be
-//! created with these annotations, so that backups can be restored.
+//! created with these annotations, so that backups can be restored. A copy of such a Secret names the place of the original in its
+//! annotation, and is not protected.
 
 use super::{
     Account, CONTROLLERS, account,
@@ -36,6 +37,9 @@ pub(super) fn draft(controllers: &[Account]) -> Draft {
             ("before", annotations("oldObject")),
             ("after", annotations("object")),
             ("marks", format!("['{MADE_FOR_ANNOTATION}', '{ATTESTATION_ANNOTATION}']")),
+            // Of this very Secret: of a copy, the annotation names another place. Version 0.1 wrote only the attestation.
+            ("place", "'\"as\":\"' + request.namespace + '/' + object.metadata.name + '\"'".to_owned()),
+            ("isMarked", format!("({}) || ({})", is_marked("before"), is_marked("after"))),
             (
                 "changed",
                 "variables.marks.filter(k, k in variables.before || k in variables.after)\
@@ -45,13 +49,14 @@ pub(super) fn draft(controllers: &[Account]) -> Draft {
         ],
         laws: vec![
             Law {
-                holds: "variables.isExempt || variables.changed.size() == 0".to_owned(),
+                holds: "variables.isExempt || !variables.isMarked || variables.changed.size() == 0".to_owned(),
                 message: "only controllers change the annotations of the operator on Secrets",
                 says: says("'add, change or remove annotation ' + variables.changed.join(', ')"),
             },
             Law {
                 holds: format!(
-                    "variables.isExempt || !variables.marks.exists(k, k in variables.before) || !{} || {}",
+                    "variables.isExempt || !({}) || !{} || {}",
+                    is_marked("before"),
                     is_labelled("oldObject"),
                     is_labelled("object")
                 ),
@@ -61,6 +66,15 @@ pub(super) fn draft(controllers: &[Account]) -> Draft {
         ],
         scope: Scope::Everyone,
     }
+}
+
+/// A CEL expression that is true if the annotations mark the Secret as created by the operator at its own place.
+fn is_marked(annotations: &str) -> String {
+    format!(
+        "'{MADE_FOR_ANNOTATION}' in variables.{annotations} ? \
+         string(variables.{annotations}['{MADE_FOR_ANNOTATION}']).contains(variables.place) : \
+         '{ATTESTATION_ANNOTATION}' in variables.{annotations}"
+    )
 }
 
 fn says(change: &str) -> String {

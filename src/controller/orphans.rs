@@ -20,7 +20,7 @@ use crate::{
     api::{ApiToken, Credential},
     client::{Objects, Readable},
     domain::{
-        binding::{Binding, controller},
+        binding::{Binding, controller, is_of_kind},
         keyring::Keyring,
         made_for::{MadeFor, is_minted, is_owned_by},
         name,
@@ -54,10 +54,11 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
     let (minted, others): (Vec<_>, Vec<_>) =
         ctx.secrets.owned_by(key).partition(|secret| is_minted(&secret.metadata));
     for secret in minted {
-        let Some(uid) = owner_of_minted(&secret.metadata, &keyring) else { continue };
+        let Some((uid, proven)) = owner_of_minted(&secret.metadata, key, &keyring) else { continue };
         if known.is_gone(&uid).await? {
             let own_uid = secret.metadata.uid.as_deref().unwrap_or_default();
-            failed = failed.and(owned_secret::delete(ctx, &Place::of(&secret), own_uid, None, true).await);
+            // Without a proof, it is deleted as by garbage collection, which respects finalizers.
+            failed = failed.and(owned_secret::delete(ctx, &Place::of(&secret), own_uid, None, proven).await);
             found = true;
         }
     }
@@ -107,13 +108,22 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
     failed.map(|()| found)
 }
 
-/// The UID of the object that the Secret of a token is for, if the operator created the Secret.
-fn owner_of_minted(found: &ObjectMeta, keyring: &Keyring) -> Option<String> {
+/// The UID of the object that the Secret of a token is for, and whether the Secret proves it. Without a proof, the object with this key
+/// must control the Secret.
+fn owner_of_minted(found: &ObjectMeta, key: &Key, keyring: &Keyring) -> Option<(String, bool)> {
     let own_uid = found.uid.as_deref().unwrap_or_default();
     let made = MadeFor::of(found)
         .filter(|made| made.verify_as(keyring, own_uid).is_ok() || made.verify(keyring).is_ok());
-    let owner = || controller(found).map(|owner| owner.uid.clone());
-    made.map(|made| made.uid).or_else(|| owner().filter(|uid| is_owned_by(found, Some(uid))))
+    if let Some(made) = made {
+        return Some((made.uid, true));
+    }
+    let (kind, name) = match key {
+        Key::ApiToken(place) => ("ApiToken", place.name()),
+        Key::Credential(place) => ("Credential", place.name()),
+        Key::Keyring | Key::Sweep | Key::Policies | Key::Admission => return None,
+    };
+    let owner = controller(found).filter(|owner| is_of_kind(owner, kind) && owner.name == name)?;
+    is_owned_by(found, Some(&owner.uid)).then(|| (owner.uid.clone(), false))
 }
 
 /// The UID of the object with this key, read at most once.

@@ -44,13 +44,14 @@ pub async fn reconcile_credential(ctx: &Context, place: &Place) -> Result<(), Re
     };
     let ended = unbound.and(taken);
     let why = ended.as_ref().err().and_then(refusal).or(plan.held_by);
-    tell::<Credential>(ctx, place, &found, why.as_deref(), now).await?;
+    let told = tell::<Credential>(ctx, place, &found, why.as_deref(), now).await;
     ended?;
+    // Other clients may edit the object so often that no status can be written.
     if plan.release {
         observe::latest(ctx, shown).await?;
         remove_finalizer(ctx, &owner_of(shown)).await?;
     }
-    Ok(())
+    told
 }
 
 /// Reports in the status of an invalid ApiToken why nothing is done for it. If it is revoked, expired or being deleted, its Secret

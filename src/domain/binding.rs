@@ -121,16 +121,18 @@ impl Owner {
         }
     }
 
-    /// Whose `found` is. Inside the namespace, the owner reference, role and name determine that; outside, the annotation, role,
-    /// name and subjects. Any user who can update a binding can add an owner reference to it, but no user can change its role or
-    /// name.
+    /// Whose `found` is: its role and name must be those that this Credential would have, which no user can change, and it must have
+    /// an owner reference inside the namespace, or the annotation and the same subjects. Any user who can update a binding can change
+    /// its owner references; to change its annotations and subjects, they need permission to bind the role.
     #[must_use]
     pub fn ownership(&self, found: &Binding) -> Ownership {
         let uid = if found.metadata.namespace.as_ref() == Some(&self.namespace) {
-            controller(&found.metadata)
+            let owned = controller(&found.metadata)
                 .filter(|owner| is_of_kind(owner, "Credential") && owner.name == self.name)
                 .filter(|_| self.would_name(found).is_some())
-                .map(|owner| &owner.uid)
+                .map(|owner| &owner.uid);
+            let annotated = || found.annotation(name::OWNER_UID_ANNOTATION);
+            owned.or_else(|| annotated().filter(|_| self.would_make(found)))
         } else if self.would_make(found) {
             found.annotation(name::OWNER_UID_ANNOTATION)
         } else {
@@ -144,10 +146,10 @@ impl Owner {
     }
 
     /// Whether `found` is a binding inside the namespace that was made for this very Credential and lost its owner
-    /// reference.
+    /// reference, so that garbage collection does not delete it.
     #[must_use]
     pub fn orphaned(&self, found: &Binding) -> bool {
-        controller(&found.metadata).is_none()
+        controller(&found.metadata).is_none_or(|owner| owner.uid != self.uid)
             && found.metadata.deletion_timestamp.is_none()
             && found.metadata.namespace.as_ref() == Some(&self.namespace)
             && found.annotation(name::OWNER_UID_ANNOTATION) == Some(&self.uid)
@@ -192,7 +194,7 @@ impl Binding {
         self.role_ref == other.role_ref && self.subjects == other.subjects
     }
 
-    /// Whether `found` is this binding with all that we put on it, and is not being deleted.
+    /// Whether `found` is this binding with its labels, annotations and owner reference, and is not being deleted.
     #[must_use]
     pub fn is_intact_in(&self, found: &Self) -> bool {
         let has_all = |wished: &Option<BTreeMap<String, String>>,
@@ -202,7 +204,9 @@ impl Binding {
                 .flatten()
                 .all(|(key, value)| found.as_ref().is_some_and(|found| found.get(key) == Some(value)))
         };
+        let owner = |binding: &Self| controller(&binding.metadata).map(|owner| owner.uid.clone());
         found.metadata.deletion_timestamp.is_none()
+            && (owner(self).is_none() || owner(self) == owner(found))
             && self.grants_the_same(found)
             && has_all(&self.metadata.labels, &found.metadata.labels)
             && has_all(&self.metadata.annotations, &found.metadata.annotations)
@@ -282,17 +286,37 @@ mod tests {
     }
 
     #[test]
-    fn a_binding_that_another_kind_of_credential_owns_is_foreign() {
+    fn an_owner_reference_of_another_group_does_not_make_a_binding_owned() {
         let (owner, made) = made();
         for (uid, expected) in [("u", Ownership::Ours), ("earlier", Ownership::Predecessors)] {
             let mut found = made.clone();
             found.metadata.owner_references.as_mut().unwrap()[0].uid = uid.to_owned();
             assert_eq!(owner.ownership(&found), expected);
-            // With all our annotations, which anybody can write, and an owner that garbage collection leaves alone.
             found.metadata.owner_references.as_mut().unwrap()[0].api_version = "other.example/v1".to_owned();
+            found.metadata.annotations = None;
             assert_eq!(owner.ownership(&found), Ownership::Foreign);
             assert!(!owner.orphaned(&found));
         }
+    }
+
+    /// Any user who can update bindings can replace the owner references, without permission to bind the role.
+    #[test]
+    fn a_binding_whose_owner_reference_was_replaced_is_still_owned() {
+        let (owner, made) = made();
+        let mut found = made.clone();
+        let other = OwnerReference {
+            api_version: "v1".to_owned(),
+            kind: "ConfigMap".to_owned(),
+            uid: "another".to_owned(),
+            ..owner.reference()
+        };
+        found.metadata.owner_references = Some(vec![other]);
+        assert_eq!(owner.ownership(&found), Ownership::Ours);
+        assert!(owner.orphaned(&found), "garbage collection does not delete it");
+        assert!(!made.is_intact_in(&found), "it is created again with the owner reference");
+        let mut with_others = found.clone();
+        with_others.subjects.push(Subject { name: "default".to_owned(), ..owner.subject() });
+        assert_eq!(owner.ownership(&with_others), Ownership::Foreign);
     }
 
     #[test]

@@ -81,11 +81,14 @@ impl MadeFor {
         serde_json::from_str(found.annotations.as_ref()?.get(name::MADE_FOR_ANNOTATION)?).ok()
     }
 
-    /// Parses the annotation of an object that has the namespace and name of the annotation.
+    /// Parses the annotation of an object that has the namespace and name of the annotation, written as the operator writes them: the
+    /// admission policy `managed-secrets` searches for this text.
     #[must_use]
     pub fn of(found: &ObjectMeta) -> Option<Self> {
         let at = format!("{}/{}", found.namespace.as_deref()?, found.name.as_deref()?);
-        Self::read(found).filter(|made| made.at == at)
+        let text = found.annotations.as_ref()?.get(name::MADE_FOR_ANNOTATION)?;
+        let names_it = text.contains(&format!("\"as\":\"{at}\""));
+        Self::read(found).filter(|made| names_it && made.at == at)
     }
 
     /// The same of an object that has no controlling owner and is not being deleted.

@@ -73,7 +73,12 @@ async fn each_right_was_used(world: Arc<World>, _: Space) {
 
 async fn each_denial_was_provoked(world: Arc<World>, _: Space) {
     // By these tests, and nothing else: a role that the operator may not bind.
-    let provoking = ["a-role-that-the-operator-may-not-bind", "what-cannot-succeed", "each-state-is-told"];
+    let provoking = [
+        "a-role-that-the-operator-may-not-bind",
+        "a-role-that-the-controller-only-has",
+        "what-cannot-succeed",
+        "each-state-is-told",
+    ];
     let log = world.control_plane.audit_log().unwrap();
     let unexpected: Vec<_> = log
         .iter()

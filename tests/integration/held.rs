@@ -164,7 +164,7 @@ async fn held_secret_of_an_expired_credential_is_overwritten_and_reported(_: Arc
 /// Each way to end access, with finalizers added before the end, or to bindings that a user has deleted already.
 async fn binding_is_deleted_although_a_finalizer_keeps_it(world: Arc<World>, space: Space) {
     let other = world.space("held-elsewhere").await;
-    let ways = ["inactive", "deleted", "expired", "removed", "deleting"];
+    let ways = ["inactive", "deleted", "recreated", "expired", "removed", "deleting"];
     join_all(ways.map(async |way| {
         let role = |place: &str| format!("{{kind: ClusterRole, name: view{place}}}");
         let elsewhere = format!(", namespace: {}", other.namespace);
@@ -179,15 +179,25 @@ async fn binding_is_deleted_although_a_finalizer_keeps_it(world: Arc<World>, spa
         space.credential(way, CredentialState::Active).await;
         let bindings = bindings(&world, &format!("{}/{way}", space.namespace)).await;
         assert_eq!(bindings.len(), 3);
+        let owner = json!([{
+            "apiVersion": "example.com/v1", "kind": "Unknown", "name": "n", "uid": "another", "controller": true,
+        }]);
         for (api, name) in &bindings {
-            let hold = Patch::Merge(json!({"metadata": {"finalizers": [FINALIZER, "example.com/keep-too"]}}));
+            let hold = json!({"finalizers": [FINALIZER, "example.com/keep-too"], "ownerReferences": owner});
+            let hold = Patch::Merge(json!({ "metadata": hold }));
             api.patch(name, &PatchParams::default(), &hold).await.unwrap();
             if way == "deleting" {
-                api.delete(name, &DeleteParams::default()).await.unwrap();
+                // It may be created again at this moment.
+                drop(api.delete(name, &DeleteParams::default()).await);
             }
         }
         match way {
             "deleted" => drop(space.api::<Credential>().delete(way, &DeleteParams::default()).await.unwrap()),
+            "recreated" => {
+                space.api::<Credential>().delete(way, &DeleteParams::default()).await.unwrap();
+                space.until::<Credential>(way, |found| found.is_none()).await;
+                space.apply(&credential(way)).await;
+            }
             "expired" => {
                 let end = json!({"spec": {"expiresAt": "2021-01-01T00:00:00Z"}});
                 drop(space.patch::<Credential>(way, end).await.unwrap());

@@ -6,12 +6,15 @@ use super::case::{Act, Allowed, Attack, Kind, Remedy, Who};
 
 const MADE_FOR: &str = "credential-operator.io/made-for";
 const ATTESTATION: &str = "credential-operator.io/attestation";
+/// The annotation of a Secret at its own place, and that of a copy.
+const OWN: &str = "{\"as\":\"$ns/t-token\"}";
+const COPY: &str = "{\"as\":\"$other/t-token\"}";
 const LABEL: &str = "app.kubernetes.io/managed-by";
 const EDITS: &[&str] = &["get secrets", "create secrets", "update secrets", "patch secrets"];
 
 fn marked() -> String {
     secret(&format!(
-        "name: t-token, labels: {{{LABEL}: credential-operator, a: b}}, annotations: {{{MADE_FOR}: '{{}}', {ATTESTATION}: '{{}}', a: b}}"
+        "name: t-token, labels: {{{LABEL}: credential-operator, a: b}}, annotations: {{{MADE_FOR}: '{OWN}', {ATTESTATION}: '{{}}', a: b}}"
     ))
 }
 
@@ -58,7 +61,19 @@ pub fn attacks() -> Vec<Attack> {
         attack(
             "a foreign Secret marked",
             secret("name: t-token"),
-            merge(json!({"annotations": {MADE_FOR: "{}"}, "labels": {LABEL: "credential-operator"}})),
+            merge(json!({"annotations": {MADE_FOR: OWN}, "labels": {LABEL: "credential-operator"}})),
+            annotation,
+        ),
+        attack(
+            "a copy moved to this place",
+            secret(&format!("name: t-token, annotations: {{{MADE_FOR}: '{COPY}', {ATTESTATION}: '{{}}'}}")),
+            merge(json!({"annotations": {MADE_FOR: OWN}})),
+            annotation,
+        ),
+        attack(
+            "a Secret moved to another place",
+            marked(),
+            merge(json!({"annotations": {MADE_FOR: COPY}})),
             annotation,
         ),
         attack(
@@ -86,6 +101,18 @@ pub fn allowed() -> Vec<Allowed> {
             "other labels and annotations",
             marked(),
             json!({"metadata": {"labels": {"a": null, "c": "d"}, "annotations": {"a": null, "c": "d"}}}),
+        ),
+        change(
+            "a copy changed",
+            secret(&format!(
+                "name: t-token, labels: {{{LABEL}: credential-operator}}, annotations: {{{MADE_FOR}: '{COPY}', {ATTESTATION}: '{{}}'}}"
+            )),
+            json!({"metadata": {"annotations": {ATTESTATION: "{ }"}, "labels": {LABEL: "Helm"}}}),
+        ),
+        change(
+            "a copy unmarked",
+            secret(&format!("name: t-token, annotations: {{{MADE_FOR}: '{COPY}'}}")),
+            json!({"metadata": {"annotations": {MADE_FOR: null}}}),
         ),
         change("no owner", marked(), json!({"metadata": {"ownerReferences": null}})),
         change(

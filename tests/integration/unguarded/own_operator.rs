@@ -30,7 +30,6 @@ crate::tests![
     an_account_that_somebody_else_made_gets_nothing,
     of_fifty_at_once_the_same_have_the_places,
     what_a_role_allows_ends_and_comes_back_in_time,
-    a_binding_that_somebody_holds_is_bound_until_it_is_gone,
 ];
 
 /// How soon a changed policy, or a foreign account, is answered.
@@ -214,64 +213,6 @@ async fn what_a_role_allows_ends_and_comes_back_in_time(world: Arc<World>, space
     }
     let policies: Api<CredentialPolicy> = Api::all(space.client.clone());
     policies.delete(&space.namespace, &DeleteParams::default()).await.unwrap();
-    operator.stop().await;
-    clean_up(&space).await;
-}
-
-async fn a_binding_that_somebody_holds_is_bound_until_it_is_gone(world: Arc<World>, space: Space) {
-    let operator = world.operator(SystemClock::shared()).await;
-    let other = world.space("other").await;
-    let elsewhere = format!("{{roles: [{{kind: ClusterRole, name: view, namespace: {}}}]}}", other.namespace);
-    let allowed = "roles: [{kind: ClusterRole, name: view, namespaces: ['*']}]";
-    space.apply(&placed(&policy(allowed), &space)).await;
-    space.apply(&(named("deleted", &elsewhere) + &named("off", &elsewhere) + &named("again", VIEW))).await;
-    for name in ["deleted", "off", "again"] {
-        space.credential(name, CredentialState::Active).await;
-    }
-    let hold = async |space: &Space, finalizers: serde_json::Value| {
-        for binding in space.api::<RoleBinding>().list_metadata(&ListParams::default()).await.unwrap() {
-            if binding.name_any().contains("-credential-") {
-                let patch = json!({"metadata": {"finalizers": finalizers}});
-                space.patch::<RoleBinding>(&binding.name_any(), patch).await.unwrap();
-            }
-        }
-    };
-    hold(&other, json!(["tests.example/hold"])).await;
-    hold(&space, json!(["tests.example/hold"])).await;
-    space.patch::<Credential>("off", json!({"spec": {"state": "Inactive"}})).await.unwrap();
-    let first = space.api::<Credential>().get("again").await.unwrap().uid();
-    for name in ["deleted", "again"] {
-        space.api::<Credential>().delete(name, &DeleteParams::default()).await.unwrap();
-    }
-    space.until::<Credential>("again", |found| found.is_none()).await;
-    space.apply(&named("again", "{}")).await;
-    for name in ["deleted", "off", "again"] {
-        let waits = |found: Option<&Credential>| {
-            found
-                .filter(|found| found.uid() != first)
-                .is_some_and(|found| condition(found, "Ready").1 == "Pending")
-        };
-        let found = space.until::<Credential>(name, waits).await.unwrap();
-        let message = condition(&found, "Ready").2;
-        let told =
-            ["is being deleted, and its role is bound until it is gone", "belongs to an earlier Credential"];
-        assert!(told.iter().any(|told| message.contains(told)), "{name}: {message}");
-    }
-    // The account of the first goes, as garbage collection has it, and nobody makes another to which its role is bound.
-    let gone = space.api::<ServiceAccount>().delete("again-credential", &DeleteParams::default()).await;
-    assert!(gone.is_ok() || matches!(&gone, Err(kube::Error::Api(status)) if status.code == 404), "{gone:?}");
-    space.until::<ServiceAccount>("again-credential", |found| found.is_none()).await;
-    let waits = |found: Option<&Credential>| {
-        found.is_some_and(|found| condition(found, "Ready").2.contains("its role is bound until it is gone"))
-    };
-    space.until::<Credential>("again", waits).await;
-    assert!(space.api::<ServiceAccount>().get_opt("again-credential").await.unwrap().is_none());
-
-    hold(&other, json!(null)).await;
-    hold(&space, json!(null)).await;
-    space.until::<Credential>("deleted", |found| found.is_none()).await;
-    space.credential("off", CredentialState::Inactive).await;
-    space.credential("again", CredentialState::Active).await;
     operator.stop().await;
     clean_up(&space).await;
 }

@@ -121,6 +121,16 @@ fn a_binding_that_drifted_is_made_anew() {
             ("its subjects", |o| binding(o, &view()).subjects.clear(), anew),
             ("our label", |o| binding(o, &view()).metadata.labels = None, anew),
             ("our annotations", |o| binding(o, &view()).metadata.annotations = None, anew),
+            ("our owner reference", |o| binding(o, &view()).metadata.owner_references = None, anew),
+            (
+                "our owner reference, replaced by that of another kind",
+                |o| {
+                    let owners = &mut binding(o, &view()).metadata.owner_references;
+                    owners.as_mut().unwrap()[0].kind = "ConfigMap".to_owned();
+                    owners.as_mut().unwrap()[0].uid = "another".to_owned();
+                },
+                anew,
+            ),
             (
                 "a predecessor's",
                 |o| {
@@ -162,11 +172,11 @@ fn a_binding_of_others_is_never_touched() {
     check(
         bound,
         &[
-            ("of our name", |o| binding(o, &view()).metadata.owner_references = None, conflict),
+            ("of our name", |o| disown(binding(o, &view())), conflict),
             (
                 "of our name, no longer wished",
                 |o| {
-                    binding(o, &deployer()).metadata.owner_references = None;
+                    disown(binding(o, &deployer()));
                     o.credential.spec.roles.truncate(1);
                 },
                 BOUND,
@@ -174,7 +184,7 @@ fn a_binding_of_others_is_never_touched() {
             (
                 "while inactive it is in nobody's way",
                 |o| {
-                    binding(o, &view()).metadata.owner_references = None;
+                    disown(binding(o, &view()));
                     o.credential.spec.state = DesiredState::Inactive;
                 },
                 "unbind deployer in edge | Inactive Ready (CredentialInactive) | -",
@@ -182,7 +192,7 @@ fn a_binding_of_others_is_never_touched() {
             (
                 "the other roles are bound all the same",
                 |o| {
-                    binding(o, &view()).metadata.owner_references = None;
+                    disown(binding(o, &view()));
                     add_role(o, grant(RoleKind::Role, "reader", None));
                 },
                 "bind reader in edge | Failed Usable Stalled (Conflict) | 10s",
@@ -191,7 +201,7 @@ fn a_binding_of_others_is_never_touched() {
                 "terminating, of others: it must be gone first",
                 |o| {
                     let found = binding(o, &view());
-                    found.metadata.owner_references = None;
+                    disown(found);
                     found.metadata.deletion_timestamp = Some(Time(now()));
                 },
                 "- | Pending Usable Reconciling (Pending) | 10s",
@@ -224,6 +234,12 @@ fn a_binding_of_others_is_never_touched() {
             ),
         ],
     );
+}
+
+/// Nothing of ours is left on it.
+fn disown(found: &mut Binding) {
+    found.metadata.owner_references = None;
+    found.metadata.annotations = None;
 }
 
 #[test]

@@ -219,13 +219,12 @@ impl Kept for Secret {
 /// The object for which the operator created this one; without an annotation that names it, the controlling owner. Any user
 /// who can update an object can replace its owner references, but only controllers can change the annotation of a Secret.
 fn made_for(metadata: &ObjectMeta) -> Option<Key> {
-    let (kind, name) = match MadeFor::of(metadata) {
-        Some(made) => (made.kind, made.name),
-        None => {
-            let owner = controller(metadata)?;
-            let kind = ["ApiToken", "Credential"].into_iter().find(|kind| is_of_kind(owner, kind))?;
-            (kind.to_owned(), owner.name.clone())
-        }
+    let (kind, name) = if let Some(made) = MadeFor::of(metadata) {
+        (made.kind, made.name)
+    } else {
+        let owner = controller(metadata)?;
+        let kind = ["ApiToken", "Credential"].into_iter().find(|kind| is_of_kind(owner, kind))?;
+        (kind.to_owned(), owner.name.clone())
     };
     let place = Place::new(metadata.namespace.as_ref()?, name);
     match kind.as_str() {

@@ -335,14 +335,14 @@ where
     let label = |n: usize| (format!("{}.x/n{n}", "a".repeat(63)), json!("v".repeat(63)));
     let labels: serde_json::Map<_, _> = (0..9_600).map(label).collect();
     let path = format!("{}/{name}", K::url_path(&(), Some(&space.namespace)));
-    let patch = json!({"metadata": {"labels": labels, "managedFields": [{}]}});
-    send(space, "PATCH", &path, &patch).await.unwrap();
+    let merged = json!({"metadata": {"labels": labels, "managedFields": [{}]}});
+    send(space, "PATCH", &path, &merged).await.unwrap();
     let (mut fits, mut too_large) = (0, 250_000);
     while too_large - fits > 16 {
         let size = usize::midpoint(fits, too_large);
         let annotations = json!({"example.com/filled": "x".repeat(size)});
-        let patch = json!({"metadata": {"annotations": annotations, "managedFields": [{}]}});
-        match send(space, "PATCH", &path, &patch).await {
+        let merged = json!({"metadata": {"annotations": annotations, "managedFields": [{}]}});
+        match send(space, "PATCH", &path, &merged).await {
             Ok(_) => fits = size,
             Err(refused) => {
                 assert!(refused.to_string().contains("too large"), "{refused}");

@@ -46,7 +46,8 @@ async fn stolen_controller_token_writes_only_what_the_operator_creates(world: Ar
 }
 
 async fn controllers_and_everyone_else_write_as_before(world: Arc<World>, _: Space) {
-    each(world, stolen::allowed()).await;
+    each(world.clone(), stolen::allowed()).await;
+    each(world, stolen::released()).await;
 }
 
 async fn marks_of_secrets_are_changed_by_controllers_only(world: Arc<World>, _: Space) {

@@ -49,7 +49,7 @@ fn stolen(
 }
 
 pub fn attacks() -> Vec<Attack> {
-    [of_secrets(), of_accounts(), of_bindings()].into_iter().flatten().collect()
+    [of_secrets(), of_accounts(), of_bindings(), of_own_bindings()].into_iter().flatten().collect()
 }
 
 #[expect(clippy::too_many_lines, reason = "a table")]
@@ -266,16 +266,6 @@ fn of_bindings() -> Vec<Attack> {
         stolen(name, given.clone(), may, act, "controller-bindings", says, Remedy::Applied(marked))
     };
     let ours = binding("RoleBinding", &marked, CREDENTIALS);
-    let others = json!([{"kind": "ServiceAccount", "namespace": "$ns", "name": "d-credential"}]);
-    let given_to_others = stolen(
-        "a binding given to another credential",
-        ours.clone(),
-        &["patch rolebindings", "bind clusterroles view"],
-        Act::Merge(Kind::RoleBinding, "mine", json!({ "subjects": others })),
-        "controller-bindings",
-        "rolebindings \"mine\" may not get other subjects.",
-        Remedy::Instead(Act::Merge(Kind::RoleBinding, "mine", json!({"metadata": {"finalizers": null}}))),
-    );
     let reader = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: reader}\n\
                   rules: [{apiGroups: [''], resources: [configmaps], verbs: [get]}]\n---\n";
     let passed_on = stolen(
@@ -291,7 +281,6 @@ fn of_bindings() -> Vec<Attack> {
     );
     vec![
         passed_on,
-        given_to_others,
         create("a binding for a user", "RoleBinding", &marked, user, says),
         create("a binding for a group", "RoleBinding", &marked, group, says),
         create("a binding for a foreign account", "RoleBinding", &marked, strong, says),
@@ -328,17 +317,43 @@ fn of_bindings() -> Vec<Attack> {
     ]
 }
 
+/// A binding of the operator is changed only to remove its finalizers.
+fn of_own_bindings() -> Vec<Attack> {
+    let own = binding("RoleBinding", &format!("name: mine, {BOUND}"), CREDENTIALS);
+    let others = json!([{"kind": "ServiceAccount", "namespace": "$ns", "name": "d-credential"}]);
+    vec![stolen(
+        "a binding given to another credential",
+        own,
+        &["patch rolebindings", "bind clusterroles view"],
+        Act::Merge(Kind::RoleBinding, "mine", json!({ "subjects": others })),
+        "controller-bindings",
+        "rolebindings \"mine\" may not get other subjects.",
+        Remedy::Instead(Act::Merge(Kind::RoleBinding, "mine", json!({"metadata": {"finalizers": null}}))),
+    )]
+}
+
+/// The finalizers of a binding whose subjects somebody else changed.
+pub fn released() -> Vec<Allowed> {
+    let held = binding(
+        "RoleBinding",
+        &format!("name: mine, {BOUND}, finalizers: [example.com/keep]"),
+        "{kind: User, apiGroup: rbac.authorization.k8s.io, name: jane}",
+    );
+    vec![Allowed {
+        name: "the finalizers of a binding removed",
+        given: held,
+        who: Who::Controller,
+        may: &["patch rolebindings"],
+        act: Act::Merge(Kind::RoleBinding, "mine", json!({"metadata": {"finalizers": null}})),
+    }]
+}
+
 /// What a controller does, also with what somebody took marks off; and what everybody else does.
 pub fn allowed() -> Vec<Allowed> {
     let by = |who, may, name, given: String, act| Allowed { name, given, who, may, act };
     let controller = Who::Controller;
     let delete = Act::Delete(Kind::Secret, "mine", None);
     let merge = |patch| Act::Merge(Kind::Secret, "mine", patch);
-    let held = binding(
-        "RoleBinding",
-        &format!("name: mine, {BOUND}, finalizers: [example.com/keep]"),
-        "{kind: User, apiGroup: rbac.authorization.k8s.io, name: jane}",
-    );
     let value = json!({"stringData": {"a": "b"}});
     let of = |metadata: &str| secret(&format!("name: mine, {metadata}"), "stringData: {a: c}");
     let many: Vec<_> = (0..300)
@@ -383,13 +398,6 @@ pub fn allowed() -> Vec<Allowed> {
         ),
         by(controller, &["delete secrets"], "an attested Secret deleted", of(ATTESTATION), delete.clone()),
         by(controller, &["delete secrets"], "a Secret buried under owners deleted", of(&buried), delete),
-        by(
-            controller,
-            &["patch rolebindings"],
-            "the finalizers of a binding removed",
-            held,
-            Act::Merge(Kind::RoleBinding, "mine", json!({"metadata": {"finalizers": null}})),
-        ),
         by(controller, &["patch secrets"], "a value renewed", of(LABEL), merge(value.clone())),
         by(
             controller,

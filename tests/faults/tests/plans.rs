@@ -21,12 +21,12 @@ use tokio::runtime::Runtime;
 /// How many runs at a time.
 const WIDTH: usize = 16;
 /// Of all plans of one fault at one write, so that the test stays within its minutes. `soak --singles` runs them all.
-const SINGLES: usize = 300;
+const SINGLES: usize = 200;
 /// Which of them.
 const SEED: u64 = 20_261_122;
 
 /// How often the operator is killed while values are delivered once.
-const KILLS: usize = 200;
+const KILLS: usize = 120;
 
 /// Plans that found bugs once.
 const REGRESSIONS: &[&str] = &[

@@ -33,7 +33,7 @@ pub mod unreadable;
 pub mod watch;
 pub mod write;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::{sync::oneshot, task::JoinSet, time::Instant};
@@ -304,9 +304,9 @@ async fn delete_orphans(
     is_blocked: bool,
     own_secret: &str,
 ) -> Result<(), RequestError> {
-    if (is_blocked || orphans::may_have(ctx, key, own_secret))
-        && Box::pin(orphans::reconcile(ctx, key)).await?
-    {
+    if !is_blocked && !orphans::may_have(ctx, key, own_secret) {
+        ctx.note_orphaned(key, BTreeSet::new());
+    } else if Box::pin(orphans::reconcile(ctx, key)).await? {
         // The next reconcile may no longer be blocked.
         ctx.queue.add(key.clone());
     }

@@ -2,6 +2,7 @@
 //!
 //! Pure: no client, no runtime, no tracing, no environment, no clock and no randomness but what is passed in.
 
+pub mod adoption;
 pub mod attested;
 pub mod binding;
 pub mod clock;

@@ -173,6 +173,8 @@ pub(super) struct Memory {
     unsaid: HashMap<Key, Attestation>,
     /// The UIDs of objects that claim to be made for one that is gone, and cannot prove it.
     unproven: HashMap<Key, BTreeSet<String>>,
+    /// The Secrets with material of Credentials that no longer exist.
+    orphaned: HashMap<Key, BTreeSet<Place>>,
     /// What policies say, and of whom they were found to be violated.
     pub(super) policy: Judgements,
 }
@@ -382,6 +384,22 @@ impl Context {
                 "object claims to be made for an object that is gone, without a valid proof; it is not deleted"
             );
         }
+    }
+
+    /// These Secrets have material of this Credential, which no longer exists: they stay. Returns those that were not reported yet.
+    pub(super) fn note_orphaned(&self, owner: &Key, secrets: BTreeSet<Place>) -> Vec<Place> {
+        let orphaned = &mut self.memory().orphaned;
+        let known = if secrets.is_empty() {
+            orphaned.remove(owner)
+        } else {
+            orphaned.insert(owner.clone(), secrets.clone())
+        };
+        secrets.difference(&known.unwrap_or_default()).cloned().collect()
+    }
+
+    /// How many such Secrets there are.
+    pub(super) fn orphaned(&self) -> usize {
+        self.memory().orphaned.values().map(BTreeSet::len).sum()
     }
 
     /// How many such objects there are.

@@ -1,8 +1,8 @@
-//! Events: for trouble only, and one for each incident, when a status tells of it for the first time.
+//! Events: for trouble, and one for each incident, when a status tells of it for the first time; and for a Secret that was adopted.
 //!
 //! Which there are follows from the status before and the one that was just written, so an event costs no memory, and
 //! neither a restart nor a second leader repeats one: of two that write the same status only one succeeds. Whoever dies
-//! between the two writes leaves the event out; the status says the same. None is sent on success.
+//! between the two writes leaves the event out; the status says the same.
 
 use std::{
     collections::VecDeque,
@@ -91,6 +91,33 @@ pub async fn of_credential(ctx: &Context, before: &Credential, written: &Credent
     }
 }
 
+/// Sends an event about a Secret with material of a Credential that no longer exists.
+pub(super) async fn of_orphan(ctx: &Context, secret: &Place, credential: &str) {
+    let regarding = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Secret".to_owned()),
+        namespace: Some(secret.namespace().to_owned()),
+        name: Some(secret.name().to_owned()),
+        ..ObjectReference::default()
+    };
+    let note = format!(
+        "Secret \"{}\" has material of Credential \"{credential}\", which no longer exists. Create the Credential again to adopt it, or \
+         delete the Secret if you do not need it.",
+        secret.name()
+    );
+    publish(ctx, &regarding, "Orphaned", "Keep", &note).await;
+}
+
+/// Sends a Normal event: the Credential took over the material of an earlier one.
+pub(super) async fn of_adoption(ctx: &Context, credential: &Credential, secret: &str) {
+    let regarding = ObjectReference { resource_version: None, ..credential.object_ref(&()) };
+    let name = regarding.name.as_deref().unwrap_or_default();
+    let note = format!(
+        "Credential \"{name}\" adopted Secret \"{secret}\" with the material of an earlier Credential of its name."
+    );
+    send_event(ctx, EventType::Normal, &regarding, "AdoptedSecret", "Adopt", &note).await;
+}
+
 /// Sends an event about the operator itself. It regards the operator's own namespace, where it is looked for.
 pub(super) async fn of_operator(ctx: &Context, reason: Reason, action: &str, note: &str) {
     let namespace = Some(ctx.config.namespace.clone());
@@ -112,12 +139,23 @@ pub(super) async fn publish(
     action: &str,
     note: &str,
 ) {
+    send_event(ctx, EventType::Warning, regarding, reason, action, note).await;
+}
+
+async fn send_event(
+    ctx: &Context,
+    type_: EventType,
+    regarding: &ObjectReference,
+    reason: &str,
+    action: &str,
+    note: &str,
+) {
     let name = regarding.name.as_deref().unwrap_or_default();
     if !ctx.events.may_send() {
         return warn!(name, reason, note, "too many events for another");
     }
     let event = Event {
-        type_: EventType::Warning,
+        type_,
         reason: reason.to_owned(),
         note: Some(note[..note.floor_char_boundary(LONGEST_NOTE)].to_owned()),
         action: action.to_owned(),

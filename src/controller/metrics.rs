@@ -42,6 +42,7 @@ pub struct Metrics {
     waiting: Gauge,
     failing: Gauge,
     unproven: Gauge,
+    orphaned: Gauge,
     leading: Gauge,
     guarded: Gauge,
 }
@@ -57,7 +58,7 @@ impl Default for Metrics {
         let objects = Family::<OfKind, Gauge>::default();
         let invalid = Family::<OfKind, Gauge>::default();
         let policy_passes = Counter::default();
-        let [waiting, failing, unproven, leading, guarded] = [(); 5].map(|()| Gauge::default());
+        let [waiting, failing, unproven, orphaned, leading, guarded] = [(); 6].map(|()| Gauge::default());
         registry.register(
             "reconciles",
             "Looks at an object, by kind and result: done, moved (it changed meanwhile, and is looked at again), refused, failed",
@@ -91,6 +92,11 @@ impl Default for Metrics {
             "Secrets and ServiceAccounts that claim to belong to an object that is gone, without a valid proof. They are not deleted",
             unproven.clone(),
         );
+        registry.register(
+            "orphaned_secrets",
+            "Secrets with material of a Credential that no longer exists. They are not deleted",
+            orphaned.clone(),
+        );
         registry.register("leading", "1 while this controller works, 0 while another may", leading.clone());
         registry.register(
             "admission_in_force",
@@ -108,6 +114,7 @@ impl Default for Metrics {
             waiting,
             failing,
             unproven,
+            orphaned,
             leading,
             guarded,
         }
@@ -184,6 +191,7 @@ impl Probe for Context {
         metrics.waiting.set(whole(self.queue.waiting()));
         metrics.failing.set(whole(self.queue.failing()));
         metrics.unproven.set(whole(self.unproven()));
+        metrics.orphaned.set(whole(self.orphaned()));
         metrics.guarded.set((!self.is_unguarded()).into());
         let mut text = String::new();
         // Writing to a String cannot fail.

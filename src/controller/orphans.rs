@@ -1,5 +1,8 @@
 //! Deletes orphans: objects whose owner no longer exists and that garbage collection does not delete, because
-//! `kubectl delete --cascade=orphan` removed their owner reference.
+//! `kubectl delete --cascade=orphan` removed their owner reference, or a backup restored them without.
+//!
+//! The material of a Credential is never deleted as an orphan. It is reported, and a Credential of its name can adopt it
+//! (`domain::adoption`).
 //!
 //! The Secret of a token that the API server accepts by itself is deleted without waiting for garbage collection, whatever
 //! its owner references are. The sweep deletes orphaned bindings in other namespaces.
@@ -13,13 +16,14 @@ use tracing::info;
 use super::{
     Context, Key, Place,
     credential::apply::delete_binding,
-    owned_secret,
+    events, owned_secret,
     write::{RequestError, delete_only, send, unless_gone},
 };
 use crate::{
     api::{ApiToken, Credential},
     client::{Objects, Readable},
     domain::{
+        attested::is_accepted,
         binding::{Binding, controller, is_of_kind},
         keyring::Keyring,
         made_for::{MadeFor, is_minted, is_owned_by},
@@ -62,6 +66,7 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
             found = true;
         }
     }
+    let mut kept = BTreeSet::new();
     for secret in others {
         let Some(made) = of_it(&secret.metadata) else { continue };
         if !known.is_gone(&made.uid).await? {
@@ -69,11 +74,13 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
         }
         let Some(secret) = read(ctx, &Place::of(&secret)).await? else { continue };
         // Any user may have copied the annotations of one of the operator's Secrets.
-        if of_it(&secret.metadata).is_some_and(|said| said == made && said.is_proven_of(&secret, &keyring)) {
+        if !of_it(&secret.metadata).is_some_and(|said| said == made && said.is_proven_of(&secret, &keyring)) {
+            unproven.extend(secret.metadata.uid);
+        } else if kind == "Credential" && !is_accepted(&secret, &made.uid, &keyring) {
+            kept.insert(Place::of_metadata(&secret.metadata));
+        } else {
             failed = failed.and(delete_secret(ctx, &secret.metadata).await);
             found = true;
-        } else {
-            unproven.extend(secret.metadata.uid);
         }
     }
     for account in ctx.accounts.owned_by(key) {
@@ -91,6 +98,9 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
         }
     }
     ctx.note_unproven(key, &unproven);
+    for secret in ctx.note_orphaned(key, kept) {
+        events::of_orphan(ctx, &secret, place.name()).await;
+    }
     if kind == "ApiToken" {
         return failed.map(|()| found);
     }

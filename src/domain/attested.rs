@@ -6,7 +6,7 @@
 use k8s_openapi::api::core::v1::Secret;
 
 use super::{
-    digest::{Attestation, MaterialAttestation, Subject, verify_material},
+    digest::{Attestation, MaterialAttestation, Subject, client_secret, verify_material},
     keyring::Keyring,
     material::Entries,
     mint::MintAttestation,
@@ -25,7 +25,7 @@ pub fn is_attested(found: &Secret, uid: &str, keyring: &Keyring) -> bool {
         data.iter().map(|(key, value)| (key.clone(), Redacted::new(value.0.clone()))).collect();
     is_minted(found, text, uid, &entries, keyring)
         || is_token(text, uid, &entries, keyring)
-        || is_material(text, uid, entries, keyring)
+        || material(found, uid, keyring).is_some()
 }
 
 /// Whether the Secret has the token that the API server minted for it. The proof includes the UID of the Secret, so other
@@ -53,24 +53,35 @@ fn is_token(text: &str, uid: &str, entries: &Entries, keyring: &Keyring) -> bool
     }
 }
 
-fn is_material(text: &str, uid: &str, mut entries: Entries, keyring: &Keyring) -> bool {
-    let Ok(said) = MaterialAttestation::read(text, keyring, uid) else { return false };
+/// Whether the verifier accepts the material that the operator published in `found` for the Credential with this UID.
+#[must_use]
+pub fn is_accepted(found: &Secret, uid: &str, keyring: &Keyring) -> bool {
+    material(found, uid, keyring)
+        .is_some_and(|(said, entries)| client_secret(&entries, said.material.id.as_deref()).is_some())
+}
+
+/// The attestation and the secret entries of the material that the operator published for the Credential with this UID, if the data of
+/// `found` is exactly that.
+#[must_use]
+pub fn material(found: &Secret, uid: &str, keyring: &Keyring) -> Option<(MaterialAttestation, Entries)> {
+    let text = found.metadata.annotations.as_ref()?.get(name::ATTESTATION_ANNOTATION)?;
+    let data = found.data.as_ref()?;
+    let mut entries: Entries =
+        data.iter().map(|(key, value)| (key.clone(), Redacted::new(value.0.clone()))).collect();
+    let said = MaterialAttestation::read(text, keyring, uid).ok()?;
     for (key, value) in &said.plain {
-        if entries.remove(key).is_none_or(|held| held.expose() != value.as_bytes()) {
-            return false;
-        }
+        entries.remove(key).filter(|held| held.expose() == value.as_bytes())?;
     }
     if !entries.keys().eq(&said.keys) {
-        return false;
+        return None;
     }
     if let Some(sealed) = &said.sealed {
-        return sealed.is_of(&entries);
+        return sealed.is_of(&entries).then_some((said, entries));
     }
     let subject = Subject { uid: uid.to_owned(), serial: said.serial(), term: None };
-    let digest = said.material.digest.as_deref();
-    digest.is_some_and(|digest| {
-        verify_material(keyring, digest, &subject, said.material.id.as_deref(), &entries).is_ok()
-    })
+    let digest = said.material.digest.as_deref()?;
+    verify_material(keyring, digest, &subject, said.material.id.as_deref(), &entries).ok()?;
+    Some((said, entries))
 }
 
 #[cfg(test)]

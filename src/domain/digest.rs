@@ -429,7 +429,7 @@ pub fn verify_origin(keyring: &Keyring, text: &str, fields: &[String]) -> Result
 }
 
 /// A client secret that is a token of ours, so that the verifier can tell it by itself.
-fn client_secret(entries: &Entries, id: Option<&str>) -> Option<Token> {
+pub(super) fn client_secret(entries: &Entries, id: Option<&str>) -> Option<Token> {
     let text = std::str::from_utf8(entries.get(SECRET_KEY)?.expose()).ok()?;
     let named = entries.get(ID_KEY)?.expose();
     let is_it = |token: &Token| Some(token.id()) == id && token.id().as_bytes() == named.as_slice();

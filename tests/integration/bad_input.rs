@@ -202,7 +202,10 @@ async fn tokens_that_make_no_sense(_: Arc<World>, space: Space) {
         ("expiresAt: 2030-01-01T00:00:00Z, ttlAfterExpired: 11y", "must be at most ten years"),
         ("expiresIn: 1h, revoked: false", "revoked is true or absent; remove the field"),
         ("expiresIn: 1h, secret: {name: Not_A_Name}", "should match"),
-        ("expiresIn: 1h, secret: {labels: {app.kubernetes.io/name: a}}", "labels of kubernetes.io, k8s.io"),
+        (
+            "expiresIn: 1h, secret: {labels: {app.kubernetes.io/managed-by: a}}",
+            "labels of kubernetes.io, k8s.io",
+        ),
         ("expiresIn: 1h, secret: {labels: {k8s.io/a: b}}", "labels of kubernetes.io, k8s.io"),
         (
             "expiresIn: 1h, secret: {annotations: {credential-operator.io/a: b}}",

@@ -27,7 +27,7 @@ crate::tests![
     a_foreign_binding_is_left_alone,
     a_foreign_binding_for_the_whole_cluster_is_left_alone,
     a_foreign_secret_that_goes_slowly_is_waited_for,
-    a_planted_secret_is_replaced,
+    a_planted_secret_is_not_trusted,
     a_copy_under_another_uid_is_not_trusted,
     two_tokens_of_one_secret_name,
     a_forged_status_is_put_right,
@@ -130,7 +130,7 @@ async fn a_foreign_secret_that_goes_slowly_is_waited_for(_: Arc<World>, space: S
 }
 
 /// With our labels, our annotation as another token has it, and the owner reference of this very token.
-async fn a_planted_secret_is_replaced(_: Arc<World>, space: Space) {
+async fn a_planted_secret_is_not_trusted(_: Arc<World>, space: Space) {
     space
         .apply(
             &(credential("c")
@@ -151,8 +151,15 @@ async fn a_planted_secret_is_replaced(_: Arc<World>, space: Space) {
     planted.metadata.resource_version = None;
     let evil = space.value("model-token").await;
     secrets.delete("t-token", &DeleteParams::default()).await.unwrap();
-    // Either we are first, or the operator is; both must end well.
-    let _ = secrets.create(&PostParams::default(), &planted).await;
+    // Its annotation names another Secret, so it belongs to who created it, if the operator was not first.
+    let planted = secrets.create(&PostParams::default(), &planted).await;
+    if let Ok(planted) = planted {
+        let conflict =
+            |found: Option<&ApiToken>| found.is_some_and(|found| condition(found, "Stalled").1 == "Conflict");
+        space.until::<ApiToken>("t", conflict).await;
+        assert_eq!(secrets.get("t-token").await.unwrap(), planted);
+        secrets.delete("t-token", &DeleteParams::default()).await.unwrap();
+    }
     let again = space.until::<ApiToken>("t", |token| {
         let status = token.and_then(|token| token.status.as_ref());
         status.is_some_and(|status| status.digest.is_some() && status.serial > Some(0))

@@ -146,13 +146,18 @@ impl Cell {
             .space(&format!("ends-{}", way.name.replace(|c: char| !c.is_alphabetic(), "-").to_lowercase()))
             .await;
         make(&space, shape).await;
-        let mut expected: BTreeSet<String> = match left {
-            "nothing" => [].into(),
-            "the provided Secret" => ["Secret mine".to_owned()].into(),
-            "the other's Secret" => ["Secret t-token".to_owned()].into(),
-            other => panic!("nobody knows {other}"),
-        };
-        let mut others: Vec<_> = expected.iter().cloned().collect();
+        let mut expected: BTreeSet<String> = BTreeSet::new();
+        for left in left.split(", ") {
+            expected.extend(match left {
+                "nothing" => None,
+                "the provided Secret" => Some("Secret mine".to_owned()),
+                "the other's Secret" => Some("Secret t-token".to_owned()),
+                "its Secret" => Some("Secret c-credential".to_owned()),
+                other => panic!("nobody knows {other}"),
+            });
+        }
+        let is_others = |object: &&String| *object != "Secret c-credential";
+        let mut others: Vec<_> = expected.iter().filter(is_others).cloned().collect();
         if way.how != How::Namespace {
             others.extend(["Secret bystander".to_owned(), "ServiceAccount bystander".to_owned()]);
             others.push("RoleBinding bystander".to_owned());

@@ -35,6 +35,7 @@ mod minted;
 mod poisoned;
 mod policy;
 mod renewal;
+mod restore;
 mod rights;
 mod support;
 mod token;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         material::tests(),
         minted::tests(),
         policy::tests(),
+        restore::tests(),
         policy::counts::tests(),
         unguarded::tests(),
         unguarded::forged::tests(),

@@ -21,11 +21,11 @@ use crate::{
     controller::{
         Context, Key, Place,
         credential::plan::owner,
-        owned_secret,
+        events, owned_secret,
         write::{FIELD_MANAGER, RequestError, send},
     },
     domain::{
-        delivery,
+        adoption,
         digest::{self, MaterialAttestation},
         keyring::Key as SigningKey,
         made_for::MadeFor,
@@ -109,11 +109,8 @@ async fn publish(
     let mut annotations = recipe.dress.annotations;
     annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(attestation).to_string()));
     let place = Place::new(Place::of(credential).namespace(), &recipe.name);
-    let made_for = MadeFor::new(&owner(credential).reference(), place.to_string());
-    let made_for = match &recipe.into {
-        Some((secret, ..)) => made_for.signed_as(&key, &secret.uid),
-        None => made_for.signed(&key),
-    };
+    // Without the UID of the Secret, so that a restored Secret can be adopted.
+    let made_for = MadeFor::new(&owner(credential).reference(), place.to_string()).signed(&key);
     annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), Some(made_for.text()));
     let api: Objects<Secret> = Objects::namespaced(ctx.client.clone(), place.namespace());
     let data = entries.iter().map(|(name, value)| (name.clone(), ByteString(value.expose().clone())));
@@ -140,7 +137,7 @@ async fn publish(
                 owner_references: Some(vec![owner(credential).reference()]),
                 ..ObjectMeta::default()
             },
-            type_: Some(secret_type(credential).to_owned()),
+            type_: Some(adoption::secret_type(credential).to_owned()),
             data: Some(data.collect()),
             ..Secret::default()
         };
@@ -186,13 +183,6 @@ fn sealed(
     let published = material::seal(kind, &entries, recipients)?;
     let attestation = attestation.sealed(key, uid, recipients.mark(), &published);
     Ok((published, attestation))
-}
-
-/// Kubernetes' own types have keys that must be there, and that what is sealed does not have.
-fn secret_type(credential: &Credential) -> &'static str {
-    let is_sealed = delivery::recipients(credential.spec.delivery.as_ref()).is_some();
-    let kind = material::kind(credential.spec.credential_type).filter(|_| !is_sealed);
-    kind.map_or(material::OPAQUE, |kind| kind.secret_type)
 }
 
 /// What is to be published, or `None` while it is being drawn.
@@ -254,6 +244,13 @@ async fn mend_secret(ctx: &Context, credential: &Credential, mend: Mend) -> Resu
             annotations.insert(name::ATTESTATION_ANNOTATION.to_owned(), Some(json!(said).to_string()));
         }
     }
+    if mend.own
+        && credential.spec.credential_type != CredentialType::Kubeconfig
+        && let Some(key) = ctx.signing_key()
+    {
+        let made_for = MadeFor::new(&owner(credential).reference(), place.to_string()).signed(&key);
+        annotations.insert(name::MADE_FOR_ANNOTATION.to_owned(), Some(made_for.text()));
+    }
     let mut metadata = json!({
         "uid": mend.secret.uid,
         "resourceVersion": mend.resource_version,
@@ -280,6 +277,10 @@ async fn mend_secret(ctx: &Context, credential: &Credential, mend: Mend) -> Resu
     let version = mended.metadata.resource_version.as_deref().unwrap_or_default();
     ctx.note_whole(&Key::credential(credential), &place, version);
     ctx.secrets.remember(mended);
+    let had_material = credential.status.as_ref().is_some_and(|status| status.material.is_some());
+    if mend.own && !had_material {
+        events::of_adoption(ctx, credential, place.name()).await;
+    }
     Ok(())
 }
 

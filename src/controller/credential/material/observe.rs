@@ -18,6 +18,7 @@ use crate::{
         write::{RequestError, send, unless_gone},
     },
     domain::{
+        adoption,
         binding::{controller, is_of_kind},
         digest::{self, DigestError, MaterialAttestation, Subject, verify_material, verify_source},
         made_for::{MadeFor, is_owned_by},
@@ -165,6 +166,9 @@ fn judge(
         let predecessors = controller(metadata).is_some_and(|owner| {
             is_of_kind(owner, "Credential") && Some(&owner.name) == credential.metadata.name.as_ref()
         });
+        if let Some(adopted) = adoption::adopted(credential, found, &ctx.keyring(), ctx.clock.now()) {
+            return ours(credential, metadata, Some(adopted), true);
+        }
         return if predecessors { SecretSeen::Predecessors } else { SecretSeen::Foreign };
     }
     let plain_intact = attestation.as_ref().is_none_or(|said| {

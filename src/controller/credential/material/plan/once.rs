@@ -72,7 +72,11 @@ impl Decision<'_> {
             let delivered_at = Some(seconds(self.now).into());
             let material = Some(MaterialStatus { delivered_at, ..current });
             let secret = own.map(|own| own.reference.clone());
-            return Plan { secret, material, trouble, again: true, ..Plan::default() };
+            // An adopted Secret is recognized later only by its owner reference.
+            let adopted = own.filter(|own| !own.owned).and_then(|own| Some((own, own.attested.as_ref()?)));
+            let mend = adopted.and_then(|(own, said)| self.mend(own, said, false));
+            let steps = mend.map(|mend| Step::Mend(Box::new(mend))).into_iter().collect();
+            return Plan { steps, secret, material, trouble, again: true, ..Plan::default() };
         }
         let strays = self.strays(own.map(|own| own.reference.clone()));
         let own = own.map(|own| Step::Delete {

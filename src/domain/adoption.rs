@@ -58,7 +58,8 @@ fn may_adopt(credential: &Credential, now: Timestamp) -> bool {
 }
 
 /// Whether the verifier or the API server accepts the material, so that it is issued again and never adopted.
-fn is_accepted(credential: &Credential) -> bool {
+#[must_use]
+pub fn is_accepted(credential: &Credential) -> bool {
     let kind = material::kind(credential.spec.credential_type);
     credential.spec.credential_type == CredentialType::Kubeconfig
         || kind.and_then(|kind| kind.generated.as_ref()).is_some_and(|generated| generated.bearer)

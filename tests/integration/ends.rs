@@ -336,6 +336,10 @@ async fn make(space: &Space, shape: &str) {
             space.apply(&(role(", clusterWide: true") + "---\n" + &day)).await;
         }
         "a credential with generated material" => {
+            space.apply(&(credential_with("type: BasicAuth") + "---\n" + &day)).await;
+            space.published("c", 0).await;
+        }
+        "a credential with a client secret" => {
             space.apply(&(credential_with("type: ClientSecret") + "---\n" + &day)).await;
             space.published("c", 0).await;
         }

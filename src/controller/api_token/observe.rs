@@ -413,7 +413,9 @@ fn reference(found: &ObjectMeta) -> ObjectReference {
 /// What a Secret is that is not this token's.
 fn anothers_secret(token: &ApiToken, found: &ObjectMeta) -> SecretSeen {
     let predecessor = controller(found).is_some_and(|owner| {
-        is_of_kind(owner, "ApiToken") && Some(&owner.name) == token.metadata.name.as_ref()
+        is_of_kind(owner, "ApiToken")
+            && Some(&owner.name) == token.metadata.name.as_ref()
+            && Some(&owner.uid) != token.metadata.uid.as_ref()
     });
     if predecessor { SecretSeen::Predecessors } else { SecretSeen::Foreign }
 }

@@ -21,6 +21,7 @@ use crate::{
     },
     controller::api_token::plan::LOOK_AGAIN_AFTER,
     domain::{
+        adoption,
         binding::{Binding, BindingKey, Owner, Ownership},
         material as domain_material, name,
         policy::Breach,
@@ -196,10 +197,12 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let bound = Bound::of(observed, wished.keys());
     let outside = !bound.elsewhere().is_empty();
     let held = is_held(&credential.metadata);
-    let wanted = match (terminating || past_end, expired_before) {
-        (true, _) => material::plan::Wanted::No,
-        (false, true) => material::plan::Wanted::Untouched,
-        (false, false) => material::plan::Wanted::Yes,
+    let wanted = match (terminating, past_end, expired_before) {
+        (_, true, _) => material::plan::Wanted::No,
+        (true, false, _) if adoption::is_accepted(credential) => material::plan::Wanted::No,
+        // Garbage collection deletes the material, unless the user wants to keep it (`--cascade=orphan`).
+        (true, false, _) | (false, false, true) => material::plan::Wanted::Untouched,
+        (false, false, false) => material::plan::Wanted::Yes,
     };
     let withholds = policy.breach.map(Trouble::from);
     let material = observed.material.as_ref();

@@ -164,7 +164,9 @@ fn judge(
     let proven = recorded && attestation.is_some() || is_proven(ctx, credential, metadata);
     if !owned(credential, metadata) && !proven {
         let predecessors = controller(metadata).is_some_and(|owner| {
-            is_of_kind(owner, "Credential") && Some(&owner.name) == credential.metadata.name.as_ref()
+            is_of_kind(owner, "Credential")
+                && Some(&owner.name) == credential.metadata.name.as_ref()
+                && Some(&owner.uid) != credential.metadata.uid.as_ref()
         });
         if let Some(adopted) = adoption::adopted(credential, found, &ctx.keyring(), ctx.clock.now()) {
             return ours(credential, metadata, Some(adopted), true);

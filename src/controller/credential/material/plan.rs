@@ -59,8 +59,8 @@ pub enum Wanted {
     Yes,
     /// No more: the credential has ended, or is being deleted.
     No,
-    /// The status says that the credential has ended, and its end is yet to come: a clock was set back, or the status was
-    /// edited. Nothing is revived by that, and nothing destroyed.
+    /// Nothing is revived and nothing destroyed: the status says that the credential has ended, and its end is yet to come (a clock was
+    /// set back, or the status was edited); or the credential is being deleted, and garbage collection deletes its Secret.
     Untouched,
 }
 

@@ -305,7 +305,7 @@ async fn delete_orphans(
     own_secret: &str,
 ) -> Result<(), RequestError> {
     if !is_blocked && !orphans::may_have(ctx, key, own_secret) {
-        ctx.note_orphaned(key, BTreeSet::new());
+        ctx.note_orphaned(key, &BTreeSet::new());
     } else if Box::pin(orphans::reconcile(ctx, key)).await? {
         // The next reconcile may no longer be blocked.
         ctx.queue.add(key.clone());

@@ -387,7 +387,7 @@ impl Context {
     }
 
     /// These Secrets have material of this Credential, which no longer exists: they stay. Returns those that were not reported yet.
-    pub(super) fn note_orphaned(&self, owner: &Key, secrets: BTreeSet<Place>) -> Vec<Place> {
+    pub(super) fn note_orphaned(&self, owner: &Key, secrets: &BTreeSet<Place>) -> Vec<Place> {
         let orphaned = &mut self.memory().orphaned;
         let known = if secrets.is_empty() {
             orphaned.remove(owner)

@@ -98,7 +98,7 @@ pub async fn reconcile(ctx: &Context, key: &Key) -> Result<bool, RequestError> {
         }
     }
     ctx.note_unproven(key, &unproven);
-    for secret in ctx.note_orphaned(key, kept) {
+    for secret in ctx.note_orphaned(key, &kept) {
         events::of_orphan(ctx, &secret, place.name()).await;
     }
     if kind == "ApiToken" {

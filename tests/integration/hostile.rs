@@ -19,12 +19,15 @@ use kube::{
 use rand::{rand_core::UnwrapErr, rngs::SysRng};
 use serde_json::{Value, json};
 
-use crate::support::{OPERATOR_NAMESPACE, Space, SystemClock, World, condition, config, credential, token};
+use crate::support::{
+    OPERATOR_NAMESPACE, Space, SystemClock, World, apply, condition, config, credential, token,
+};
 
 crate::tests![
     recipients_of_low_order_are_reported_and_nothing_is_sealed_for_them,
     a_service_account_without_a_proof_is_never_deleted,
     a_secret_with_a_copied_mark_is_never_deleted,
+    a_secret_that_claims_to_hold_a_minted_token_is_never_deleted_without_a_proof,
     a_minted_token_is_revoked_though_its_secret_was_stripped,
 ];
 
@@ -253,6 +256,46 @@ async fn a_secret_with_a_copied_mark_is_never_deleted(_: Arc<World>, space: Spac
     for before in before {
         let name = before.name_any();
         assert_eq!(space.api::<Secret>().get_opt(&name).await.unwrap(), Some(before), "{name}");
+    }
+}
+
+/// Any user can create such a Secret, and another tool can take it over later.
+async fn a_secret_that_claims_to_hold_a_minted_token_is_never_deleted_without_a_proof(
+    _: Arc<World>,
+    space: Space,
+) {
+    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "other"}});
+    let other = apply(&space.client, &space.namespace, other).await.unwrap();
+    let mut planted = Vec::new();
+    for kind in ["ApiToken", "Credential"] {
+        let name = kind.to_lowercase();
+        let made_for = json!({
+            "kind": kind, "name": "nobody", "uid": "gone", "as": format!("{}/{name}", space.namespace), "minted": true,
+        });
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "stringData": {"password": "precious"},
+            "metadata": {
+                "name": name,
+                "labels": {"app.kubernetes.io/managed-by": "credential-operator"},
+                "annotations": {name::MADE_FOR_ANNOTATION: made_for.to_string()},
+                "finalizers": ["example.com/keep"],
+                "ownerReferences": [{
+                    "apiVersion": "v1", "kind": "ConfigMap", "name": "other", "uid": other.uid(), "controller": true,
+                }],
+            },
+        });
+        planted.push(apply(&space.client, &space.namespace, secret).await.unwrap());
+    }
+    // A true one is deleted after them.
+    space.apply(&(credential("c") + "---\n" + &token("last", "type: ServiceAccount, expiresIn: 1h"))).await;
+    space.token("last", ApiTokenState::Active).await;
+    space.api::<ApiToken>().delete("last", &DeleteParams::orphan()).await.unwrap();
+    gone::<Secret>(&space, "last-token").await;
+    for planted in planted {
+        let after = space.api::<Secret>().get(&planted.name_any()).await.unwrap();
+        assert_eq!(after.resource_version(), planted.resource_version(), "{}", planted.name_any());
+        let release = json!({"metadata": {"finalizers": null}});
+        space.patch::<Secret>(&planted.name_any(), release).await.unwrap();
     }
 }
 

@@ -352,6 +352,16 @@ where
     }
 }
 
+/// Managed fields of more than 1 MiB, which no admission policy can bound.
+fn many_fields() -> Value {
+    let fields: serde_json::Map<_, _> =
+        (0..18_000).map(|n| (format!("f:{}{n}", "x".repeat(60)), json!({}))).collect();
+    json!([{
+        "manager": "x", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
+        "fieldsV1": {"f:metadata": {"f:labels": fields}},
+    }])
+}
+
 /// The first is filled before the policy `metadata` is in force, to the last byte; the others with managed fields, which no
 /// policy can bound. A finalizer prevents the deletion of such an object, since its deletion timestamp does not fit.
 async fn an_object_too_large_to_be_revoked_grants_nothing(world: Arc<World>, space: Space) {
@@ -392,12 +402,7 @@ async fn an_object_too_large_to_be_revoked_grants_nothing(world: Arc<World>, spa
     }
 
     fill::<Credential>(&space, "full").await;
-    let fields: serde_json::Map<_, _> =
-        (0..18_000).map(|n| (format!("f:{}{n}", "x".repeat(60)), json!({}))).collect();
-    let managed = json!([{
-        "manager": "x", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
-        "fieldsV1": {"f:metadata": {"f:labels": fields}},
-    }]);
+    let managed = many_fields();
     for name in ["fat", "kube"] {
         put::<Credential>(&space, name, "managedFields", &managed).await;
     }
@@ -479,5 +484,23 @@ async fn full_secrets_and_bindings_are_deleted_although_a_finalizer_keeps_them(
     is_gone::<PartialObjectMeta<Secret>>(&space, "t-token").await;
     patch::<Credential>(&space, "c", &json!({"spec": {"state": "Inactive"}})).await;
     is_gone::<RoleBinding>(&space, &binding).await;
+    an_orphan_that_cannot_be_deleted_keeps_no_access(&space).await;
     end(operator, &space).await;
+}
+
+/// The Secret of an earlier token of the name is too large to be deleted, and the later token is too large to be revoked.
+async fn an_orphan_that_cannot_be_deleted_keeps_no_access(space: &Space) {
+    patch::<Credential>(space, "c", &json!({"spec": {"state": "Active"}})).await;
+    space.apply(&token("again", "expiresIn: 1h")).await;
+    space.token("again", ApiTokenState::Active).await;
+    put::<Secret>(space, "again-token", "ownerReferences", &Value::Null).await;
+    put::<Secret>(space, "again-token", "finalizers", &json!(["example.com/keep"])).await;
+    fill::<Secret>(space, "again-token").await;
+    space.api::<ApiToken>().delete("again", &kube::api::DeleteParams::orphan()).await.unwrap();
+    is_gone::<ApiToken>(space, "again").await;
+    space.apply(&token("again", "type: ServiceAccount, expiresIn: 1h, secret: {name: later}")).await;
+    space.token("again", ApiTokenState::Active).await;
+    put::<ApiToken>(space, "again", "managedFields", &many_fields()).await;
+    is_gone::<PartialObjectMeta<Secret>>(space, "later").await;
+    put::<Secret>(space, "again-token", "finalizers", &Value::Null).await;
 }

@@ -332,6 +332,9 @@ spec: {type: ServiceAccount, credentialRef: {name: shop}, expiresIn: 1d}
     assert_eq!(world.names("deployments,services,leases,jobs,networkpolicies,credentials", HOME), [""; 0]);
     assert_eq!(world.names("credentials,apitokens", "shop"), ["shop", "minted", "shop"]);
     world.kustomize("examples/kustomize").await;
+    let certificate =
+        || world.names("secrets", HOME).contains(&"credential-operator-verifier-tls".to_owned());
+    world.until("the certificate of the verifier", certificate).await;
     world.accepted(&token, 2).await;
     world.until("the binding elsewhere", || elsewhere().len() == 1).await;
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use control_plane::Identity;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
 use crate::{
@@ -18,7 +19,10 @@ use crate::{
 /// How many objects the operator works on at a time, and so the floor too.
 pub const WORKERS: usize = 32;
 
-/// A running operator. It is killed when it is dropped.
+/// The operator is killed if it takes longer to stop.
+const STOPPED_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// A running operator. It is stopped when it is dropped, and releases the lease: the next one leads at once.
 pub struct Operator {
     process: Child,
     log: PathBuf,
@@ -76,7 +80,13 @@ impl Drop for Operator {
             );
         }
         // It may have ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
+        let deadline = Instant::now() + STOPPED_WITHIN;
+        while self.process.try_wait().is_ok_and(|status| status.is_none()) {
+            if Instant::now() >= deadline {
+                let _ = self.process.kill();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 }

@@ -324,7 +324,8 @@ fn keep_or_delete(
             Ownership::Ours if wished.get(&key).is_some_and(|wished| wished.is_intact_in(found)) => {
                 kept.push(key);
             }
-            // One that is being deleted grants the role until its finalizers are removed. The name is ours now, so whoever had it before is gone for good.
+            // Also while it is being deleted, since it grants the role until its finalizers are removed. A predecessor no longer exists:
+            // this Credential has its name.
             Ownership::Ours | Ownership::Predecessors => steps.push(delete()),
             Ownership::Foreign => in_the_way.push(key),
         }

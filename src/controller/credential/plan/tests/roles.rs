@@ -236,7 +236,7 @@ fn a_binding_of_others_is_never_touched() {
     );
 }
 
-/// Nothing of ours is left on it.
+/// Removes the owner references and annotations of the operator.
 fn disown(found: &mut Binding) {
     found.metadata.owner_references = None;
     found.metadata.annotations = None;
